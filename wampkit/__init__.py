@@ -1,0 +1,55 @@
+"""WAMP v1 from one file: remote procedure calls and publish/subscribe over one WebSocket."""
+
+from .app import App
+from .broker import Broker, MemoryBroker, Publication
+from .connection import Connection, Connections
+from .depends import Depends
+from .errors import (
+    ERROR_URIS,
+    CallError,
+    ClientError,
+    ConnectionLost,
+    DeclarationError,
+    HandshakeRefused,
+    InvalidArgument,
+    NotAllowed,
+    NotFound,
+    WampError,
+)
+from .incoming import Call, Incoming, Publish, Subscribe, Unsubscribe
+from .middleware import AllowOrigins, BlockAddresses, CallNext
+from .router import Router
+from .topics import Topic, Topics
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ERROR_URIS",
+    "AllowOrigins",
+    "App",
+    "BlockAddresses",
+    "Broker",
+    "Call",
+    "CallError",
+    "CallNext",
+    "ClientError",
+    "Connection",
+    "ConnectionLost",
+    "Connections",
+    "DeclarationError",
+    "Depends",
+    "HandshakeRefused",
+    "Incoming",
+    "InvalidArgument",
+    "MemoryBroker",
+    "NotAllowed",
+    "NotFound",
+    "Publication",
+    "Publish",
+    "Router",
+    "Subscribe",
+    "Topic",
+    "Topics",
+    "Unsubscribe",
+    "WampError",
+]

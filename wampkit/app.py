@@ -1,0 +1,423 @@
+"""`App`: what a user declares, wired to the parts that serve it."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from typing import Any, Literal, ParamSpec, TypeVar
+
+from aiohttp import web
+
+from .binding import Injectables, compile_handler
+from .broker import Broker, broker_from_url
+from .connection import Connection, Connections, SocketOptions
+from .dispatch import Dispatcher, Policy, Procedure, ServedTopic
+from .door import Door
+from .errors import ERROR_URIS, DeclarationError
+from .incoming import Call, Publish, Subscribe, Unsubscribe
+from .lifecycle import Hooks, Lifespan
+from .middleware import Middleware, split
+from .node import Node
+from .router import Declaration, Router, Table, TopicDeclaration, gather
+from .threads import Threads
+from .topics import Topic, Topics
+from .uris import expand
+
+__all__ = ["App"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+F = TypeVar("F", bound=Callable[..., Any])
+E = TypeVar("E", bound=BaseException)
+
+DEFAULT_PATH = "/ws"
+
+
+class App:
+    """A WAMP v1 application: procedures, topics, middlewares and hooks, served on one WebSocket path.
+
+    Args:
+        prefixes: Prefix to URI. They expand the CURIEs of the app's own declarations and are the defaults of
+            every connection; a client's PREFIX overrides them for that client.
+        middlewares: The one list, outermost first; see `wampkit.middleware`.
+        lifespan: An async context manager taking the app, entered at start and left at stop.
+        debug: Whether a caller sees the text of unexpected errors. Not for production.
+
+        exclude_publisher: Whether a PUBLISH that says nothing about it leaves out its own sender, as
+            autobahn-python does; False is what the PHP servers do.
+        require_subprotocol: Whether a client that offers no WebSocket subprotocol is refused with HTTP 400.
+            One that offers others but not `wamp` always is.
+        malformed: What a message that breaks WAMP v1 does: "close" ends its connection with 1002, 1003 or 1007
+            and a reason, "ignore" logs it and goes on.
+        error_uris: Error URIs that replace those of `wampkit.ERROR_URIS`, by kind.
+        ident: The server's name in WELCOME.
+
+        broker: What carries events: a `Broker`, or a URL such as `memory://`.
+        keepalive: Seconds between WebSocket pings; a peer that does not answer is cut within one and a half
+            intervals. None turns them off.
+        max_message_size: The largest message taken, in bytes; a larger one closes its connection with 1009.
+        max_queue: Bytes that may wait for a client that reads slowly, beyond which it is cut with 4008.
+        close_timeout: Seconds that a client has to answer a close frame before it is cut.
+        threads: How many `def` handlers run at once.
+
+    Raises:
+        DeclarationError: An option or a middleware cannot work.
+    """
+
+    def __init__(
+        self,
+        *,
+        prefixes: Mapping[str, str] | None = None,
+        middlewares: Iterable[Middleware] = (),
+        lifespan: Lifespan | None = None,
+        debug: bool = False,
+        # protocol
+        exclude_publisher: bool = True,
+        require_subprotocol: bool = True,
+        malformed: Literal["close", "ignore"] = "close",
+        error_uris: Mapping[str, str] | None = None,
+        ident: str = "wampkit",
+        # delivery and bounds
+        broker: Broker | str = "memory://",
+        keepalive: float | None = 25.0,
+        max_message_size: int = 2 * 1024 * 1024,
+        max_queue: int = 1024 * 1024,
+        close_timeout: float = 3.0,
+        threads: int = 32,
+    ) -> None:
+        self.prefixes = dict(prefixes or {})
+        self.middlewares: tuple[Any, ...] = tuple(middlewares)
+        self.debug = debug
+        self.broker: Broker | str = broker
+        self.keepalive = keepalive
+        self._error_uris = {**ERROR_URIS, **(error_uris or {})}
+        self._exclude_publisher = exclude_publisher
+        self._require_subprotocol = require_subprotocol
+        self._ident = ident
+        self._lifespan = lifespan
+        self._threads = threads
+        self._socket_options = SocketOptions(
+            malformed=malformed, max_message_size=max_message_size, max_queue=max_queue, close_timeout=close_timeout
+        )
+        self._router = Router()
+        self._hooks = Hooks()
+        self._error_handlers: dict[type[BaseException], Callable[[Any], Any]] = {}
+        self._node: Node | None = None
+        self._door: Door | None = None
+        self._resources = contextlib.AsyncExitStack()
+        self._check_options(error_uris or {})
+        split(self.middlewares, "App", gates=True)
+
+        self.on_startup = self._hooks.on_startup
+        self.on_shutdown = self._hooks.on_shutdown
+        self.on_connect = self._hooks.on_connect
+        self.on_disconnect = self._hooks.on_disconnect
+        self.on_error = self._hooks.on_error
+        self.every = self._hooks.every
+
+    def _check_options(self, error_uris: Mapping[str, str]) -> None:
+        unknown = error_uris.keys() - ERROR_URIS.keys()
+        if unknown:
+            raise DeclarationError(f"error_uris: no kind {min(unknown)!r}; the kinds are {', '.join(ERROR_URIS)}")
+        options = self._socket_options
+        if options.malformed not in ("close", "ignore"):
+            raise DeclarationError(f"malformed is 'close' or 'ignore', not {options.malformed!r}")
+        if self.keepalive is not None and not self.keepalive > 0:
+            raise DeclarationError("keepalive is a number of seconds above 0, or None")
+        if min(options.max_message_size, options.max_queue, self._threads) < 1 or not options.close_timeout > 0:
+            raise DeclarationError("max_message_size, max_queue, threads and close_timeout must be above 0")
+
+    # ---- declaring
+
+    def rpc(
+        self, uri: str, *, timeout: float | None = None, middlewares: Iterable[Middleware] = ()
+    ) -> Callable[[Callable[P, R]], Callable[P, R]]:
+        """Serve the decorated function as a procedure; see `Router.rpc`."""
+        return self._router.rpc(uri, timeout=timeout, middlewares=middlewares)
+
+    def add_rpc(
+        self,
+        uri: str,
+        handler: Callable[..., Any],
+        *,
+        timeout: float | None = None,
+        middlewares: Iterable[Middleware] = (),
+    ) -> None:
+        """Serve `handler` as a procedure; the plain form of `rpc`."""
+        self._router.add_rpc(uri, handler, timeout=timeout, middlewares=middlewares)
+
+    def topic(self, uri: str, *, relay: bool = False, middlewares: Iterable[Middleware] = ()) -> TopicDeclaration:
+        """Declare a topic, as a statement or as a handler's decorator; see `Router.topic`."""
+        return self._router.topic(uri, relay=relay, middlewares=middlewares)
+
+    def include(self, router: Router, *, prefix: str = "") -> None:
+        """Serve what a router declares, its URIs behind `prefix`."""
+        self._router.include(router, prefix=prefix)
+
+    def error_handler(self, kind: type[E]) -> Callable[[F], F]:
+        """Let the decorated function turn the app's exceptions of this class, and its subclasses, into answers.
+
+        The function takes the exception and returns or raises a `WampError`; returning None leaves the
+        exception unexpected.
+        """
+        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+            raise DeclarationError(f"error_handler takes an exception class, not {kind!r}")
+
+        def register(function: F) -> F:
+            self._error_handlers[kind] = function
+            return function
+
+        return register
+
+    # ---- while it runs
+
+    @property
+    def running(self) -> bool:
+        """Whether the app has been started and not stopped."""
+        return self._node is not None
+
+    @property
+    def topics(self) -> Topics:
+        """The topics that have subscribers, by full URI; `len(app.topics[uri])` counts them."""
+        return self._running().topics
+
+    @property
+    def connections(self) -> Connections:
+        """The live connections."""
+        return self._running().connections
+
+    async def publish(
+        self, topic: str, event: Any, *, exclude: Iterable[str] = (), eligible: Iterable[str] | None = None
+    ) -> None:
+        """Send an event to a topic's subscribers; never waits for slow receivers.
+
+        Args:
+            topic: A URI or a CURIE of the app's prefixes.
+            event: Anything JSON can carry.
+            exclude: Session ids that shall not receive it.
+            eligible: If given, only these session ids may receive it; an empty list means nobody.
+
+        Raises:
+            ValueError: No such topic is declared.
+            TypeError: JSON cannot carry the event.
+            RuntimeError: The app is not running.
+        """
+        uri = expand(topic, self.prefixes)
+        await self._running().topics.publish(uri, event, exclude=exclude, eligible=eligible)
+
+    def _running(self) -> Node:
+        if self._node is None:
+            raise RuntimeError("the app is not running: this works from its start until its stop")
+        return self._node
+
+    # ---- serving
+
+    def setup(self, web_app: web.Application, path: str = DEFAULT_PATH, *, drain: float = 5.0) -> None:
+        """Serve the app on a path of an aiohttp application, starting and stopping with it.
+
+        Args:
+            web_app: The aiohttp application.
+            path: The socket's path.
+            drain: Seconds that calls under way are given when the application shuts down.
+        """
+
+        async def life(_: web.Application) -> AsyncIterator[None]:
+            await self.start()
+            yield
+            await self.stop()
+
+        async def leave(_: web.Application) -> None:
+            await self.drain(drain)
+
+        async def serve(request: web.Request) -> web.StreamResponse:
+            assert self._door is not None
+            return await self._door(request)
+
+        web_app.router.add_get(path, serve)
+        web_app.cleanup_ctx.append(life)
+        web_app.on_shutdown.append(leave)
+
+    def web_app(self, path: str = DEFAULT_PATH) -> web.Application:
+        """An aiohttp application that serves this app alone: for `aiohttp.web.run_app`, gunicorn and the like."""
+        application = web.Application()
+        self.setup(application, path)
+        return application
+
+    async def start(self) -> None:
+        """Check every declaration and begin to run.
+
+        Raises:
+            DeclarationError: A declaration cannot work.
+        """
+        if self._node is not None:
+            raise RuntimeError("the app is running already")
+        self._router.close()
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _start(self) -> None:
+        procedures, served = self._compile()
+        gates, messages = split(self.middlewares, "App", gates=True)
+        broker = broker_from_url(self.broker) if isinstance(self.broker, str) else self.broker
+        threads = Threads(self._threads)
+        topics = Topics(broker, known=lambda uri: served.find(uri) is not None)
+
+        async def on_error(error: BaseException, connection: Connection) -> None:
+            await self._hooks.failed(threads, error, connection)
+
+        policy = Policy(
+            error_uris=self._error_uris,
+            prefixes=self.prefixes,
+            error_handlers=self._error_handlers,
+            on_error=on_error,
+            debug=self.debug,
+            exclude_publisher=self._exclude_publisher,
+        )
+        dispatcher = Dispatcher(procedures, served, topics, tuple(messages), threads, policy)
+        node = Node(Connections(), topics, broker, dispatcher, threads, self._hooks, self.keepalive)
+        self._node = node
+        self._door = Door(
+            node, gates, dict(self.prefixes), self._ident, self._socket_options, self._require_subprotocol
+        )
+        await node.start()
+        if self._lifespan is not None:
+            await self._resources.enter_async_context(self._lifespan(self))
+        await self._hooks.started(threads)
+        node.start_periodic()
+
+    async def drain(self, deadline: float) -> None:
+        """Take no new work, answer the calls under way, then close every connection with 1012.
+
+        Args:
+            deadline: Seconds that the calls under way are given before they are cancelled.
+        """
+        if self._node is not None:
+            await self._node.drain(deadline)
+
+    async def stop(self) -> None:
+        """End everything that `start` began; connections that are still there are cut."""
+        node, door = self._node, self._door
+        self._router.close(False)
+        if node is None:
+            return
+        await node.stop()
+        await self._hooks.stopped(node.threads)
+        try:
+            await self._resources.aclose()
+        finally:
+            await node.close()
+            self._node = self._door = None
+            self._resources = contextlib.AsyncExitStack()
+            if door is not None:
+                door.close()
+
+    # ---- compiling
+
+    def declarations(self) -> list[Declaration]:
+        """Everything declared, with full URIs; for listings.
+
+        Raises:
+            DeclarationError: A declaration cannot work.
+        """
+        self._compile()
+        return gather(self._router, self.prefixes)
+
+    def _compile(self) -> tuple[Table[Procedure], Table[ServedTopic]]:
+        """Every declaration made ready to run, so that a mistake shows before the first client."""
+        procedures: Table[Procedure] = Table()
+        topics: Table[ServedTopic] = Table()
+        for route in gather(self._router, self.prefixes):
+            _, middlewares = split(route.middlewares, route.label, gates=False)
+            if route.kind == "procedure":
+                procedures.add(route.uri, route.pattern, _procedure(route, tuple(middlewares)))
+            else:
+                topics.add(route.uri, route.pattern, _topic(route, tuple(middlewares)))
+        own = Declaration("procedure", SUBSCRIPTION, SUBSCRIPTION, self._subscription)
+        procedures.add(SUBSCRIPTION, None, _procedure(own, ()))
+        procedures.sort()
+        topics.sort()
+        return procedures, topics
+
+    async def _subscription(self, topic: str, connection: Connection) -> str | None:
+        """The full URI of the caller's subscription, or None if it has none: what WAMP v1 itself never tells.
+
+        Answers after the SUBSCRIBE messages that came before have been decided.
+        """
+        uri = connection.protocol.resolve(topic)
+        await connection.settled()
+        return uri if uri in connection.subscriptions else None
+
+
+SUBSCRIPTION = "wampkit:subscription"
+"""The procedure by which wampkit's own clients learn what became of a SUBSCRIBE."""
+
+
+# ---- what each kind of handler can be given
+
+_CALL: Injectables = {
+    Connection: lambda scope: scope.connection,
+    Call: lambda scope: scope.message,
+    Topic: "a procedure has no topic; publish with app.publish(topic, event)",
+    Publish: "a procedure receives a Call",
+    Subscribe: "a procedure receives a Call",
+    Unsubscribe: "a procedure receives a Call",
+}
+_TOPIC: Injectables = {
+    Connection: lambda scope: scope.connection,
+    Topic: lambda scope: scope.topic,
+    Publish: lambda scope: scope.message,
+    Call: "a topic's handler receives a Publish",
+    Subscribe: "a topic's handler receives a Publish",
+    Unsubscribe: "a topic's handler receives a Publish",
+}
+
+
+def _hook_injectables(message: type) -> Injectables:
+    others = {Call, Publish, Subscribe, Unsubscribe} - {message}
+    reasons: dict[Any, Any] = dict.fromkeys(others, f"this hook receives {message.__name__}")
+    return {
+        **reasons,
+        Connection: lambda scope: scope.connection,
+        Topic: lambda scope: scope.topic,
+        message: lambda scope: scope.message,
+    }
+
+
+def _procedure(route: Declaration, middlewares: tuple[Any, ...]) -> Procedure:
+    assert route.handler is not None
+    names = route.pattern.names if route.pattern is not None else ()
+    plan = compile_handler(route.declared, route.handler, _CALL, variables=names, all_variables=True)
+    _refuse_generators(route, route.handler)
+    return Procedure(route, plan, middlewares)
+
+
+def _topic(route: Declaration, middlewares: tuple[Any, ...]) -> ServedTopic:
+    names = route.pattern.names if route.pattern is not None else ()
+    plan = None
+    if route.handler is not None:
+        _refuse_generators(route, route.handler)
+        plan = compile_handler(route.declared, route.handler, _TOPIC, variables=names, all_variables=True, most=1)
+
+    def hooks(kind: str, functions: list[Callable[..., Any]], message: type) -> tuple[Any, ...]:
+        injectables = _hook_injectables(message)
+        label = f"{kind} of {route.declared}"
+        return tuple(compile_handler(label, function, injectables, variables=names, most=0) for function in functions)
+
+    return ServedTopic(
+        route,
+        plan,
+        hooks("on_subscribe", route.on_subscribe, Subscribe),
+        hooks("on_unsubscribe", route.on_unsubscribe, Unsubscribe),
+        middlewares,
+    )
+
+
+def _refuse_generators(route: Declaration, handler: Callable[..., Any]) -> None:
+    if inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler):
+        raise DeclarationError(
+            f"{route.label}: a handler returns its result, it does not yield; publish events instead"
+        )

@@ -1,0 +1,141 @@
+"""The HTTP side: a handshake comes in, passes the gates, and becomes a connection that is served until it ends."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from aiohttp import WSCloseCode, web
+
+from .complaints import Complaints
+from .connection import Connection, SocketOptions
+from .errors import WampError, quote
+from .node import Node
+from .protocol import SUBPROTOCOL, Protocol
+
+__all__ = ["Door"]
+
+logger = logging.getLogger("wampkit")
+
+
+class Door:
+    """The aiohttp handler behind the socket's path.
+
+    Args:
+        node: The running app.
+        gates: The middlewares' `connect` methods, outermost first.
+        prefixes: The prefixes that every connection begins with.
+        ident: The server's name in WELCOME.
+        options: How sockets behave.
+        require_subprotocol: Whether a client that offers no subprotocol is refused.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        gates: Iterable[Any],
+        prefixes: Mapping[str, str],
+        ident: str,
+        options: SocketOptions,
+        require_subprotocol: bool,
+    ) -> None:
+        self._node = node
+        self._gates = tuple(gates)
+        self._prefixes = prefixes
+        self._ident = ident
+        self._options = options
+        self._require_subprotocol = require_subprotocol
+        self._complaints = Complaints("refused handshakes")
+
+    def close(self) -> None:
+        """Write what was counted and not logged."""
+        self._complaints.close()
+
+    async def __call__(self, request: web.Request) -> web.StreamResponse:
+        """Serve one handshake and, if it is let in, the connection that it becomes."""
+        try:
+            connection = await self._admit(request)
+        except web.HTTPException as refusal:
+            return self._refuse(request, refusal)
+        except Exception as error:
+            self._complaints.add("gate", "a middleware failed in its connect", level=logging.ERROR, error=error)
+            return self._refuse(request, web.HTTPInternalServerError())
+        socket = web.WebSocketResponse(
+            protocols=(SUBPROTOCOL,),
+            compress=False,
+            autoclose=False,
+            autoping=False,
+            decode_text=False,
+            max_msg_size=self._options.max_message_size,
+        )
+        await socket.prepare(request)
+        await self._serve(connection, socket, request)
+        return socket
+
+    async def _admit(self, request: web.Request) -> Connection:
+        if self._node.draining:
+            raise web.HTTPServiceUnavailable(text="the server is restarting", headers={"Retry-After": "1"})
+        _check_handshake(request, self._require_subprotocol)
+        protocol = Protocol("server", prefixes=self._prefixes, ident=self._ident)
+        connection = Connection(request, protocol, self._options)
+        for gate in self._gates:
+            await gate(connection)
+        return connection
+
+    def _refuse(self, request: web.Request, refusal: web.HTTPException) -> web.Response:
+        remote = quote(request.remote or "a unix socket", 64)
+        self._complaints.add(
+            (refusal.status, refusal.text), f"HTTP {refusal.status} to {remote}: {refusal.text}", level=logging.INFO
+        )
+        headers = {
+            key: value for key, value in refusal.headers.items() if key not in ("Content-Type", "Content-Length")
+        }
+        response = web.Response(status=refusal.status, text=f"{refusal.text}\n", headers=headers)
+        # Whatever a refused client sent behind its handshake must not be read as a request.
+        response.force_close()
+        return response
+
+    async def _serve(self, connection: Connection, socket: web.WebSocketResponse[Any], request: web.Request) -> None:
+        transport = request.transport
+        if transport is None:
+            return
+        node = self._node
+        connection.open(transport)
+        node.connections.add(connection)
+        try:
+            await self._welcome(connection)
+            if node.keepalive is not None:
+                connection.start_keepalive(node.keepalive)
+            await connection.serve(socket, node.dispatcher.receive)
+        finally:
+            await node.farewell(connection)
+
+    async def _welcome(self, connection: Connection) -> None:
+        """Run the connect hooks; what they raise closes the connection."""
+        hooks, threads = self._node.hooks, self._node.threads
+        try:
+            await hooks.connected(threads, connection)
+        except WampError as refusal:
+            connection.close(WSCloseCode.POLICY_VIOLATION, refusal.description)
+        except Exception as error:
+            connection.complaints.add("on_connect", "on_connect failed", level=logging.ERROR, error=error)
+            await hooks.failed(threads, error, connection)
+            connection.close(WSCloseCode.INTERNAL_ERROR, "the server failed to set up this connection")
+
+
+def _check_handshake(request: web.Request, require_subprotocol: bool) -> None:
+    """Refuse what is no WebSocket handshake for WAMP v1; aiohttp would let a foreign subprotocol in without one."""
+    if request.headers.get("Upgrade", "").lower() != "websocket":
+        raise web.HTTPUpgradeRequired(
+            text="this is a WAMP v1 WebSocket: connect with a WebSocket client that offers the subprotocol 'wamp'",
+            headers={"Upgrade": "websocket"},
+        )
+    offer = request.headers.get("Sec-WebSocket-Protocol")
+    if offer is None:
+        if require_subprotocol:
+            raise web.HTTPBadRequest(text="offer the WebSocket subprotocol 'wamp'")
+    elif SUBPROTOCOL not in [name.strip() for name in offer.split(",")]:
+        raise web.HTTPBadRequest(text="this server speaks WAMP v1: offer the WebSocket subprotocol 'wamp'")
+    if not web.WebSocketResponse(protocols=(SUBPROTOCOL,)).can_prepare(request):
+        raise web.HTTPBadRequest(text="this is no valid WebSocket handshake")

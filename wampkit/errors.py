@@ -1,0 +1,189 @@
+"""What can go wrong, whose mistake it was, and what the other side may know of it.
+
+`WampError` is an answer: a handler raises it and the caller receives it as CALLERROR. `ProtocolError` is the
+peer's mistake and carries the close code that answers it. `DeclarationError` is the app author's mistake and
+stops the start. `CallError` and `ConnectionLost` are what a client meets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+__all__ = [
+    "ERROR_URIS",
+    "CallError",
+    "ClientError",
+    "ConnectionLost",
+    "DeclarationError",
+    "HandshakeRefused",
+    "InvalidArgument",
+    "NotAllowed",
+    "NotFound",
+    "ProtocolError",
+    "WampError",
+    "answer_for",
+    "quote",
+]
+
+ERROR_URIS: Mapping[str, str] = MappingProxyType(
+    {
+        "not_found": "http://api.wamp.ws/error#NoSuchRPCEndpoint",
+        "invalid_argument": "http://api.wamp.ws/error#invalid-argument",
+        "not_allowed": "http://api.wamp.ws/error#not_authorized",
+        "timeout": "http://api.wamp.ws/error#timeout",
+        "internal": "http://api.wamp.ws/error#internal",
+        "generic": "http://api.wamp.ws/error#generic",
+    }
+)
+"""The error URI of each kind of failure; `App(error_uris={...})` replaces any of them.
+
+WAMP v1 defines no error URI. `NoSuchRPCEndpoint`, `generic`, `internal` and `invalid-argument` are those of
+autobahn-python 0.8, `not_authorized` that of WampSharp; `timeout` follows their form.
+"""
+
+
+class WampError(Exception):
+    """An answer to a call that failed; raise it in a handler, a dependency or a middleware.
+
+    Args:
+        uri: The error URI. A CURIE of the app's prefixes is sent as the full URI.
+        description: One sentence for the caller.
+        details: Anything JSON can carry, or None for a CALLERROR without details.
+    """
+
+    kind: ClassVar[str | None] = None
+
+    def __init__(self, uri: str, description: str = "", details: Any = None) -> None:
+        super().__init__(uri, description, details)
+        self.uri = uri
+        self.description = description
+        self.details = details
+
+    def __str__(self) -> str:
+        return f"{self.uri}: {self.description}" if self.description else self.uri
+
+
+class _KindError(WampError):
+    """A `WampError` whose URI is looked up in the app's error table by its kind."""
+
+    kind: ClassVar[str]
+
+    def __init__(self, description: str, details: Any = None) -> None:
+        super().__init__(ERROR_URIS[self.kind], description, details)
+
+
+class NotFound(_KindError):
+    """There is no such procedure or topic."""
+
+    kind = "not_found"
+
+
+class InvalidArgument(_KindError):
+    """An argument or an event does not have the form that the handler declares."""
+
+    kind = "invalid_argument"
+
+
+class NotAllowed(_KindError):
+    """The caller may not do this."""
+
+    kind = "not_allowed"
+
+
+class ProtocolError(Exception):
+    """The peer sent what WAMP v1 does not allow.
+
+    Args:
+        code: The WebSocket close code that answers it: 1007 (not JSON), 1002 (not a legal message) or 1003
+            (binary), RFC 6455 section 7.4.1.
+        reason: What was wrong, for the close frame and the log.
+    """
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(code, reason)
+        self.code = code
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.reason} (close code {self.code})"
+
+
+class DeclarationError(TypeError):
+    """A handler, a route or an option is declared in a way that cannot work; says what to change."""
+
+
+class ClientError(Exception):
+    """The base of what `wampkit.connect` raises."""
+
+
+class CallError(ClientError):
+    """The server answered a call with CALLERROR.
+
+    Attributes:
+        uri: The error URI as the server sent it.
+        description: The server's sentence, possibly empty.
+        details: Whatever the server added, or None.
+    """
+
+    def __init__(self, uri: str, description: str = "", details: Any = None) -> None:
+        super().__init__(uri, description, details)
+        self.uri = uri
+        self.description = description
+        self.details = details
+
+    def __str__(self) -> str:
+        return f"{self.uri}: {self.description}" if self.description else self.uri
+
+
+class ConnectionLost(ClientError, ConnectionError):
+    """The connection is gone or was never there; a call in flight may or may not have run.
+
+    Attributes:
+        code: The WebSocket close code, 1006 where the wire was cut, or None before any connection.
+        reason: Why, as far as this side knows.
+    """
+
+    def __init__(self, reason: str, code: int | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.code = code
+
+
+class HandshakeRefused(ConnectionLost):
+    """The server answered the WebSocket handshake with an HTTP error or without the subprotocol `wamp`.
+
+    Attributes:
+        status: The HTTP status.
+    """
+
+    def __init__(self, reason: str, status: int) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+def answer_for(error: BaseException, uris: Mapping[str, str], *, debug: bool = False) -> tuple[str, str, Any]:
+    """What a caller may know of `error`: the error URI, the description and the details of its CALLERROR.
+
+    Only a `WampError` speaks for itself. Anything else becomes the generic error and keeps its text to
+    itself, unless `debug` is set.
+    """
+    if isinstance(error, WampError):
+        uri = uris[error.kind] if error.kind is not None else error.uri
+        return uri, error.description, error.details
+    description = "the procedure failed"
+    if debug:
+        description += f": {type(error).__name__}: {error}"
+    return uris["generic"], description, None
+
+
+def quote(text: object, limit: int = 128) -> str:
+    """A peer's text made fit for a log line, an error or a terminal: escaped, in quotes, at most `limit` characters.
+
+    Control characters, line separators and anything else that is not printable ASCII stay visible as escapes,
+    so that one message is one line.
+    """
+    whole = text if isinstance(text, str) else repr(text)
+    shown = ascii(whole[:limit])
+    return shown if len(whole) <= limit else f"{shown}… ({len(whole)} characters)"

@@ -1,0 +1,365 @@
+"""The nine messages of WAMP v1, and text to message and back.
+
+Each is one JSON array whose first element is the type's number. Here stand the shapes and nothing else: what may
+be sent when is `protocol.py`'s business. Printing a message does not print what it carries.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeAlias
+
+import msgspec
+
+from .errors import ProtocolError, quote
+
+__all__ = [
+    "Call",
+    "CallFailed",
+    "CallResult",
+    "Event",
+    "Message",
+    "Prefix",
+    "Publish",
+    "Subscribe",
+    "Unsubscribe",
+    "Welcome",
+    "decode",
+    "encode",
+    "encode_value",
+    "event_text",
+]
+
+MALFORMED_JSON = 1007
+MALFORMED_MESSAGE = 1002
+
+MAX_NESTING = 128
+"""How deep lists and objects of one message may nest, the message's own list included."""
+
+
+class Welcome(msgspec.Struct, frozen=True):
+    """`[0, sessionId, protocolVersion, serverIdent]`, the server's first message."""
+
+    code: ClassVar[int] = 0
+    session: str
+    version: int
+    ident: str
+
+
+class Prefix(msgspec.Struct, frozen=True):
+    """`[1, prefix, uri]`: from now on `prefix:` stands for `uri` on this connection."""
+
+    code: ClassVar[int] = 1
+    prefix: str
+    uri: str
+
+
+class Call(msgspec.Struct, frozen=True):
+    """`[2, callId, procUri, arg...]`."""
+
+    code: ClassVar[int] = 2
+    id: str
+    uri: str
+    args: list[Any]
+
+    def __repr__(self) -> str:
+        return f"Call(id={quote(self.id)}, uri={quote(self.uri)}, {len(self.args)} arguments)"
+
+
+class CallResult(msgspec.Struct, frozen=True):
+    """`[3, callId, result]`."""
+
+    code: ClassVar[int] = 3
+    id: str
+    result: Any
+
+    def __repr__(self) -> str:
+        return f"CallResult(id={quote(self.id)})"
+
+
+class CallFailed(msgspec.Struct, frozen=True):
+    """`[4, callId, errorUri, errorDesc]` or the same with `errorDetails`: WAMP's CALLERROR."""
+
+    code: ClassVar[int] = 4
+    id: str
+    uri: str
+    description: str
+    details: Any = None
+
+    def __repr__(self) -> str:
+        return f"CallFailed(id={quote(self.id)}, uri={quote(self.uri)})"
+
+
+class Subscribe(msgspec.Struct, frozen=True):
+    """`[5, topicUri]`."""
+
+    code: ClassVar[int] = 5
+    uri: str
+
+
+class Unsubscribe(msgspec.Struct, frozen=True):
+    """`[6, topicUri]`."""
+
+    code: ClassVar[int] = 6
+    uri: str
+
+
+class Publish(msgspec.Struct, frozen=True):
+    """`[7, topicUri, event]`, with `excludeMe` or the lists `exclude` and `eligible` of session ids behind it."""
+
+    code: ClassVar[int] = 7
+    uri: str
+    event: Any
+    exclude_me: bool | None = None
+    exclude: list[str] | None = None
+    eligible: list[str] | None = None
+
+    def __repr__(self) -> str:
+        return f"Publish(uri={quote(self.uri)})"
+
+
+class Event(msgspec.Struct, frozen=True):
+    """`[8, topicUri, event]`."""
+
+    code: ClassVar[int] = 8
+    uri: str
+    event: Any
+
+    def __repr__(self) -> str:
+        return f"Event(uri={quote(self.uri)})"
+
+
+Message: TypeAlias = Welcome | Prefix | Call | CallResult | CallFailed | Subscribe | Unsubscribe | Publish | Event
+
+encode_value: Callable[[Any], bytes] = msgspec.json.Encoder().encode
+"""Any value as JSON text in UTF-8. NaN and the infinities become null, as JavaScript's JSON.stringify writes them.
+
+Raises TypeError for a value that JSON cannot carry, UnicodeEncodeError for a lone surrogate, RecursionError for a
+value that contains itself.
+"""
+
+_decode_json: Callable[[bytes | str], Any] = msgspec.json.Decoder().decode
+
+
+def encode(message: Message) -> bytes:
+    """One message as JSON text. Raises as `encode_value` does."""
+    match message:
+        case Call():
+            return encode_value([2, message.id, message.uri, *message.args])
+        case CallFailed(details=None):
+            return encode_value([4, message.id, message.uri, message.description])
+        case Publish():
+            return encode_value(_publish_elements(message))
+        case _:
+            return encode_value([message.code, *msgspec.structs.astuple(message)])
+
+
+def _publish_elements(message: Publish) -> list[Any]:
+    """The shortest form that says what the message means, for servers that know fewer forms."""
+    elements = [7, message.uri, message.event]
+    if message.exclude is not None or message.eligible is not None:
+        elements.append(message.exclude_me if message.exclude is None else message.exclude)
+        if message.eligible is not None:
+            elements.append(message.eligible)
+    elif message.exclude_me is not None:
+        elements.append(message.exclude_me)
+    return elements
+
+
+def event_text(uri: str, event: bytes) -> bytes:
+    """An EVENT around an event that is JSON text already, so that publishing encodes it once."""
+    return b"[8," + encode_value(uri) + b"," + event + b"]"
+
+
+def decode(data: bytes | str) -> Message:
+    """The message in one text frame.
+
+    Raises:
+        ProtocolError: 1007 if the text is not JSON in UTF-8, nests too deep or holds a number that no double can;
+            1002 if it is JSON but no WAMP v1 message.
+    """
+    elements = _parse(data)
+    if type(elements) is not list or not elements:
+        raise ProtocolError(MALFORMED_MESSAGE, "a WAMP message is a JSON list that begins with its type number")
+    code = elements[0]
+    # `True == 1` and `2.0 == 2` in Python: the type decides, not the value.
+    reader = _READERS.get(code) if type(code) is int else None
+    if reader is None:
+        raise ProtocolError(MALFORMED_MESSAGE, f"unknown message type {quote(code, 24)}")
+    return reader(elements)
+
+
+# ---- JSON, strictly
+
+
+_LONG_INTEGER = re.compile(rb"(?<![0-9])[0-9]{309}")
+# Possessive, and the closing quote optional, so that no text makes it look at a byte twice.
+_TEXT_OR_BRACKET = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[{]|[\]}]', re.DOTALL)
+_ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
+)
+
+
+def _parse(data: bytes | str) -> Any:
+    if isinstance(data, str):
+        data = data.encode("utf-8", "surrogatepass")
+    if data.count(b"[") + data.count(b"{") > MAX_NESTING and _nesting(data) > MAX_NESTING:
+        raise ProtocolError(MALFORMED_JSON, f"nested deeper than {MAX_NESTING} levels")
+    try:
+        value = _decode_json(data)
+    except (ValueError, RecursionError) as error:
+        value = _parse_surrogates(data, error)
+    if len(data) > 309 and _LONG_INTEGER.search(data):
+        _refuse_long_integers(value)
+    return value
+
+
+def _nesting(data: bytes) -> int:
+    depth = deepest = 0
+    for token in _TEXT_OR_BRACKET.finditer(data):
+        if token[0] in (b"[", b"{"):
+            depth += 1
+            deepest = max(deepest, depth)
+        elif token[0] in (b"]", b"}"):
+            depth -= 1
+    return deepest
+
+
+def _parse_surrogates(data: bytes, error: Exception) -> Any:
+    """Read text that msgspec refuses for a lone surrogate escape, which stands for U+FFFD here.
+
+    A lone surrogate is JSON, but no text in UTF-8 can carry it on, so it must not get as far as other clients.
+    """
+    mended = _ESCAPE.sub(lambda escape: rb"\ufffd" if escape[1] else escape[0], data)
+    if mended == data:
+        raise ProtocolError(MALFORMED_JSON, f"not JSON: {_explain(error)}") from None
+    try:
+        return _decode_json(mended)
+    except (ValueError, RecursionError) as again:
+        raise ProtocolError(MALFORMED_JSON, f"not JSON: {_explain(again)}") from None
+
+
+def _explain(error: Exception) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return "the text is not UTF-8"
+    return str(error).removeprefix("JSON is malformed: ").split(" - at ")[0]
+
+
+def _refuse_long_integers(value: Any) -> None:
+    """Refuse integers that no double can hold: other clients' JSON parsers fail on them."""
+    pending = [value]
+    while pending:
+        item = pending.pop()
+        if type(item) is int and abs(item) >= 10**308 * 2:
+            raise ProtocolError(MALFORMED_JSON, "not JSON: Number out of range")
+        if type(item) is list:
+            pending.extend(item)
+        elif type(item) is dict:
+            pending.extend(item.values())
+
+
+# ---- one reader a type: arity and types, exactly
+
+
+def _refuse(form: str) -> ProtocolError:
+    return ProtocolError(MALFORMED_MESSAGE, f"expected {form}")
+
+
+def _strings(elements: list[Any], first: int, last: int) -> bool:
+    return all(type(element) is str for element in elements[first:last])
+
+
+def _read_welcome(elements: list[Any]) -> Welcome:
+    # A client reads leniently: some servers leave the ident out.
+    if not 3 <= len(elements) <= 4 or type(elements[1]) is not str or type(elements[2]) is not int:
+        raise _refuse("WELCOME [0, sessionId, protocolVersion, serverIdent]")
+    ident = elements[3] if len(elements) == 4 else ""
+    return Welcome(elements[1], elements[2], ident if type(ident) is str else "")
+
+
+def _read_prefix(elements: list[Any]) -> Prefix:
+    if len(elements) != 3 or not _strings(elements, 1, 3):
+        raise _refuse("PREFIX [1, prefix, uri]")
+    return Prefix(elements[1], elements[2])
+
+
+def _read_call(elements: list[Any]) -> Call:
+    if len(elements) < 3 or type(elements[1]) is not str or type(elements[2]) is not str:
+        raise _refuse("CALL [2, callId, procUri, arguments...]")
+    return Call(elements[1], elements[2], elements[3:])
+
+
+def _read_call_result(elements: list[Any]) -> CallResult:
+    if len(elements) != 3 or type(elements[1]) is not str:
+        raise _refuse("CALLRESULT [3, callId, result]")
+    return CallResult(elements[1], elements[2])
+
+
+def _read_call_failed(elements: list[Any]) -> CallFailed:
+    # WampSharp sends a null error URI for exceptions it does not know.
+    if not 4 <= len(elements) <= 5 or type(elements[1]) is not str:
+        raise _refuse("CALLERROR [4, callId, errorUri, errorDesc, errorDetails]")
+    uri, description = elements[2], elements[3]
+    return CallFailed(
+        elements[1],
+        uri if type(uri) is str else "",
+        description if type(description) is str else "",
+        elements[4] if len(elements) == 5 else None,
+    )
+
+
+def _read_subscribe(elements: list[Any]) -> Subscribe:
+    if len(elements) != 2 or type(elements[1]) is not str:
+        raise _refuse("SUBSCRIBE [5, topicUri]")
+    return Subscribe(elements[1])
+
+
+def _read_unsubscribe(elements: list[Any]) -> Unsubscribe:
+    if len(elements) != 2 or type(elements[1]) is not str:
+        raise _refuse("UNSUBSCRIBE [6, topicUri]")
+    return Unsubscribe(elements[1])
+
+
+def _read_publish(elements: list[Any]) -> Publish:
+    count = len(elements)
+    if not 3 <= count <= 5 or type(elements[1]) is not str:
+        raise _refuse("PUBLISH [7, topicUri, event, excludeMe | exclude, eligible]")
+    if count == 3:
+        return Publish(elements[1], elements[2])
+    exclude_me = exclude = eligible = None
+    if type(elements[3]) is bool:
+        exclude_me = elements[3]
+    else:
+        exclude = _session_ids(elements[3], "exclude")
+    if count == 5:
+        eligible = _session_ids(elements[4], "eligible")
+    return Publish(elements[1], elements[2], exclude_me, exclude, eligible)
+
+
+def _session_ids(value: Any, name: str) -> list[str] | None:
+    # autobahn-python's client writes null where nothing was asked for.
+    if value is None:
+        return None
+    if type(value) is not list or not _strings(value, 0, len(value)):
+        raise _refuse(f"PUBLISH with a list of session ids as {name}")
+    return value
+
+
+def _read_event(elements: list[Any]) -> Event:
+    if len(elements) != 3 or type(elements[1]) is not str:
+        raise _refuse("EVENT [8, topicUri, event]")
+    return Event(elements[1], elements[2])
+
+
+_READERS: dict[int, Callable[[list[Any]], Message]] = {
+    0: _read_welcome,
+    1: _read_prefix,
+    2: _read_call,
+    3: _read_call_result,
+    4: _read_call_failed,
+    5: _read_subscribe,
+    6: _read_unsubscribe,
+    7: _read_publish,
+    8: _read_event,
+}

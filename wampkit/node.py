@@ -1,0 +1,144 @@
+"""A running app: everything that lives from one start to the next stop, and the order in which it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+from .broker import Broker
+from .connection import Connection, Connections
+from .dispatch import Dispatcher
+from .keepalive import keep_alive
+from .lifecycle import Hooks
+from .threads import Threads
+from .topics import Topics
+
+__all__ = ["Node"]
+
+logger = logging.getLogger("wampkit")
+
+SERVICE_RESTART = 1012
+
+CLOSE_PATIENCE = 0.6
+"""Seconds in which a client must answer the close frame of a drain, so that an idle server stops within one."""
+
+FLUSH_PATIENCE = 5.0
+"""Seconds in which a slow client must have read the answers that were sent before the close frame."""
+
+
+class Node:
+    """The parts of a running app.
+
+    Args:
+        connections: The live connections.
+        topics: Who is subscribed to what.
+        broker: What carries publications.
+        dispatcher: What takes the messages.
+        threads: Where blocking functions run.
+        hooks: The app's hooks.
+        keepalive: Seconds between pings, or None for none.
+    """
+
+    def __init__(
+        self,
+        connections: Connections,
+        topics: Topics,
+        broker: Broker,
+        dispatcher: Dispatcher,
+        threads: Threads,
+        hooks: Hooks,
+        keepalive: float | None,
+    ) -> None:
+        self.connections = connections
+        self.topics = topics
+        self.broker = broker
+        self.dispatcher = dispatcher
+        self.threads = threads
+        self.hooks = hooks
+        self.keepalive = keepalive
+        self.draining = False
+        self._tasks: list[asyncio.Task[None]] = []
+        self._farewells: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Connect the broker and start the clocks."""
+        await self.broker.start(self.topics.deliver)
+        if self.keepalive is not None:
+            self._tasks.append(asyncio.create_task(keep_alive(self.connections, self.keepalive)))
+
+    def start_periodic(self) -> None:
+        """Start the app's periodic functions."""
+        self._tasks.extend(self.hooks.start_periodic(self.threads))
+
+    async def drain(self, deadline: float) -> None:
+        """Begin no new work, answer the calls under way, then close every connection with 1012.
+
+        Args:
+            deadline: Seconds that the calls under way are given; those that take longer are cancelled.
+        """
+        self.draining = True
+        self.dispatcher.drain()
+        work = [asyncio.ensure_future(connection.finish_work()) for connection in self.connections if connection.busy]
+        if work:
+            _, late = await asyncio.wait(work, timeout=deadline)
+            for task in late:
+                task.cancel()
+            if late:
+                logger.warning("%d connections had calls that took longer than %g s", len(late), deadline)
+        for connection in self.connections:
+            connection.close(SERVICE_RESTART, "the server restarts")
+        await self._closed(CLOSE_PATIENCE)
+        for connection in self.connections:
+            if not connection.unsent:
+                connection.cut(SERVICE_RESTART, "the server restarts")
+        await self._closed(FLUSH_PATIENCE)
+
+    async def _closed(self, patience: float) -> None:
+        waits = [asyncio.ensure_future(connection.wait_closed()) for connection in self.connections]
+        if waits:
+            _, late = await asyncio.wait(waits, timeout=patience)
+            for wait in late:
+                wait.cancel()
+
+    async def stop(self) -> None:
+        """Cut what is still connected and end the clocks."""
+        self.draining = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+        for connection in self.connections:
+            connection.cut(1001, "the server stopped")
+        while self._farewells:
+            await asyncio.wait(set(self._farewells))
+
+    async def close(self) -> None:
+        """Free the broker and the threads, after everybody who may need them."""
+        try:
+            await self.broker.close()
+        except Exception:
+            logger.exception("the broker failed to close")
+        self.threads.close()
+
+    # ---- coming and going
+
+    async def farewell(self, connection: Connection) -> None:
+        """Cancel a connection's work, leave its topics and tell the hooks, all of it even if the caller is cancelled."""
+        await self._keep(self._farewell(connection))
+
+    async def _farewell(self, connection: Connection) -> None:
+        try:
+            await connection.cancel_work()
+            await self.dispatcher.leave(connection)
+            await self.hooks.disconnected(self.threads, connection)
+        finally:
+            self.connections.discard(connection)
+            connection.complaints.close()
+
+    async def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._farewells.add(task)
+        task.add_done_callback(self._farewells.discard)
+        await asyncio.shield(task)

@@ -1,0 +1,165 @@
+"""One connection's WAMP v1 state without any I/O: text in, messages out, text out.
+
+`Protocol` serves both sides. It knows the session id, the prefixes and, on the client's side, the calls that wait
+for an answer; it decides what may come from the other side. Whoever has a socket moves the bytes.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+
+from .errors import ProtocolError
+from .messages import (
+    MALFORMED_MESSAGE,
+    Call,
+    CallFailed,
+    CallResult,
+    Event,
+    Message,
+    Prefix,
+    Publish,
+    Subscribe,
+    Unsubscribe,
+    Welcome,
+    decode,
+    encode,
+)
+from .uris import expand
+
+__all__ = ["SUBPROTOCOL", "VERSION", "Protocol", "Side"]
+
+SUBPROTOCOL = "wamp"
+VERSION = 1
+
+Side = Literal["server", "client"]
+
+# What may arrive at each side once the session stands; WELCOME, which makes it stand, is checked apart.
+_LEGAL: dict[Side, frozenset[type[Message]]] = {
+    "server": frozenset({Prefix, Call, Subscribe, Unsubscribe, Publish}),
+    "client": frozenset({CallResult, CallFailed, Event}),
+}
+
+
+class Protocol:
+    """The state of one WAMP v1 session.
+
+    Args:
+        side: Which end this is.
+        prefixes: The prefixes that hold before any PREFIX message: the app's, or those a client will send.
+        ident: The server's free text in WELCOME.
+    """
+
+    __slots__ = ("_defaults", "_legal", "_own", "ident", "server_ident", "session", "side")
+
+    def __init__(self, side: Side, *, prefixes: Mapping[str, str] | None = None, ident: str = "wampkit") -> None:
+        self.side = side
+        self.ident = ident
+        # 24 random bytes: others learn the id through exclude and eligible, nobody can guess it.
+        self.session = secrets.token_urlsafe(24) if side == "server" else ""
+        self.server_ident = ""
+        self._defaults: Mapping[str, str] = prefixes or {}
+        self._own: dict[str, str] | None = None
+        self._legal = _LEGAL[side]
+
+    # ---- in
+
+    def receive(self, data: bytes | str) -> Message:
+        """The message in one text frame, with its URIs resolved; PREFIX and WELCOME have taken effect already.
+
+        Raises:
+            ProtocolError: The text is no message, or not one that may come from the other side now.
+        """
+        message = decode(data)
+        kind = type(message)
+        if kind not in self._legal:
+            self._welcome_or_refuse(message)
+        elif self.side == "client":
+            if not self.session:
+                raise ProtocolError(MALFORMED_MESSAGE, "the first message of a server is WELCOME")
+        elif isinstance(message, Prefix):
+            self.set_prefix(message.prefix, message.uri)
+        elif isinstance(message, Call | Publish | Subscribe | Unsubscribe):
+            uri = self.resolve(message.uri)
+            if uri is not message.uri:
+                return msgspec.structs.replace(message, uri=uri)
+        return message
+
+    def _welcome_or_refuse(self, message: Message) -> None:
+        name = type(message).__name__
+        if self.side == "server":
+            raise ProtocolError(MALFORMED_MESSAGE, f"a client does not send {_WIRE_NAMES.get(name, name.upper())}")
+        if not isinstance(message, Welcome):
+            raise ProtocolError(MALFORMED_MESSAGE, f"a server does not send {name.upper()}")
+        if self.session:
+            raise ProtocolError(MALFORMED_MESSAGE, "a server sends WELCOME once")
+        self.session = message.session
+        self.server_ident = message.ident
+
+    # ---- names
+
+    @property
+    def prefixes(self) -> Mapping[str, str]:
+        """The prefixes in force on this connection."""
+        return self._defaults if self._own is None else self._own
+
+    def resolve(self, name: str) -> str:
+        """The URI that a name means on this connection."""
+        return expand(name, self._defaults if self._own is None else self._own)
+
+    def set_prefix(self, prefix: str, uri: str) -> None:
+        """Let `prefix:` stand for `uri` from now on, in place of what it stood for."""
+        if self._own is None:
+            self._own = dict(self._defaults)
+        self._own[prefix] = uri
+
+    # ---- out: a server's messages
+
+    def welcome(self) -> bytes:
+        """WELCOME, the first thing on the wire."""
+        return encode(Welcome(self.session, VERSION, self.ident))
+
+    def result(self, call_id: str, result: Any) -> bytes:
+        """CALLRESULT. Raises TypeError, ValueError or RecursionError for a result that JSON cannot carry."""
+        return encode(CallResult(call_id, result))
+
+    def error(self, call_id: str, uri: str, description: str, details: Any = None) -> bytes:
+        """CALLERROR, with five elements only where there are details. Raises as `result` does."""
+        return encode(CallFailed(call_id, uri, description, details))
+
+    # ---- out: a client's messages
+
+    def prefix(self, prefix: str, uri: str) -> bytes:
+        """PREFIX; takes effect on this side too."""
+        self.set_prefix(prefix, uri)
+        return encode(Prefix(prefix, uri))
+
+    def call(self, call_id: str, uri: str, *args: Any) -> bytes:
+        """CALL under an id of the caller's choice."""
+        return encode(Call(call_id, uri, list(args)))
+
+    def subscribe(self, uri: str) -> bytes:
+        """SUBSCRIBE."""
+        return encode(Subscribe(uri))
+
+    def unsubscribe(self, uri: str) -> bytes:
+        """UNSUBSCRIBE."""
+        return encode(Unsubscribe(uri))
+
+    def publish(
+        self,
+        uri: str,
+        event: Any,
+        *,
+        exclude_me: bool | None = None,
+        exclude: list[str] | None = None,
+        eligible: list[str] | None = None,
+    ) -> bytes:
+        """PUBLISH in the shortest form that says what is asked for."""
+        return encode(Publish(uri, event, exclude_me, exclude, eligible))
+
+
+_WIRE_NAMES = {"CallResult": "CALLRESULT", "CallFailed": "CALLERROR"}

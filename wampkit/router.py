@@ -1,0 +1,272 @@
+"""What is served: procedures and topics by URI, how they are declared, and which one a URI means."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, ParamSpec, TypeVar
+
+from .errors import DeclarationError
+from .uris import Pattern, expand, is_pattern
+
+__all__ = ["Declaration", "Router", "TopicDeclaration", "TopicHandler", "gather"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+F = TypeVar("F", bound=Callable[..., Any])
+
+RESERVED = "wampkit:"
+"""Names that begin so belong to wampkit itself."""
+
+
+@dataclass(eq=False, slots=True)
+class Declaration:
+    """One procedure or topic as it was declared.
+
+    Attributes:
+        kind: "procedure" or "topic".
+        declared: The URI as the user wrote it.
+        uri: The full URI or URI pattern.
+        handler: The function, or None for a topic without one.
+        middlewares: Those of the routers around it and its own, outermost first; the app's are not among them.
+        relay: Whether clients publish to each other without a handler.
+        timeout: Seconds a call may take, or None.
+    """
+
+    kind: str
+    declared: str
+    uri: str
+    handler: Callable[..., Any] | None = None
+    middlewares: tuple[Any, ...] = ()
+    relay: bool = False
+    timeout: float | None = None
+    on_subscribe: list[Callable[..., Any]] = field(default_factory=list)
+    on_unsubscribe: list[Callable[..., Any]] = field(default_factory=list)
+    pattern: Pattern | None = None
+
+    @property
+    def label(self) -> str:
+        """How errors speak of it."""
+        name = getattr(inspect.unwrap(self.handler), "__qualname__", None) if self.handler is not None else None
+        return f"{self.kind} {self.declared!r}" + (f" ({name})" if name else "")
+
+
+class TopicDeclaration:
+    """A declared topic: add hooks to it, or use it as a decorator to give it a handler."""
+
+    def __init__(self, declaration: Declaration) -> None:
+        self._declaration = declaration
+
+    def __call__(self, handler: Callable[P, R]) -> TopicHandler[P, R]:
+        declaration = self._declaration
+        if declaration.relay:
+            raise DeclarationError(f"{declaration.label}: a relay has no handler; drop relay=True or the handler")
+        if declaration.handler is not None:
+            raise DeclarationError(f"{declaration.label} has its handler already")
+        declaration.handler = handler
+        return TopicHandler(declaration, handler)
+
+    def on_subscribe(self, hook: F) -> F:
+        """Run `hook` for each SUBSCRIBE, before it counts; what it raises refuses the subscription.
+
+        The hook takes injected parameters and variables of the URI. Events that are published while it runs
+        reach the new subscriber when it has returned.
+        """
+        self._declaration.on_subscribe.append(hook)
+        return hook
+
+    def on_unsubscribe(self, hook: F) -> F:
+        """Run `hook` after each subscription that ended, by UNSUBSCRIBE or with its connection."""
+        self._declaration.on_unsubscribe.append(hook)
+        return hook
+
+    def __repr__(self) -> str:
+        return f"<{self._declaration.label}>"
+
+
+class TopicHandler(TopicDeclaration, Generic[P, R]):
+    """A topic's handler: still the function it was, with the topic's hooks beside it."""
+
+    def __init__(self, declaration: Declaration, handler: Callable[P, R]) -> None:
+        super().__init__(declaration)
+        self._handler = handler
+        functools.update_wrapper(self, handler)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:  # type: ignore[override]  # what was a decorator is now the function
+        return self._handler(*args, **kwargs)
+
+
+class Router:
+    """Procedures and topics that belong together, to be included in an app or in another router.
+
+    Args:
+        prefix: Put before each URI that is declared here, such as `http://example.com/admin#` or `admin:`.
+        middlewares: Message middlewares for all of them, outermost first, inside those of the app.
+    """
+
+    def __init__(self, prefix: str = "", *, middlewares: Iterable[Any] = ()) -> None:
+        self._prefix = prefix
+        self._middlewares = tuple(middlewares)
+        self._declarations: list[Declaration] = []
+        self._children: list[tuple[str, Router]] = []
+        self._closed = False
+
+    def rpc(
+        self, uri: str, *, timeout: float | None = None, middlewares: Iterable[Any] = ()
+    ) -> Callable[[Callable[P, R]], Callable[P, R]]:
+        """Serve the decorated function as a procedure; it is returned as it is.
+
+        Args:
+            uri: A URI or CURIE; `{name}` matches one segment and arrives as the argument of that name.
+            timeout: Seconds after which a call is cancelled and answered with a timeout error.
+            middlewares: Message middlewares for this procedure alone.
+        """
+
+        def register(handler: Callable[P, R]) -> Callable[P, R]:
+            self.add_rpc(uri, handler, timeout=timeout, middlewares=middlewares)
+            return handler
+
+        return register
+
+    def add_rpc(
+        self,
+        uri: str,
+        handler: Callable[..., Any],
+        *,
+        timeout: float | None = None,
+        middlewares: Iterable[Any] = (),
+    ) -> None:
+        """Serve `handler` as a procedure; the plain form of `rpc`."""
+        if not callable(handler):
+            raise DeclarationError(f"procedure {uri!r}: {handler!r} is no function")
+        if timeout is not None and timeout <= 0:
+            raise DeclarationError(f"procedure {uri!r}: timeout is a number of seconds above 0, or None")
+        self._add(Declaration("procedure", uri, uri, handler, tuple(middlewares), timeout=timeout))
+
+    def topic(self, uri: str, *, relay: bool = False, middlewares: Iterable[Any] = ()) -> TopicDeclaration:
+        """Declare a topic. Clients may subscribe; they may publish if it is a relay or has a handler.
+
+        As a decorator it gives the topic a handler, which runs for each PUBLISH; what the handler returns is
+        what subscribers receive, and nothing is sent where it returns None.
+
+        Args:
+            uri: A URI or CURIE, variables as in `rpc`.
+            relay: Whether clients publish to each other as they like.
+            middlewares: Message middlewares for this topic alone.
+        """
+        declaration = Declaration("topic", uri, uri, None, tuple(middlewares), relay=relay)
+        self._add(declaration)
+        return TopicDeclaration(declaration)
+
+    def include(self, router: Router, *, prefix: str = "") -> None:
+        """Serve what another router declares, its URIs behind `prefix`."""
+        self._check_open(f"a router with prefix {router._prefix!r}")
+        if router is self or router._contains(self):
+            raise DeclarationError(f"the router with prefix {router._prefix!r} cannot include itself")
+        self._children.append((prefix, router))
+
+    def _contains(self, other: Router) -> bool:
+        return any(child is other or child._contains(other) for _, child in self._children)
+
+    def _add(self, declaration: Declaration) -> None:
+        self._check_open(declaration.label)
+        self._declarations.append(declaration)
+
+    def _check_open(self, what: str) -> None:
+        if self._closed:
+            raise DeclarationError(f"{what} comes too late: the app is running; declare everything before the start")
+
+    def close(self, closed: bool = True) -> None:
+        """Refuse (or accept again) further declarations, here and in all that is included."""
+        self._closed = closed
+        for _, child in self._children:
+            child.close(closed)
+
+    def declarations(self, prefix: str = "", middlewares: tuple[Any, ...] = ()) -> Iterator[Declaration]:
+        """Everything declared here and below, with prefixes and middlewares put together.
+
+        A declaration is a template: the ones that come out share its hooks, not its URI.
+        """
+        prefix += self._prefix
+        middlewares += self._middlewares
+        for each in self._declarations:
+            yield Declaration(
+                each.kind,
+                prefix + each.declared,
+                prefix + each.declared,
+                each.handler,
+                middlewares + each.middlewares,
+                each.relay,
+                each.timeout,
+                each.on_subscribe,
+                each.on_unsubscribe,
+            )
+        for inner, child in self._children:
+            yield from child.declarations(prefix + inner, middlewares)
+
+
+T = TypeVar("T")
+
+
+class Table(Generic[T]):
+    """What a URI means, for one kind of thing: exact names first, then patterns, the most literal first."""
+
+    def __init__(self) -> None:
+        self._exact: dict[str, T] = {}
+        self._patterns: list[tuple[Pattern, T]] = []
+
+    def add(self, uri: str, pattern: Pattern | None, item: T) -> None:
+        """Enter an item; call `sort` when all are in."""
+        if pattern is None:
+            self._exact[uri] = item
+        else:
+            self._patterns.append((pattern, item))
+
+    def sort(self) -> None:
+        """Bring the patterns into the order in which they are tried."""
+        self._patterns.sort(key=lambda entry: entry[0].literalness, reverse=True)
+
+    def __iter__(self) -> Iterator[T]:
+        yield from self._exact.values()
+        yield from (item for _, item in self._patterns)
+
+    def find(self, uri: str) -> tuple[T, Mapping[str, str]] | None:
+        """The item that `uri` means, with the variables' values; None if there is none."""
+        item = self._exact.get(uri)
+        if item is not None:
+            return item, _NO_VARIABLES
+        for pattern, item in self._patterns:
+            values = pattern.match(uri)
+            if values is not None:
+                return item, values
+        return None
+
+
+_NO_VARIABLES: Mapping[str, str] = {}
+
+
+def gather(router: Router, prefixes: Mapping[str, str]) -> list[Declaration]:
+    """All declarations below `router` with full URIs and compiled patterns.
+
+    Raises:
+        DeclarationError: A URI is declared twice, a pattern is bad, or a name is wampkit's own.
+    """
+    declarations = list(router.declarations())
+    taken: dict[tuple[str, str], Declaration] = {}
+    for each in declarations:
+        each.uri = expand(each.declared, prefixes)
+        if not each.declared:
+            raise DeclarationError(f"{each.label}: a URI cannot be empty")
+        if each.declared.startswith(RESERVED):
+            raise DeclarationError(f"{each.label}: names that begin with {RESERVED!r} are wampkit's own")
+        if is_pattern(each.uri):
+            each.pattern = Pattern(each.uri)
+        shape = each.uri if each.pattern is None else each.pattern.shape
+        first = taken.setdefault((each.kind, shape), each)
+        if first is not each:
+            raise DeclarationError(
+                f"{each.label} is declared twice, first as {first.label}; both mean {each.uri!r}: remove or rename one"
+            )
+    return declarations

@@ -1,0 +1,204 @@
+"""Who on this node is subscribed to what, and how an event reaches them.
+
+A topic is in the register as long as somebody is subscribed to it and leaves with its last subscriber; publishing
+to a topic that nobody subscribed creates nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Protocol
+
+from .broker import Broker, Publication
+from .connection import Connection
+from .frames import text_frame
+from .messages import encode_value, event_text
+
+__all__ = ["Subscriber", "Topic", "Topics"]
+
+
+class Subscriber(Protocol):
+    """Whoever can receive a frame; a `Connection`, or its stand-in while `on_subscribe` decides."""
+
+    @property
+    def id(self) -> str:
+        """The session id."""
+
+    @property
+    def connection(self) -> Connection:
+        """The connection that it stands for."""
+
+    def send(self, frame: bytes) -> None:
+        """Take a frame without waiting."""
+
+
+class _Candidate:
+    """A subscriber while `on_subscribe` decides: it keeps what is published and receives it once accepted."""
+
+    __slots__ = ("connection", "frames", "id")
+
+    def __init__(self, connection: Connection) -> None:
+        self.id = connection.id
+        self.connection = connection
+        self.frames: list[bytes] = []
+
+    def send(self, frame: bytes) -> None:
+        self.frames.append(frame)
+
+
+class Topic:
+    """A topic, as handlers see it.
+
+    Attributes:
+        uri: The full URI.
+    """
+
+    __slots__ = ("_topics", "uri")
+
+    def __init__(self, uri: str, topics: Topics) -> None:
+        self.uri = uri
+        self._topics = topics
+
+    async def publish(self, event: Any, *, exclude: Iterable[str] = (), eligible: Iterable[str] | None = None) -> None:
+        """Send an event to the subscribers. Never waits for slow receivers.
+
+        Args:
+            event: Anything JSON can carry, dataclasses, structs, dates and UUIDs included.
+            exclude: Session ids that shall not receive it.
+            eligible: If given, only these session ids may receive it; an empty list means nobody.
+
+        Raises:
+            TypeError: JSON cannot carry the event.
+        """
+        await self._topics.publish(self.uri, event, exclude=exclude, eligible=eligible)
+
+    @property
+    def subscribers(self) -> list[Connection]:
+        """The connections of this node that are subscribed now."""
+        return self._topics.subscribers(self.uri)
+
+    def __len__(self) -> int:
+        return self._topics.count(self.uri)
+
+    def __bool__(self) -> bool:
+        # A topic without subscribers is still a topic.
+        return True
+
+    def __iter__(self) -> Iterator[Connection]:
+        return iter(self.subscribers)
+
+    def __contains__(self, connection: object) -> bool:
+        return connection in self.subscribers
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Topic) and other.uri == self.uri
+
+    def __hash__(self) -> int:
+        return hash(self.uri)
+
+    def __repr__(self) -> str:
+        return f"<Topic {self.uri!r}, {len(self)} subscribers>"
+
+
+class Topics(Mapping[str, Topic]):
+    """The topics that have subscribers on this node, by URI: a mapping that can be walked at any time.
+
+    Args:
+        broker: What carries publications.
+        known: Says whether a topic of this URI is declared.
+    """
+
+    def __init__(self, broker: Broker, known: Callable[[str], bool]) -> None:
+        self._broker = broker
+        self._known = known
+        self._subscribers: dict[str, dict[str, Subscriber]] = {}
+
+    # ---- walking
+
+    def __getitem__(self, uri: str) -> Topic:
+        if uri not in self._subscribers:
+            raise KeyError(uri)
+        return Topic(uri, self)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self._subscribers))
+
+    def __len__(self) -> int:
+        return len(self._subscribers)
+
+    def subscribers(self, uri: str) -> list[Connection]:
+        """The connections of this node that are subscribed to `uri`."""
+        return [each.connection for each in self._subscribers.get(uri, {}).values()]
+
+    def count(self, uri: str) -> int:
+        """How many connections of this node are subscribed to `uri`."""
+        return len(self._subscribers.get(uri, ()))
+
+    # ---- coming and going
+
+    def has(self, uri: str, session: str) -> bool:
+        """Whether a session is subscribed to `uri`, or about to be."""
+        return session in self._subscribers.get(uri, ())
+
+    async def propose(self, uri: str, connection: Connection) -> None:
+        """Enter a subscription on approval: events are kept for it until `accept` or `remove`."""
+        subscribers = self._subscribers.get(uri)
+        first = subscribers is None
+        if subscribers is None:
+            subscribers = self._subscribers[uri] = {}
+        subscribers[connection.id] = _Candidate(connection)
+        if first:
+            await self._broker.subscribe(uri)
+
+    def accept(self, uri: str, connection: Connection) -> None:
+        """Make a proposed subscription stand and hand it the events that were kept."""
+        subscribers = self._subscribers[uri]
+        candidate = subscribers[connection.id]
+        subscribers[connection.id] = connection
+        if isinstance(candidate, _Candidate):
+            for frame in candidate.frames:
+                connection.send(frame)
+
+    async def remove(self, uri: str, session: str) -> bool:
+        """End a subscription, and the topic with its last one. False if there was none."""
+        subscribers = self._subscribers.get(uri)
+        if subscribers is None or subscribers.pop(session, None) is None:
+            return False
+        if not subscribers:
+            del self._subscribers[uri]
+            await self._broker.unsubscribe(uri)
+        return True
+
+    # ---- events
+
+    async def publish(
+        self, uri: str, event: Any, *, exclude: Iterable[str] = (), eligible: Iterable[str] | None = None
+    ) -> None:
+        """Encode an event once and give it to the broker. Raises as `Topic.publish` does, and ValueError
+        for a topic that is not declared."""
+        for ids in (exclude, eligible):
+            if isinstance(ids, str):
+                raise TypeError(f"exclude and eligible are lists of session ids, not the text {ids!r}")
+        if uri not in self._subscribers and not self._known(uri):
+            raise ValueError(f"no topic is declared that {uri!r} could be; declare it with @app.topic or app.topic")
+        await self._broker.publish(
+            Publication(uri, encode_value(event), frozenset(exclude), None if eligible is None else frozenset(eligible))
+        )
+
+    def deliver(self, publication: Publication) -> None:
+        """Give a publication to this node's subscribers: one frame, made once. Never waits for slow receivers."""
+        subscribers = self._subscribers.get(publication.topic)
+        if not subscribers:
+            return
+        frame = text_frame(event_text(publication.topic, publication.event))
+        for subscriber in _receivers(subscribers, publication):
+            subscriber.send(frame)
+
+
+def _receivers(subscribers: dict[str, Subscriber], publication: Publication) -> Iterable[Subscriber]:
+    exclude, eligible = publication.exclude, publication.eligible
+    if eligible is not None:
+        return [subscribers[session] for session in eligible - exclude if session in subscribers]
+    if exclude:
+        return [subscriber for session, subscriber in subscribers.items() if session not in exclude]
+    return subscribers.values()

@@ -1,0 +1,107 @@
+"""Names: how a CURIE becomes a URI, and how a URI meets a pattern.
+
+Both are linear in the length of what a client sends: a pattern is cut into literals once, and matching looks for
+each literal from left to right, without ever going back.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from .errors import DeclarationError
+
+__all__ = ["Pattern", "expand", "is_pattern"]
+
+_VARIABLE = re.compile(r"\{([^{}]*)\}")
+
+
+def expand(name: str, prefixes: Mapping[str, str]) -> str:
+    """Resolve a CURIE: the URI that `name` stands for, or `name` itself when it is no CURIE of `prefixes`.
+
+    The first colon splits; there is one round and no separator is added. A name whose reference begins with
+    `//` is a URL and never a CURIE, and an empty prefix is no prefix.
+    """
+    prefix, colon, reference = name.partition(":")
+    if not colon or not prefix or reference.startswith("//"):
+        return name
+    uri = prefixes.get(prefix)
+    return name if uri is None else uri + reference
+
+
+def is_pattern(uri: str) -> bool:
+    """Whether a declared URI holds a variable, or something that was meant to be one."""
+    return "{" in uri or "}" in uri
+
+
+class Pattern:
+    """A URI with variables, such as `http://example.com/chat/{room}`.
+
+    A variable matches one or more characters up to the next `/`; `{name:path}` matches slashes too. Two
+    variables need a literal between them.
+
+    Args:
+        uri: The pattern as declared, prefixes expanded.
+
+    Raises:
+        DeclarationError: The braces do not pair, a name is no identifier or occurs twice, or nothing separates
+            two variables.
+    """
+
+    __slots__ = ("_first", "_paths", "_tail", "names", "shape", "uri")
+
+    def __init__(self, uri: str) -> None:
+        pieces = _VARIABLE.split(uri)
+        literals, names = pieces[::2], pieces[1::2]
+        self._paths = [name.endswith(":path") for name in names]
+        names = [name.removesuffix(":path") for name in names]
+        _check(uri, literals, names)
+        self.uri = uri
+        self.names = tuple(names)
+        self.shape = "".join(
+            literal + marker
+            for literal, marker in zip(literals, [*("{/}" if path else "{}" for path in self._paths), ""], strict=True)
+        )
+        self._first = literals[0]
+        self._tail = literals[1:]
+
+    def match(self, uri: str) -> dict[str, str] | None:
+        """The variables' values if `uri` matches, else None."""
+        if not uri.startswith(self._first):
+            return None
+        values: dict[str, str] = {}
+        start = len(self._first)
+        last = len(self._tail) - 1
+        for index, literal in enumerate(self._tail):
+            if index == last:
+                end = len(uri) - len(literal)
+                if not uri.endswith(literal):
+                    return None
+            else:
+                end = uri.find(literal, start + 1)
+            if end <= start:
+                return None
+            value = uri[start:end]
+            if not self._paths[index] and "/" in value:
+                return None
+            values[self.names[index]] = value
+            start = end + len(literal)
+        return values
+
+    @property
+    def literalness(self) -> tuple[int, int, int]:
+        """A sort key: of two patterns that match one URI, the one with the greater key is the more literal."""
+        literal = len(self._first) + sum(map(len, self._tail))
+        return (len(self._first), literal, -sum(self._paths))
+
+
+def _check(uri: str, literals: list[str], names: list[str]) -> None:
+    if any("{" in literal or "}" in literal for literal in literals):
+        raise DeclarationError(f"{uri!r}: the braces do not pair; write a variable as {{name}}")
+    for name in names:
+        if not name.isidentifier():
+            raise DeclarationError(f"{uri!r}: {{{name}}} is no variable; its name must be a Python identifier")
+    if len(set(names)) != len(names):
+        raise DeclarationError(f"{uri!r}: a variable occurs twice; give each its own name")
+    if any(not literal for literal in literals[1:-1]):
+        raise DeclarationError(f"{uri!r}: two variables touch; put a literal such as '/' between them")
