@@ -19,6 +19,7 @@ import msgspec
 
 from .depends import Depends, Scope
 from .errors import DeclarationError, InvalidArgument, quote
+from .threads import Threads
 
 __all__ = ["Injectables", "Plan", "compile_handler"]
 
@@ -186,16 +187,15 @@ class Plan:
 
     async def run(self, values: list[Any], scope: Scope) -> Any:
         """Call the handler with `bind`'s values; what must be injected comes from `scope`."""
-        if not self.injected:
-            return await self._call(values, {}, scope)
         async with scope:
             positional, keywords = await self.arguments(values, scope)
-            return await self._call(positional, keywords, scope)
+            return await self.call(scope.threads, positional, keywords)
 
-    async def _call(self, positional: list[Any], keywords: dict[str, Any], scope: Scope) -> Any:
+    async def call(self, threads: Threads, positional: list[Any], keywords: dict[str, Any]) -> Any:
+        """Call the handler with exactly these arguments."""
         if self.is_async:
             return await self.function(*positional, **keywords)
-        result = await scope.threads.run(self.function, *positional, **keywords)
+        result = await threads.run(self.function, *positional, **keywords)
         # A plain function that wraps an async one, as many decorators make them.
         return await result if inspect.iscoroutine(result) else result
 

@@ -43,6 +43,25 @@ class SocketOptions:
     close_timeout: float = 3.0
 
 
+class Flusher:
+    """Writes what all connections sent in one turn of the loop, in one callback for all of them."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._marked: list[Connection] = []
+
+    def mark(self, connection: Connection) -> None:
+        """Flush a connection at the end of this turn."""
+        if not self._marked:
+            self._loop.call_soon(self._flush)
+        self._marked.append(connection)
+
+    def _flush(self) -> None:
+        marked, self._marked = self._marked, []
+        for connection in marked:
+            connection.flush()
+
+
 class Connection:
     """A client, from the handshake until its socket is gone.
 
@@ -59,6 +78,7 @@ class Connection:
         "_closing",
         "_deadline",
         "_ended",
+        "_flusher",
         "_lane",
         "_lane_task",
         "_loop",
@@ -78,7 +98,7 @@ class Connection:
         "subscriptions",
     )
 
-    def __init__(self, request: web.Request, protocol: Protocol, options: SocketOptions) -> None:
+    def __init__(self, request: web.Request, protocol: Protocol, options: SocketOptions, flusher: Flusher) -> None:
         self.id = protocol.session
         self.attributes: dict[str, Any] = {}
         self.request = request
@@ -88,6 +108,7 @@ class Connection:
         self.close_reason = ""
         self.complaints = Complaints(f"connection {self.id[:8]} from {quote(request.remote or 'a unix socket', 64)}")
         self._options = options
+        self._flusher = flusher
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._outbox: list[bytes] = []
@@ -131,10 +152,11 @@ class Connection:
         if self._closing:
             return
         if not self._outbox:
-            self._loop.call_soon(self._flush)
+            self._flusher.mark(self)
         self._outbox.append(frame)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write what was sent, at once."""
         outbox, transport = self._outbox, self._transport
         if not outbox or transport is None or transport.is_closing():
             return
@@ -206,9 +228,14 @@ class Connection:
 
     def start_call(self, call: Coroutine[Any, Any, None]) -> None:
         """Run a call side by side with the others; it is cancelled when the connection ends."""
-        task = self._loop.create_task(call)
-        self._calls.add(task)
-        task.add_done_callback(self._calls.discard)
+        self._calls.add(self._loop.create_task(self._run_call(call)))
+
+    async def _run_call(self, call: Coroutine[Any, Any, None]) -> None:
+        try:
+            await call
+        finally:
+            # Cheaper than a done callback, which the loop must schedule.
+            self._calls.discard(asyncio.current_task())
 
     def in_order(self, job: Callable[[], Awaitable[None]]) -> None:
         """Run a job after those given before it; it is dropped or cancelled when the connection ends."""
@@ -309,7 +336,7 @@ class Connection:
             self.close_code, self.close_reason = code, reason
         self.send(close_frame(code, reason))
         self._closing = True
-        self._flush()
+        self.flush()
         self._arm(self._options.close_timeout)
 
     def cut(self, code: int, reason: str) -> None:
@@ -326,7 +353,7 @@ class Connection:
 
     def _finish_transport(self) -> None:
         """Close once what is buffered has left, and by force if it does not leave."""
-        self._flush()
+        self.flush()
         if self._transport is not None:
             self._transport.close()
             if self._transport.get_write_buffer_size():

@@ -26,6 +26,7 @@ __all__ = ["Dispatcher", "Policy", "Procedure", "ServedTopic"]
 logger = logging.getLogger("wampkit")
 
 _NO_VARIABLES: Mapping[str, str] = {}
+_NO_KEYWORDS: dict[str, Any] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +157,7 @@ class Dispatcher:
         if procedure is None:
             raise NotFound(f"no such procedure: {quote(message.uri)}")
         values = procedure.plan.bind(message.args)
-        return await procedure.plan.run(values, self._scope(message, None))
+        return await self._run(procedure.plan, values, message)
 
     async def _answer(self, connection: Connection, message: messages.Call, error: BaseException) -> bytes:
         what = f"procedure {quote(message.uri)}"
@@ -241,7 +242,7 @@ class Dispatcher:
         event = message.event
         if topic.plan is not None:
             values = topic.plan.bind([event] if topic.plan.wire_names else [])
-            event = await topic.plan.run(values, self._scope(message, self._handle(message.uri)))
+            event = await self._run(topic.plan, values, message)
             if event is None:
                 return None
         elif not topic.route.relay:
@@ -262,7 +263,7 @@ class Dispatcher:
         try:
             await self._register.propose(uri, connection)
             for hook in topic.on_subscribe:
-                await hook.run([], self._scope(message, self._handle(uri)))
+                await self._run(hook, [], message)
         except BaseException:
             await self._register.remove(uri, connection.id)
             raise
@@ -276,7 +277,7 @@ class Dispatcher:
             return
         for hook in topic.on_unsubscribe:
             try:
-                await hook.run([], self._scope(message, self._handle(uri)))
+                await self._run(hook, [], message)
             except Exception as error:
                 await self._report(connection, error, f"on_unsubscribe of {quote(uri)}")
 
@@ -291,11 +292,11 @@ class Dispatcher:
 
     # ---- parts
 
-    def _scope(self, message: Incoming, topic: Topic | None) -> Scope:
-        return Scope(message.connection, message, topic, message.variables, self._threads)
-
-    def _handle(self, uri: str) -> Topic:
-        return Topic(uri, self._register)
+    def _run(self, plan: Plan, values: list[Any], message: Incoming) -> Awaitable[Any]:
+        if not plan.injected:
+            return plan.call(self._threads, values, _NO_KEYWORDS)
+        topic = Topic(message.uri, self._register)
+        return plan.run(values, Scope(message.connection, message, topic, message.variables, self._threads))
 
 
 class _Chains:

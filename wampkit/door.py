@@ -9,7 +9,7 @@ from typing import Any
 from aiohttp import WSCloseCode, web
 
 from .complaints import Complaints
-from .connection import Connection, SocketOptions
+from .connection import Connection, Flusher, SocketOptions
 from .errors import WampError, quote
 from .node import Node
 from .protocol import SUBPROTOCOL, Protocol
@@ -45,6 +45,7 @@ class Door:
         self._prefixes = prefixes
         self._ident = ident
         self._options = options
+        self._flusher = Flusher()
         self._require_subprotocol = require_subprotocol
         self._complaints = Complaints("refused handshakes")
 
@@ -78,7 +79,7 @@ class Door:
             raise web.HTTPServiceUnavailable(text="the server is restarting", headers={"Retry-After": "1"})
         _check_handshake(request, self._require_subprotocol)
         protocol = Protocol("server", prefixes=self._prefixes, ident=self._ident)
-        connection = Connection(request, protocol, self._options)
+        connection = Connection(request, protocol, self._options, self._flusher)
         for gate in self._gates:
             await gate(connection)
         return connection

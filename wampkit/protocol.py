@@ -27,6 +27,7 @@ from .messages import (
     Welcome,
     decode,
     encode,
+    encode_value,
 )
 from .uris import expand
 
@@ -124,7 +125,7 @@ class Protocol:
 
     def result(self, call_id: str, result: Any) -> bytes:
         """CALLRESULT. Raises TypeError, ValueError or RecursionError for a result that JSON cannot carry."""
-        return encode(CallResult(call_id, result))
+        return encode_value([3, call_id, result])
 
     def error(self, call_id: str, uri: str, description: str, details: Any = None) -> bytes:
         """CALLERROR, with five elements only where there are details. Raises as `result` does."""

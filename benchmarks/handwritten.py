@@ -1,0 +1,73 @@
+"""A minimal WAMP v1 server by hand: aiohttp, the standard library's json, a `send_str` loop, and no checks at all.
+
+It speaks the same wire as `served.py`: the measure of what a framework costs, or saves.
+"""
+
+import asyncio
+import json
+import secrets
+import sys
+
+from aiohttp import WSMsgType, web
+
+topics: dict[str, set[web.WebSocketResponse]] = {}
+dumps = json.JSONEncoder(separators=(",", ":")).encode
+
+
+async def add(x: float, y: float) -> float:
+    return x + y
+
+
+procedures = {"http://example.com/calc#add": add}
+
+
+async def serve(request: web.Request) -> web.WebSocketResponse:
+    socket = web.WebSocketResponse(protocols=("wamp",), compress=False)
+    await socket.prepare(request)
+    await socket.send_str(dumps([0, secrets.token_urlsafe(24), 1, "by hand"]))
+    mine: set[str] = set()
+    try:
+        async for received in socket:
+            if received.type is not WSMsgType.TEXT:
+                continue
+            message = json.loads(received.data)
+            match message[0]:
+                case 2:
+                    await answer(socket, message)
+                case 5:
+                    topics.setdefault(message[1], set()).add(socket)
+                    mine.add(message[1])
+                case 6:
+                    topics.get(message[1], set()).discard(socket)
+                    mine.discard(message[1])
+                case 7:
+                    event = dumps([8, message[1], message[2]])
+                    for subscriber in list(topics.get(message[1], ())):
+                        if subscriber is not socket:
+                            await subscriber.send_str(event)
+    finally:
+        for topic in mine:
+            topics[topic].discard(socket)
+    return socket
+
+
+async def answer(socket: web.WebSocketResponse, message: list) -> None:
+    procedure = procedures.get(message[2])
+    if procedure is None:
+        await socket.send_str(dumps([4, message[1], "http://api.wamp.ws/error#NoSuchRPCEndpoint", "no such procedure"]))
+    else:
+        await socket.send_str(dumps([3, message[1], await procedure(*message[3:])]))
+
+
+async def main(port: int) -> None:
+    app = web.Application()
+    app.router.add_get("/ws", serve)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port, backlog=1024).start()
+    print("ready", flush=True)
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(int(sys.argv[1])))
