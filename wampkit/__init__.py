@@ -19,6 +19,7 @@ from .errors import (
 from .incoming import Call, Incoming, Publish, Subscribe, Unsubscribe
 from .middleware import AllowOrigins, BlockAddresses, CallNext
 from .router import Router
+from .threads import run_on_loop
 from .topics import Topic, Topics
 
 __version__ = "0.1.0"
@@ -52,4 +53,5 @@ __all__ = [
     "Topics",
     "Unsubscribe",
     "WampError",
+    "run_on_loop",
 ]

@@ -91,7 +91,8 @@ class App:
         self.debug = debug
         self.broker: Broker | str = broker
         self.keepalive = keepalive
-        self._error_uris = {**ERROR_URIS, **(error_uris or {})}
+        replaced = {kind: expand(uri, self.prefixes) for kind, uri in (error_uris or {}).items()}
+        self._error_uris = {**ERROR_URIS, **replaced}
         self._exclude_publisher = exclude_publisher
         self._require_subprotocol = require_subprotocol
         self._ident = ident

@@ -13,6 +13,7 @@ from .binding import Plan
 from .connection import Connection
 from .depends import Scope
 from .errors import NotAllowed, NotFound, WampError, answer_for, quote
+from .fatal import is_fatal
 from .frames import text_frame
 from .incoming import Call, Incoming, Publish, Subscribe, Unsubscribe
 from .middleware import CallNext, fold
@@ -112,7 +113,7 @@ class Dispatcher:
         try:
             result = await self._result(connection, message)
         except BaseException as error:
-            if _is_fatal(error):
+            if is_fatal(error):
                 raise
             text = await self._answer(connection, message, error)
         else:
@@ -162,11 +163,11 @@ class Dispatcher:
     async def _answer(self, connection: Connection, message: messages.Call, error: BaseException) -> bytes:
         what = f"procedure {quote(message.uri)}"
         error = await self._explained(connection, error, what)
-        uri, description, details = answer_for(error, self._policy.error_uris, debug=self._policy.debug)
         try:
+            uri, description, details = answer_for(error, self._policy.error_uris, debug=self._policy.debug)
             return connection.protocol.error(message.id, expand(uri, self._policy.prefixes), description, details)
         except Exception as failure:
-            await self._report(connection, failure, f"{what}: its error details are no JSON")
+            await self._report(connection, failure, f"{what}: writing its error as JSON")
             uri = self._policy.error_uris["internal"]
             return connection.protocol.error(message.id, uri, "the error cannot be written as JSON")
 
@@ -184,7 +185,9 @@ class Dispatcher:
                     return answer
             except WampError as raised:
                 return raised
-            except Exception as failure:
+            except BaseException as failure:
+                if is_fatal(failure):
+                    raise
                 await self._report(connection, failure, f"the error handler for {type(error).__name__}")
                 return failure
         await self._report(connection, error, what)
@@ -223,7 +226,7 @@ class Dispatcher:
                 unsubscribe = Unsubscribe(connection=connection, uri=message.uri, route=route, variables=variables)
                 await self._unsubscribes.of(topic)(unsubscribe)
         except BaseException as error:
-            if _is_fatal(error):
+            if is_fatal(error):
                 raise
             await self._refused(connection, message, error)
 
@@ -241,7 +244,7 @@ class Dispatcher:
             raise NotFound("no such topic")
         event = message.event
         if topic.plan is not None:
-            values = topic.plan.bind([event] if topic.plan.wire_names else [])
+            values = topic.plan.bind([event] if topic.plan.wire.names else [])
             event = await self._run(topic.plan, values, message)
             if event is None:
                 return None
@@ -278,7 +281,9 @@ class Dispatcher:
         for hook in topic.on_unsubscribe:
             try:
                 await self._run(hook, [], message)
-            except Exception as error:
+            except BaseException as error:
+                if is_fatal(error):
+                    raise
                 await self._report(connection, error, f"on_unsubscribe of {quote(uri)}")
 
     async def leave(self, connection: Connection) -> None:
@@ -324,14 +329,6 @@ def _lookup(
         if handler is not None:
             return handler
     return None
-
-
-def _is_fatal(error: BaseException) -> bool:
-    """Whether an exception is no answer: the call itself was cancelled, or the process shall end."""
-    if isinstance(error, asyncio.CancelledError):
-        task = asyncio.current_task()
-        return task is not None and task.cancelling() > 0
-    return isinstance(error, KeyboardInterrupt | GeneratorExit)
 
 
 def _line_of(error: BaseException) -> int:

@@ -70,6 +70,8 @@ class Door:
             decode_text=False,
             max_msg_size=self._options.max_message_size,
         )
+        # aiohttp would tell its own version and Python's.
+        socket.headers["Server"] = self._ident
         await socket.prepare(request)
         await self._serve(connection, socket, request)
         return socket
@@ -93,6 +95,7 @@ class Door:
             key: value for key, value in refusal.headers.items() if key not in ("Content-Type", "Content-Length")
         }
         response = web.Response(status=refusal.status, text=f"{refusal.text}\n", headers=headers)
+        response.headers["Server"] = self._ident
         # Whatever a refused client sent behind its handshake must not be read as a request.
         response.force_close()
         return response

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from .connection import Connection
 from .errors import DeclarationError
+from .fatal import is_fatal
 from .threads import Threads
 
 __all__ = ["Hooks", "Lifespan"]
@@ -105,7 +106,9 @@ class Hooks:
         for hook in self._disconnect:
             try:
                 await _run(threads, hook, connection)
-            except Exception as error:
+            except BaseException as error:
+                if is_fatal(error):
+                    raise
                 logger.exception("on_disconnect hook %s failed", _name(hook))
                 await self.failed(threads, error, connection)
 
@@ -149,7 +152,9 @@ async def _run(threads: Threads, hook: Callable[..., Any], *args: Any) -> None:
 async def _run_logged(threads: Threads, kind: str, hook: Callable[..., Any], *args: Any) -> None:
     try:
         await _run(threads, hook, *args)
-    except Exception:
+    except BaseException as error:
+        if is_fatal(error):
+            raise
         logger.exception("%s hook %s failed", kind, _name(hook))
 
 

@@ -95,7 +95,7 @@ def split(middlewares: Iterable[Any], owner: str, *, gates: bool) -> tuple[list[
 
 
 def _checked(function: Any, label: str, count: int) -> Any:
-    target = function if inspect.isroutine(function) else getattr(function, "__call__", function)
+    target = function if inspect.isroutine(function) else type(function).__call__
     if not inspect.iscoroutinefunction(inspect.unwrap(target)) and not inspect.iscoroutinefunction(target):
         raise DeclarationError(f"{label} must be async def")
     try:

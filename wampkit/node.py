@@ -125,7 +125,7 @@ class Node:
     # ---- coming and going
 
     async def farewell(self, connection: Connection) -> None:
-        """Cancel a connection's work, leave its topics and tell the hooks, all of it even if the caller is cancelled."""
+        """Cancel a connection's work, leave its topics and tell the hooks: all of it, whoever cancels the caller."""
         await self._keep(self._farewell(connection))
 
     async def _farewell(self, connection: Connection) -> None:

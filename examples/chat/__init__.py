@@ -1,0 +1,1 @@
+"""A chat with a page: see `server.py`."""

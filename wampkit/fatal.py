@@ -1,0 +1,19 @@
+"""Which exceptions may be answered, and which must rise whoever meets them."""
+
+from __future__ import annotations
+
+import asyncio
+
+__all__ = ["is_fatal"]
+
+
+def is_fatal(error: BaseException) -> bool:
+    """Whether an exception must rise: the running task itself was cancelled, or the process shall end.
+
+    A CancelledError that nobody asked for, such as that of a cancelled task which a handler awaited, is an error
+    like any other; so is the SystemExit of a handler, or one client could stop the server for all.
+    """
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        return task is not None and task.cancelling() > 0
+    return isinstance(error, KeyboardInterrupt | GeneratorExit)

@@ -1,0 +1,100 @@
+"""Reading a function: its parameters with their annotations resolved, and where it stands."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import typing
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from .errors import DeclarationError
+
+__all__ = ["check_convertible", "is_async", "location", "parameters_of"]
+
+
+def parameters_of(function: Callable[..., Any], where: str) -> dict[str, tuple[inspect.Parameter, Any]]:
+    """Each parameter with its annotation resolved."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError) as error:
+        raise DeclarationError(f"{where}: its signature cannot be read: {error}") from None
+    try:
+        hints = typing.get_type_hints(_hinted(function), include_extras=True)
+    except NameError as error:
+        raise DeclarationError(
+            f"{where}: {_unresolved(signature, error)}; import it or define it at the top level of the module"
+        ) from None
+    except Exception as error:
+        raise DeclarationError(f"{where}: an annotation cannot be read: {error}") from None
+    return {
+        name: (parameter, hints.get(name, parameter.annotation)) for name, parameter in signature.parameters.items()
+    }
+
+
+def _unresolved(signature: inspect.Signature, error: NameError) -> str:
+    for parameter in signature.parameters.values():
+        if isinstance(parameter.annotation, str) and error.name and error.name in parameter.annotation:
+            return f"parameter {parameter.name!r}: the name {error.name!r} in its annotation is not known"
+    return f"the name {error.name!r} in an annotation is not known"
+
+
+def _hinted(function: Callable[..., Any]) -> Any:
+    """The function whose annotations speak for a callable."""
+    function = inspect.unwrap(function)
+    while isinstance(function, functools.partial):
+        function = function.func
+    if inspect.isclass(function):
+        return function.__init__
+    return function if hasattr(function, "__annotations__") else type(function).__call__
+
+
+def is_async(function: Callable[..., Any]) -> bool:
+    """Whether calling a function, a partial or a callable object gives a coroutine."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+
+
+def location(function: Callable[..., Any]) -> str:
+    """A function's name with its file and line, to be found in an editor."""
+    inner = inspect.unwrap(function)
+    while isinstance(inner, functools.partial):
+        inner = inner.func
+    name = getattr(inner, "__qualname__", repr(inner))
+    code = getattr(inner, "__code__", None)
+    return f"{name}, {code.co_filename}:{code.co_firstlineno}" if code is not None else str(name)
+
+
+def check_convertible(annotation: Any, label: str) -> None:
+    """Refuse an annotation that JSON cannot become. Raises DeclarationError."""
+    try:
+        unknown = _unknown_class(msgspec.inspect.type_info(annotation))
+    except TypeError as error:
+        raise DeclarationError(f"{label}: {str(error).splitlines()[0]}") from None
+    if unknown is not None:
+        raise DeclarationError(
+            f"{label}: JSON cannot be converted to {unknown.__qualname__}; use a dataclass, a msgspec.Struct or a "
+            f"built-in type, or provide it with Annotated[{unknown.__qualname__}, Depends(...)]"
+        )
+
+
+def _unknown_class(info: Any, seen: tuple[Any, ...] = ()) -> type | None:
+    """A class inside a type that msgspec only knows by name."""
+    if isinstance(info, msgspec.inspect.CustomType):
+        cls = typing.get_origin(info.cls) or info.cls
+        return cls if isinstance(cls, type) else type(cls)
+    if info in seen:
+        return None
+    parts: list[Any] = []
+    for attribute in ("item_type", "item_types", "key_type", "value_type", "types", "type", "fields"):
+        part = getattr(info, attribute, None)
+        parts.extend(part if isinstance(part, tuple) else [part])
+    for part in parts:
+        if isinstance(part, msgspec.inspect.Type | msgspec.inspect.Field):
+            found = _unknown_class(part, (*seen, info))
+            if found is not None:
+                return found
+    return None
