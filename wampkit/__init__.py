@@ -2,6 +2,7 @@
 
 from .app import App
 from .broker import Broker, MemoryBroker, Publication
+from .client import Client, State, connect
 from .connection import Connection, Connections
 from .depends import Depends
 from .errors import (
@@ -19,6 +20,7 @@ from .errors import (
 from .incoming import Call, Incoming, Publish, Subscribe, Unsubscribe
 from .middleware import AllowOrigins, BlockAddresses, CallNext
 from .router import Router
+from .subscriptions import Subscription
 from .threads import run_on_loop
 from .topics import Topic, Topics
 
@@ -33,6 +35,7 @@ __all__ = [
     "Call",
     "CallError",
     "CallNext",
+    "Client",
     "ClientError",
     "Connection",
     "ConnectionLost",
@@ -48,10 +51,13 @@ __all__ = [
     "Publication",
     "Publish",
     "Router",
+    "State",
     "Subscribe",
+    "Subscription",
     "Topic",
     "Topics",
     "Unsubscribe",
     "WampError",
+    "connect",
     "run_on_loop",
 ]

@@ -1,0 +1,375 @@
+"""A client for any WAMP v1 server: calls, subscriptions, and a connection that is made again when it is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import inspect
+import logging
+import random
+import ssl as tls
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+
+from .errors import ConnectionLost, HandshakeRefused
+from .link import Link, LinkOptions
+from .subscriptions import Subscription, Subscriptions
+
+__all__ = ["Client", "State", "connect"]
+
+logger = logging.getLogger("wampkit")
+
+Url = str | Callable[[], str | Awaitable[str]]
+Headers = Mapping[str, str] | Callable[[], Mapping[str, str] | Awaitable[Mapping[str, str]]]
+
+FINAL_STATUSES = frozenset({400, 401, 403, 404, 426})
+"""HTTP answers that another attempt will not change."""
+
+FINAL_CODES = frozenset({1008})
+"""Close codes after which another attempt would be refused again: 1008 is a policy violation (RFC 6455)."""
+
+
+class State(enum.StrEnum):
+    """Where a client stands."""
+
+    CONNECTING = "connecting"
+    OPEN = "open"
+    RECONNECTING = "reconnecting"
+    CLOSED = "closed"
+
+
+def connect(
+    url: Url,
+    *,
+    prefixes: Mapping[str, str] | None = None,
+    headers: Headers | None = None,
+    cookies: Mapping[str, str] | None = None,
+    origin: str | None = None,
+    session: aiohttp.ClientSession | None = None,
+    ssl: tls.SSLContext | bool = True,
+    reconnect: bool = True,
+    backoff: tuple[float, float] = (0.1, 30.0),
+    open_timeout: float = 10.0,
+    close_timeout: float = 1.0,
+    call_timeout: float | None = None,
+    keepalive: float | None = 25.0,
+    max_message_size: int = 16 * 1024 * 1024,
+    max_events: int = 10_000,
+    on_state: Callable[[State], object] | None = None,
+) -> Client:
+    """A client of a WAMP v1 server: `async with connect("ws://127.0.0.1:8080/ws") as client`.
+
+    Args:
+        url: A ws:// or wss:// URL, or a function (async too) that gives a fresh one for each attempt.
+        prefixes: Prefix to URI, sent as PREFIX after each connect.
+        headers: HTTP headers of the handshake, or a function (async too) that gives fresh ones.
+        cookies: Cookies of the handshake, for a session that this client makes itself.
+        origin: The Origin header.
+        session: An aiohttp session to use (its cookie jar, its proxies); it is not closed.
+        ssl: A TLS context, or False not to verify the server.
+        reconnect: Whether a lost connection is made again. The first one never is: it fails at once.
+        backoff: The longest first delay and the longest delay at all, in seconds. A delay is drawn between 0 and
+            a bound that doubles with each attempt.
+        open_timeout: Seconds for the handshake and WELCOME.
+        close_timeout: Seconds for the server to answer a close.
+        call_timeout: Seconds that a call may take unless it says otherwise; None for ever.
+        keepalive: Seconds between pings, or None; a server that does not answer is cut after half of that.
+        max_message_size: The largest message taken, in bytes.
+        max_events: How many events of one subscription wait to be fetched; beyond that the oldest is dropped.
+        on_state: Told of each change of state.
+
+    Raises:
+        ValueError: The URL is none, or an option is out of bounds (on entering the client).
+    """
+    options = LinkOptions(
+        origin=origin,
+        ssl=ssl,
+        open_timeout=open_timeout,
+        close_timeout=close_timeout,
+        keepalive=keepalive,
+        max_message_size=max_message_size,
+    )
+    client = Client(url, headers, options, session, cookies)
+    client.prefixes.update(prefixes or {})
+    client._reconnects, client._backoff = reconnect, backoff
+    client._call_timeout, client._max_events = call_timeout, max_events
+    client._on_state = on_state
+    return client
+
+
+class Client:
+    """What `connect` makes. Enter it with `async with`, or call `open` and `close`.
+
+    Attributes:
+        state: Where it stands.
+        prefixes: The prefixes that are sent after each connect.
+        error: Why the client is closed or reconnecting, or None.
+    """
+
+    def __init__(
+        self,
+        url: Url,
+        headers: Headers | None,
+        options: LinkOptions,
+        session: aiohttp.ClientSession | None,
+        cookies: Mapping[str, str] | None,
+    ) -> None:
+        self.state = State.CONNECTING
+        self.prefixes: dict[str, str] = {}
+        self.error: ConnectionLost | None = None
+        self._url = url
+        self._headers = headers
+        self._options = options
+        self._session = session
+        self._cookies = cookies
+        self._own_session: aiohttp.ClientSession | None = None
+        self._reconnects = True
+        self._backoff = (0.1, 30.0)
+        self._call_timeout: float | None = None
+        self._max_events = 10_000
+        self._on_state: Callable[[State], object] | None = None
+        self._link: Link | None = None
+        self._subscriptions = Subscriptions()
+        self._supervisor: asyncio.Task[None] | None = None
+        self._changes: list[asyncio.Future[None]] = []
+
+    # ---- opening and closing
+
+    async def open(self) -> Self:
+        """Connect. Raises HandshakeRefused, ConnectionLost or ValueError; there is no second attempt."""
+        if self._supervisor is not None:
+            raise RuntimeError("this client has been opened already")
+        if self._session is None:
+            self._own_session = aiohttp.ClientSession(cookies=self._cookies)
+        try:
+            self._link = await self._dial()
+        except BaseException as error:
+            await self._finish(error if isinstance(error, ConnectionLost) else None)
+            raise
+        self._set_state(State.OPEN)
+        self._supervisor = asyncio.create_task(self._supervise(self._link))
+        return self
+
+    async def close(self) -> None:
+        """Close for good; subscriptions end. Bounded by the close timeout."""
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            await asyncio.wait({self._supervisor})
+        if self._link is not None:
+            await self._link.close()
+        await self._finish(self.error)
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def drop(self) -> None:
+        """Cut the wire without a closing handshake, as a lost network does; the client then reconnects."""
+        link = self._link
+        if link is not None:
+            link.cut("this client cut the wire")
+            await asyncio.wait({link.lost})
+            await self._changed_from(State.OPEN)
+
+    async def _finish(self, reason: ConnectionLost | None) -> None:
+        self._link = None
+        self.error = reason
+        self._subscriptions.end(reason or ConnectionLost("the client is closed"))
+        if self._own_session is not None:
+            await self._own_session.close()
+            self._own_session = None
+        self._set_state(State.CLOSED)
+
+    # ---- using it
+
+    async def call(self, uri: str, *args: Any, timeout: float | None = None) -> Any:
+        """Call a procedure.
+
+        Args:
+            uri: A URI or CURIE.
+            args: Anything JSON can carry.
+            timeout: Seconds to wait for the answer; None for the client's `call_timeout`.
+
+        Raises:
+            CallError: The server answered with an error.
+            TimeoutError: No answer came in time; the call may run on.
+            ConnectionLost: The connection was lost meanwhile, or is not there; what was called may have run.
+        """
+        timeout = self._call_timeout if timeout is None else timeout
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._open_link().call(uri, *args)
+        except TimeoutError:
+            raise TimeoutError(f"{uri}: no answer within {timeout:g} s") from None
+
+    async def publish(
+        self,
+        topic: str,
+        event: Any,
+        *,
+        exclude_me: bool | None = None,
+        exclude: Iterable[str] | None = None,
+        eligible: Iterable[str] | None = None,
+    ) -> None:
+        """Publish an event; WAMP v1 does not tell whether anybody received it.
+
+        Args:
+            topic: A URI or CURIE.
+            event: Anything JSON can carry.
+            exclude_me: Whether this client is left out; None leaves it to the server.
+            exclude: Session ids that shall not receive it; takes the place of `exclude_me`.
+            eligible: The only session ids that may receive it.
+
+        Raises:
+            ConnectionLost: There is no connection.
+        """
+        link = self._open_link()
+        lists = [None if ids is None else list(ids) for ids in (exclude, eligible)]
+        text = link.protocol.publish(topic, event, exclude_me=exclude_me, exclude=lists[0], eligible=lists[1])
+        await link.send(text)
+
+    def subscribe(self, topic: str) -> Subscription:
+        """The events of a topic; enter it with `async with`. Several to one topic share it on the wire."""
+        return Subscription(self, topic, self._max_events)
+
+    async def set_prefix(self, prefix: str, uri: str) -> None:
+        """Let `prefix:` stand for `uri`, now and after each reconnect. Raises ConnectionLost."""
+        link = self._open_link()
+        self.prefixes[prefix] = uri
+        await link.send(link.protocol.prefix(prefix, uri))
+
+    @property
+    def session_id(self) -> str:
+        """The session id of the present connection, or "" when there is none."""
+        return self._link.protocol.session if self._link is not None else ""
+
+    @property
+    def server_ident(self) -> str:
+        """What the server calls itself."""
+        return self._link.protocol.server_ident if self._link is not None else ""
+
+    async def wait_for(self, state: State, timeout: float | None = None) -> None:
+        """Wait until the client is in a state. Raises TimeoutError."""
+        async with asyncio.timeout(timeout):
+            while self.state is not state:
+                await self._change()
+
+    def __repr__(self) -> str:
+        return f"<Client {self.state}, session {self.session_id or 'none'}>"
+
+    def _open_link(self) -> Link:
+        if self._link is None or self.state is not State.OPEN:
+            why = f": {self.error.reason}" if self.error is not None else ""
+            raise ConnectionLost(f"the client is {self.state}{why}")
+        return self._link
+
+    async def _join(self, subscription: Subscription) -> None:
+        await self._subscriptions.join(subscription, self._open_link())
+
+    async def _leave(self, subscription: Subscription) -> None:
+        await self._subscriptions.leave(subscription, self._link)
+
+    # ---- state
+
+    def _set_state(self, state: State) -> None:
+        if state is self.state:
+            return
+        self.state = state
+        changes, self._changes = self._changes, []
+        for change in changes:
+            if not change.done():
+                change.set_result(None)
+        if self._on_state is not None:
+            try:
+                self._on_state(state)
+            except Exception:
+                logger.exception("on_state failed")
+
+    async def _change(self) -> None:
+        change = asyncio.get_running_loop().create_future()
+        self._changes.append(change)
+        await change
+
+    async def _changed_from(self, state: State) -> None:
+        while self.state is state:
+            await self._change()
+
+    # ---- connecting
+
+    async def _dial(self) -> Link:
+        """One attempt: a link with prefixes and subscriptions in place."""
+        url = await _fresh(self._url)
+        headers = await _fresh(self._headers) or {}
+        session = self._session or self._own_session
+        assert session is not None
+        link = await Link.open(session, url, replace(self._options, headers=headers), self._subscriptions.deliver)
+        try:
+            for prefix, uri in self.prefixes.items():
+                await link.send(link.protocol.prefix(prefix, uri))
+            await self._subscriptions.restore(link)
+        except BaseException as error:
+            link.cut("the subscriptions could not be put back")
+            await link.lost
+            if isinstance(error, ExceptionGroup):
+                raise ConnectionLost("the connection was lost while subscriptions were put back", 1006) from None
+            raise
+        return link
+
+    async def _supervise(self, link: Link) -> None:
+        """Wait for the connection to be lost, and make it again."""
+        while True:
+            lost = await asyncio.shield(link.lost)
+            self._link = None
+            self.error = lost
+            if not self._reconnects or lost.code in FINAL_CODES:
+                break
+            self._set_state(State.RECONNECTING)
+            again = await self._redial()
+            if again is None:
+                break
+            self._link = link = again
+            self.error = None
+            self._set_state(State.OPEN)
+        await self._finish(self.error)
+
+    async def _redial(self) -> Link | None:
+        """A new link, after as many attempts as it takes; None if the server refuses for good."""
+        attempt = 0
+        while True:
+            await asyncio.sleep(delay_of(attempt, self._backoff))
+            attempt += 1
+            try:
+                return await self._dial()
+            except HandshakeRefused as refusal:
+                self.error = refusal
+                if refusal.status in FINAL_STATUSES:
+                    return None
+            except ConnectionLost as error:
+                self.error = error
+                if error.code in FINAL_CODES:
+                    return None
+            except Exception as error:
+                # The app's own function for the URL or the headers failed; another attempt may do better.
+                logger.warning("a reconnect attempt failed: %s: %s", type(error).__name__, error)
+                self.error = ConnectionLost(f"{type(error).__name__}: {error}")
+
+
+def delay_of(attempt: int, backoff: tuple[float, float]) -> float:
+    """Seconds before an attempt, counted from 0: full jitter, so that a crowd of clients does not come back at once."""
+    first, longest = backoff
+    return random.uniform(0, min(longest, first * 2 ** min(attempt, 30)))
+
+
+async def _fresh(value: Any) -> Any:
+    """A value, or what a function, async or not, gives for it."""
+    if callable(value):
+        value = value()
+    return await value if inspect.isawaitable(value) else value
