@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, Literal, ParamSpec, TypeVar
 
 from aiohttp import web
 
-from .binding import Injectables, compile_handler
 from .broker import Broker, broker_from_url
 from .connection import Connection, Connections, SocketOptions
 from .dispatch import Dispatcher, Policy, Procedure, ServedTopic
 from .door import Door
 from .errors import ERROR_URIS, DeclarationError
-from .incoming import Call, Publish, Subscribe, Unsubscribe
 from .lifecycle import Hooks, Lifespan
 from .middleware import Middleware, split
 from .node import Node
 from .router import Declaration, Router, Table, TopicDeclaration, gather
+from .serving import compile_routes
 from .threads import Threads
-from .topics import Topic, Topics
+from .topics import Topics
 from .uris import expand
 
 __all__ = ["App"]
@@ -328,20 +326,8 @@ class App:
         return gather(self._router, self.prefixes)
 
     def _compile(self) -> tuple[Table[Procedure], Table[ServedTopic]]:
-        """Every declaration made ready to run, so that a mistake shows before the first client."""
-        procedures: Table[Procedure] = Table()
-        topics: Table[ServedTopic] = Table()
-        for route in gather(self._router, self.prefixes):
-            _, middlewares = split(route.middlewares, route.label, gates=False)
-            if route.kind == "procedure":
-                procedures.add(route.uri, route.pattern, _procedure(route, tuple(middlewares)))
-            else:
-                topics.add(route.uri, route.pattern, _topic(route, tuple(middlewares)))
         own = Declaration("procedure", SUBSCRIPTION, SUBSCRIPTION, self._subscription)
-        procedures.add(SUBSCRIPTION, None, _procedure(own, ()))
-        procedures.sort()
-        topics.sort()
-        return procedures, topics
+        return compile_routes(gather(self._router, self.prefixes), own)
 
     async def _subscription(self, topic: str, connection: Connection) -> str | None:
         """The full URI of the caller's subscription, or None if it has none: what WAMP v1 itself never tells.
@@ -349,76 +335,9 @@ class App:
         Answers after the SUBSCRIBE messages that came before have been decided.
         """
         uri = connection.protocol.resolve(topic)
-        await connection.settled()
+        await connection.work.settled()
         return uri if uri in connection.subscriptions else None
 
 
 SUBSCRIPTION = "wampkit:subscription"
 """The procedure by which wampkit's own clients learn what became of a SUBSCRIBE."""
-
-
-# ---- what each kind of handler can be given
-
-_CALL: Injectables = {
-    Connection: lambda scope: scope.connection,
-    Call: lambda scope: scope.message,
-    Topic: "a procedure has no topic; publish with app.publish(topic, event)",
-    Publish: "a procedure receives a Call",
-    Subscribe: "a procedure receives a Call",
-    Unsubscribe: "a procedure receives a Call",
-}
-_TOPIC: Injectables = {
-    Connection: lambda scope: scope.connection,
-    Topic: lambda scope: scope.topic,
-    Publish: lambda scope: scope.message,
-    Call: "a topic's handler receives a Publish",
-    Subscribe: "a topic's handler receives a Publish",
-    Unsubscribe: "a topic's handler receives a Publish",
-}
-
-
-def _hook_injectables(message: type) -> Injectables:
-    others = {Call, Publish, Subscribe, Unsubscribe} - {message}
-    reasons: dict[Any, Any] = dict.fromkeys(others, f"this hook receives {message.__name__}")
-    return {
-        **reasons,
-        Connection: lambda scope: scope.connection,
-        Topic: lambda scope: scope.topic,
-        message: lambda scope: scope.message,
-    }
-
-
-def _procedure(route: Declaration, middlewares: tuple[Any, ...]) -> Procedure:
-    assert route.handler is not None
-    names = route.pattern.names if route.pattern is not None else ()
-    plan = compile_handler(route.declared, route.handler, _CALL, variables=names, all_variables=True)
-    _refuse_generators(route, route.handler)
-    return Procedure(route, plan, middlewares)
-
-
-def _topic(route: Declaration, middlewares: tuple[Any, ...]) -> ServedTopic:
-    names = route.pattern.names if route.pattern is not None else ()
-    plan = None
-    if route.handler is not None:
-        _refuse_generators(route, route.handler)
-        plan = compile_handler(route.declared, route.handler, _TOPIC, variables=names, all_variables=True, most=1)
-
-    def hooks(kind: str, functions: list[Callable[..., Any]], message: type) -> tuple[Any, ...]:
-        injectables = _hook_injectables(message)
-        label = f"{kind} of {route.declared}"
-        return tuple(compile_handler(label, function, injectables, variables=names, most=0) for function in functions)
-
-    return ServedTopic(
-        route,
-        plan,
-        hooks("on_subscribe", route.on_subscribe, Subscribe),
-        hooks("on_unsubscribe", route.on_unsubscribe, Unsubscribe),
-        middlewares,
-    )
-
-
-def _refuse_generators(route: Declaration, handler: Callable[..., Any]) -> None:
-    if inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler):
-        raise DeclarationError(
-            f"{route.label}: a handler returns its result, it does not yield; publish events instead"
-        )

@@ -9,9 +9,9 @@ any politer way (aiohttp's `ws.close()` waits for it without bound).
 from __future__ import annotations
 
 import asyncio
+import math
 import os
-from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from .errors import ProtocolError, quote
 from .frames import close_frame, ping_frame, pong_frame, text_frame
 from .messages import Message
 from .protocol import Protocol
+from .work import Work
 
 __all__ = ["Connection", "Connections", "SocketOptions"]
 
@@ -74,13 +75,10 @@ class Connection:
     """
 
     __slots__ = (
-        "_calls",
         "_closing",
         "_deadline",
         "_ended",
         "_flusher",
-        "_lane",
-        "_lane_task",
         "_loop",
         "_options",
         "_outbox",
@@ -96,6 +94,7 @@ class Connection:
         "protocol",
         "request",
         "subscriptions",
+        "work",
     )
 
     def __init__(self, request: web.Request, protocol: Protocol, options: SocketOptions, flusher: Flusher) -> None:
@@ -107,20 +106,18 @@ class Connection:
         self.close_code: int | None = None
         self.close_reason = ""
         self.complaints = Complaints(f"connection {self.id[:8]} from {quote(request.remote or 'a unix socket', 64)}")
+        self.work = Work()
         self._options = options
         self._flusher = flusher
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._outbox: list[bytes] = []
-        self._calls: set[asyncio.Task[None]] = set()
-        self._lane: deque[Callable[[], Awaitable[None]]] = deque()
-        self._lane_task: asyncio.Task[None] | None = None
         self._closing = False
         self._deadline: asyncio.TimerHandle | None = None
         self._ended = self._loop.create_future()
         self._ping: bytes | None = None
         self._ping_at = 0.0
-        self._ping_due = 0.0
+        self._ping_due = math.inf  # until somebody reads the pongs
 
     def __repr__(self) -> str:
         return f"<Connection {self.id} from {self.request.remote}{' (closed)' if self.closed else ''}>"
@@ -134,6 +131,11 @@ class Connection:
     def closed(self) -> bool:
         """Whether the connection has ended or is ending; nothing more can be sent then."""
         return self._closing or self._ended.done()
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more can come from the client."""
+        return self._ended.done()
 
     @property
     def topics(self) -> tuple[str, ...]:
@@ -158,7 +160,12 @@ class Connection:
     def flush(self) -> None:
         """Write what was sent, at once."""
         outbox, transport = self._outbox, self._transport
-        if not outbox or transport is None or transport.is_closing():
+        if not outbox or transport is None:
+            return
+        if transport.is_closing():
+            # The peer has gone, or half of it; what waits for it would only pile up.
+            outbox.clear()
+            self._arm(self._options.close_timeout)
             return
         if transport.get_write_buffer_size() > self._options.max_queue:
             self.cut(SLOW_READER, f"the client reads too slowly: over {self._options.max_queue} bytes wait for it")
@@ -167,32 +174,35 @@ class Connection:
         outbox.clear()
         transport.write(data)
 
+    @property
+    def unsent(self) -> int:
+        """Bytes that wait for the peer to read."""
+        buffered = self._transport.get_write_buffer_size() if self._transport is not None else 0
+        return buffered + sum(map(len, self._outbox))
+
     # ---- in
 
     async def serve(
         self, socket: web.WebSocketResponse[Literal[False]], on_message: Callable[[Connection, Message], None]
     ) -> None:
         """Read until the connection ends, handing each message to `on_message`, which must not block."""
-        try:
-            while not self._ended.done():
-                received = await socket.receive()
-                match received.type:
-                    case WSMsgType.TEXT:
-                        self._take(received.data, on_message)
-                    case WSMsgType.PING:
-                        self.send(pong_frame(received.data))
-                    case WSMsgType.PONG:
-                        self._take_pong(received.data)
-                    case WSMsgType.BINARY:
-                        self._malformed(ProtocolError(NOT_ACCEPTED, "WAMP v1 is JSON in text messages, not binary"))
-                    case WSMsgType.CLOSE:
-                        self._answer_close(received.data, received.extra)
-                        break
-                    case _:
-                        self._lost(received.data)
-                        break
-        finally:
-            self._end(ABNORMAL, "the server stopped")
+        while True:
+            received = await socket.receive()
+            match received.type:
+                case WSMsgType.TEXT:
+                    self._take(received.data, on_message)
+                case WSMsgType.PING:
+                    self.send(pong_frame(received.data))
+                case WSMsgType.PONG:
+                    self._take_pong(received.data)
+                case WSMsgType.BINARY:
+                    self._malformed(ProtocolError(NOT_ACCEPTED, "WAMP v1 is JSON in text messages, not binary"))
+                case WSMsgType.CLOSE:
+                    self._answer_close(received.data, received.extra)
+                    return
+                case _:
+                    self._lost(received.data)
+                    return
 
     def _take(self, data: bytes, on_message: Callable[[Connection, Message], None]) -> None:
         if self._closing:
@@ -224,86 +234,18 @@ class Connection:
         else:
             self.close_code, self.close_reason = ABNORMAL, "the connection was lost"
 
-    # ---- work
-
-    def start_call(self, call: Coroutine[Any, Any, None]) -> None:
-        """Run a call side by side with the others; it is cancelled when the connection ends."""
-        self._calls.add(self._loop.create_task(self._run_call(call)))
-
-    async def _run_call(self, call: Coroutine[Any, Any, None]) -> None:
-        try:
-            await call
-        finally:
-            # Cheaper than a done callback, which the loop must schedule.
-            self._calls.discard(asyncio.current_task())
-
-    def in_order(self, job: Callable[[], Awaitable[None]]) -> None:
-        """Run a job after those given before it; it is dropped or cancelled when the connection ends."""
-        self._lane.append(job)
-        if self._lane_task is None:
-            self._lane_task = self._loop.create_task(self._run_lane())
-
-    async def _run_lane(self) -> None:
-        try:
-            while self._lane:
-                await self._lane.popleft()()
-        finally:
-            self._lane_task = None
-
-    async def settled(self) -> None:
-        """Wait until the jobs given so far have run."""
-        if self._lane_task is None:
-            return
-        reached = self._loop.create_future()
-
-        async def mark() -> None:
-            if not reached.done():
-                reached.set_result(None)
-
-        self._lane.append(mark)
-        await reached
-
-    @property
-    def busy(self) -> bool:
-        """Whether calls or ordered jobs are under way."""
-        return bool(self._calls) or self._lane_task is not None
-
-    @property
-    def unsent(self) -> int:
-        """Bytes that wait for the peer to read."""
-        buffered = self._transport.get_write_buffer_size() if self._transport is not None else 0
-        return buffered + sum(map(len, self._outbox))
-
-    async def finish_work(self) -> None:
-        """Wait for calls and ordered jobs that are under way."""
-        while work := self._work():
-            await asyncio.wait(work)
-
-    async def cancel_work(self, patience: float = 5.0) -> None:
-        """Cancel calls and ordered jobs and let their cleanup run, for at most `patience` seconds."""
-        self._lane.clear()
-        work = self._work()
-        for task in work:
-            task.cancel()
-        if work:
-            _, stuck = await asyncio.wait(work, timeout=patience)
-            if stuck:
-                self.complaints.add("stuck", f"{len(stuck)} handlers did not end when cancelled")
-
-    def _work(self) -> set[asyncio.Task[None]]:
-        current = asyncio.current_task()
-        tasks = set(self._calls)
-        if self._lane_task is not None:
-            tasks.add(self._lane_task)
-        return tasks - {current} if current is not None else tasks
-
     # ---- keepalive
 
-    def keep_alive(self, now: float, interval: float, may_cut: bool) -> None:
+    def keep_alive(self, now: float, interval: float, late: float) -> None:
         """Send the ping that is due, or cut a peer that has not answered the last one.
 
         Only the answer to our ping proves that the peer both reads and writes: data that it sends on its own
         does not, and bytes that the kernel took do not either.
+
+        Args:
+            now: The loop's time.
+            interval: Seconds between pings.
+            late: Seconds for which the loop could neither send the ping nor read its answer.
         """
         if self._transport is None or self._ended.done():
             return
@@ -312,8 +254,10 @@ class Connection:
                 self._ping_at, self._ping_due = now, now + interval
                 self._ping = os.urandom(4)
                 self.send(ping_frame(self._ping))
-        elif may_cut and now - self._ping_at >= interval * PONG_WAIT:
-            self.cut(ABNORMAL, f"keepalive: no pong within {now - self._ping_at:.1f} s")
+            return
+        self._ping_at += late
+        if now - self._ping_at >= interval * PONG_WAIT:
+            self.cut(ABNORMAL, f"keepalive: no pong within {interval * PONG_WAIT:g} s")
 
     def start_keepalive(self, interval: float) -> None:
         """Let the first ping be due one interval from now."""
@@ -367,11 +311,11 @@ class Connection:
         if self._transport is not None:
             self._transport.abort()
 
-    def _end(self, code: int, reason: str) -> None:
-        """The reader has ended: whatever happens now, the socket is freed."""
+    def end(self) -> None:
+        """Nobody reads any more: whatever happens now, the socket is freed."""
         self._closing = True
         if self.close_code is None:
-            self.close_code, self.close_reason = code, reason
+            self.close_code, self.close_reason = ABNORMAL, "the server stopped"
         transport = self._transport
         if transport is not None:
             transport.close()

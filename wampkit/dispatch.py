@@ -103,9 +103,10 @@ class Dispatcher:
         if self._draining:
             return
         if isinstance(message, messages.Call):
-            connection.start_call(self._call(connection, message))
+            connection.work.start_call(self._call(connection, message))
         elif isinstance(message, messages.Subscribe | messages.Unsubscribe | messages.Publish):
-            connection.in_order(lambda: self._topic_message(connection, message))
+            outlives = not isinstance(message, messages.Subscribe)
+            connection.work.in_order(lambda: self._topic_message(connection, message), outlives=outlives)
 
     # ---- calls
 
@@ -272,11 +273,20 @@ class Dispatcher:
             raise
         connection.subscriptions[uri] = None
         self._register.accept(uri, connection)
+        if connection.ended:
+            # The hook outlasted its connection, which may have left its topics already.
+            await self._leave(connection, uri)
 
     async def _run_unsubscribe(self, topic: ServedTopic | None, message: Incoming) -> None:
         connection, uri = message.connection, message.uri
         connection.subscriptions.pop(uri, None)
-        if not await self._register.remove(uri, connection.id) or topic is None:
+        try:
+            if not await self._register.remove(uri, connection.id):
+                return
+        except Exception as error:
+            # The subscription is gone from this node all the same.
+            await self._report(connection, error, "telling the broker of a topic's last subscriber")
+        if topic is None:
             return
         for hook in topic.on_unsubscribe:
             try:
@@ -289,11 +299,14 @@ class Dispatcher:
     async def leave(self, connection: Connection) -> None:
         """End all subscriptions of a connection that has ended, running each one's hooks whatever fails."""
         for uri in connection.topics:
-            found = self._topics.find(uri)
-            topic, variables = found if found is not None else (None, _NO_VARIABLES)
-            route = topic.route if topic is not None else None
-            message = Unsubscribe(connection=connection, uri=uri, route=route, variables=variables)
-            await self._run_unsubscribe(topic, message)
+            await self._leave(connection, uri)
+
+    async def _leave(self, connection: Connection, uri: str) -> None:
+        found = self._topics.find(uri)
+        topic, variables = found if found is not None else (None, _NO_VARIABLES)
+        route = topic.route if topic is not None else None
+        message = Unsubscribe(connection=connection, uri=uri, route=route, variables=variables)
+        await self._run_unsubscribe(topic, message)
 
     # ---- parts
 

@@ -6,11 +6,12 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from aiohttp import WSCloseCode, web
+from aiohttp import HttpVersion11, WSCloseCode, web
 
 from .complaints import Complaints
 from .connection import Connection, Flusher, SocketOptions
 from .errors import WampError, quote
+from .fatal import is_fatal
 from .node import Node
 from .protocol import SUBPROTOCOL, Protocol
 
@@ -68,7 +69,8 @@ class Door:
             autoclose=False,
             autoping=False,
             decode_text=False,
-            max_msg_size=self._options.max_message_size,
+            # aiohttp refuses what reaches the limit.
+            max_msg_size=self._options.max_message_size + 1,
         )
         # aiohttp would tell its own version and Python's.
         socket.headers["Server"] = self._ident
@@ -77,14 +79,18 @@ class Door:
         return socket
 
     async def _admit(self, request: web.Request) -> Connection:
-        if self._node.draining:
-            raise web.HTTPServiceUnavailable(text="the server is restarting", headers={"Retry-After": "1"})
+        self._check_open()
         _check_handshake(request, self._require_subprotocol)
         protocol = Protocol("server", prefixes=self._prefixes, ident=self._ident)
         connection = Connection(request, protocol, self._options, self._flusher)
         for gate in self._gates:
             await gate(connection)
+        self._check_open()
         return connection
+
+    def _check_open(self) -> None:
+        if self._node.draining:
+            raise web.HTTPServiceUnavailable(text="the server is restarting", headers={"Retry-After": "1"})
 
     def _refuse(self, request: web.Request, refusal: web.HTTPException) -> web.Response:
         remote = quote(request.remote or "a unix socket", 64)
@@ -113,16 +119,20 @@ class Door:
                 connection.start_keepalive(node.keepalive)
             await connection.serve(socket, node.dispatcher.receive)
         finally:
+            connection.end()
             await node.farewell(connection)
 
     async def _welcome(self, connection: Connection) -> None:
         """Run the connect hooks; what they raise closes the connection."""
         hooks, threads = self._node.hooks, self._node.threads
         try:
-            await hooks.connected(threads, connection)
+            with self._node.may_be_cancelled():
+                await hooks.connected(threads, connection)
         except WampError as refusal:
             connection.close(WSCloseCode.POLICY_VIOLATION, refusal.description)
-        except Exception as error:
+        except BaseException as error:
+            if is_fatal(error):
+                raise
             connection.complaints.add("on_connect", "on_connect failed", level=logging.ERROR, error=error)
             await hooks.failed(threads, error, connection)
             connection.close(WSCloseCode.INTERNAL_ERROR, "the server failed to set up this connection")
@@ -141,5 +151,5 @@ def _check_handshake(request: web.Request, require_subprotocol: bool) -> None:
             raise web.HTTPBadRequest(text="offer the WebSocket subprotocol 'wamp'")
     elif SUBPROTOCOL not in [name.strip() for name in offer.split(",")]:
         raise web.HTTPBadRequest(text="this server speaks WAMP v1: offer the WebSocket subprotocol 'wamp'")
-    if not web.WebSocketResponse(protocols=(SUBPROTOCOL,)).can_prepare(request):
+    if request.version < HttpVersion11 or not web.WebSocketResponse(protocols=(SUBPROTOCOL,)).can_prepare(request):
         raise web.HTTPBadRequest(text="this is no valid WebSocket handshake")

@@ -17,7 +17,8 @@ dead peer is gone after 1 + 1/20 + 0.4 + 1/20 = 1.5 intervals at the latest."""
 async def keep_alive(connections: Iterable[Connection], interval: float) -> None:
     """Ping each connection once an interval, for ever.
 
-    After a turn that came late nobody is cut: the loop was busy, so pongs may have arrived that nobody has read.
+    The time in which a handler held up the loop is not held against anybody: pongs may have arrived meanwhile
+    that nobody has read, and pings may not have left.
     """
     loop = asyncio.get_running_loop()
     tick = interval / TICKS
@@ -25,6 +26,6 @@ async def keep_alive(connections: Iterable[Connection], interval: float) -> None
         due = loop.time() + tick
         await asyncio.sleep(tick)
         now = loop.time()
-        on_time = now - due < tick
+        late = now - due if now - due > tick else 0.0
         for connection in connections:
-            connection.keep_alive(now, interval, may_cut=on_time)
+            connection.keep_alive(now, interval, late)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from typing import Any
 
 from .broker import Broker
@@ -19,7 +20,14 @@ __all__ = ["Node"]
 
 logger = logging.getLogger("wampkit")
 
+GOING_AWAY = 1001
 SERVICE_RESTART = 1012
+
+LAST_WORDS = 5.0
+"""Seconds in which the topic messages that a client sent before it left must have run."""
+
+CANCEL_PATIENCE = 5.0
+"""Seconds in which the handlers of a client that left must have cleaned up after being cancelled."""
 
 CLOSE_PATIENCE = 0.6
 """Seconds in which a client must answer the close frame of a drain, so that an idle server stops within one."""
@@ -59,14 +67,17 @@ class Node:
         self.hooks = hooks
         self.keepalive = keepalive
         self.draining = False
+        self._clock: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._last_words = LAST_WORDS
+        self._arrivals: set[asyncio.Task[Any]] = set()
         self._farewells: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Connect the broker and start the clocks."""
         await self.broker.start(self.topics.deliver)
         if self.keepalive is not None:
-            self._tasks.append(asyncio.create_task(keep_alive(self.connections, self.keepalive)))
+            self._clock = asyncio.create_task(keep_alive(self.connections, self.keepalive))
 
     def start_periodic(self) -> None:
         """Start the app's periodic functions."""
@@ -80,20 +91,31 @@ class Node:
         """
         self.draining = True
         self.dispatcher.drain()
-        work = [asyncio.ensure_future(connection.finish_work()) for connection in self.connections if connection.busy]
+        # aiohttp takes nothing in any more once it shuts down, so no pong would arrive in the time that calls need.
+        await self._end_clock()
+        busy = [connection for connection in self.connections if connection.work.busy]
+        work = [asyncio.ensure_future(connection.work.finish()) for connection in busy]
         if work:
             _, late = await asyncio.wait(work, timeout=deadline)
             for task in late:
                 task.cancel()
             if late:
                 logger.warning("%d connections had calls that took longer than %g s", len(late), deadline)
+        self._last_words = 0.0
         for connection in self.connections:
             connection.close(SERVICE_RESTART, "the server restarts")
+        self._cancel_arrivals()
         await self._closed(CLOSE_PATIENCE)
         for connection in self.connections:
             if not connection.unsent:
                 connection.cut(SERVICE_RESTART, "the server restarts")
         await self._closed(FLUSH_PATIENCE)
+
+    async def _end_clock(self) -> None:
+        if self._clock is not None:
+            self._clock.cancel()
+            await asyncio.wait({self._clock})
+            self._clock = None
 
     async def _closed(self, patience: float) -> None:
         waits = [asyncio.ensure_future(connection.wait_closed()) for connection in self.connections]
@@ -105,12 +127,16 @@ class Node:
     async def stop(self) -> None:
         """Cut what is still connected and end the clocks."""
         self.draining = True
+        self._last_words = 0.0
+        await self._end_clock()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
         for connection in self.connections:
-            connection.cut(1001, "the server stopped")
+            connection.cut(GOING_AWAY, "the server stopped")
+        self._cancel_arrivals()
+        await self._closed(FLUSH_PATIENCE)
         while self._farewells:
             await asyncio.wait(set(self._farewells))
 
@@ -124,13 +150,30 @@ class Node:
 
     # ---- coming and going
 
+    @contextlib.contextmanager
+    def may_be_cancelled(self) -> Iterator[None]:
+        """Around what runs for a client that arrives: nobody reads yet, so only a cancellation can end it."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._arrivals.add(task)
+        try:
+            yield
+        finally:
+            self._arrivals.discard(task)
+
+    def _cancel_arrivals(self) -> None:
+        for task in self._arrivals:
+            task.cancel()
+
     async def farewell(self, connection: Connection) -> None:
         """Cancel a connection's work, leave its topics and tell the hooks: all of it, whoever cancels the caller."""
         await self._keep(self._farewell(connection))
 
     async def _farewell(self, connection: Connection) -> None:
         try:
-            await connection.cancel_work()
+            stuck = await connection.work.end(self._last_words, CANCEL_PATIENCE)
+            if stuck:
+                connection.complaints.add("stuck", f"{stuck} handlers did not end when cancelled")
             await self.dispatcher.leave(connection)
             await self.hooks.disconnected(self.threads, connection)
         finally:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 import inspect
 import sys
 import types
@@ -25,6 +24,7 @@ import pytest
 
 from .app import App
 from .client import Client
+from .loading import Mistake, load_app
 from .testing import Connect, LoopThread, Rpc, TestLoop, WampServer, describe
 
 __all__: list[str] = []
@@ -42,6 +42,10 @@ which app shall be served? Say so in one of three ways:
 NO_RUNNER = """\
 no plugin runs this async test: with pytest-asyncio mark it @pytest.mark.asyncio (or set asyncio_mode = "auto"), with \
 anyio mark it @pytest.mark.anyio"""
+
+TWO_RUNNERS = """\
+pytest-asyncio runs this async test, as its mode is "auto", and anyio runs its fixtures, in another event loop: set \
+asyncio_mode = "strict", or take the anyio marker away"""
 
 NOT_ASYNCIO = """\
 wampkit runs on asyncio, not on {backend}. Choose anyio's backend with a fixture:
@@ -86,7 +90,7 @@ def wamp_app(request: pytest.FixtureRequest) -> App:
 @pytest.fixture
 def _wamp_served_app(request: pytest.FixtureRequest) -> App:
     marked = _marked_app(request)
-    return marked if marked is not None else _as_app(request.getfixturevalue("wamp_app"), "the fixture wamp_app")
+    return marked if marked is not None else _check(request.getfixturevalue("wamp_app"), "the fixture wamp_app")
 
 
 def _marked_app(request: pytest.FixtureRequest) -> App | None:
@@ -98,33 +102,23 @@ def _marked_app(request: pytest.FixtureRequest) -> App | None:
     app = marker.args[0]
     if isinstance(app, str):
         return _load(app, request.config.rootpath)
-    return _as_app(app, "the marker wamp_app")
+    return _check(app, "the marker wamp_app")
 
 
-def _load(spec: str, root: Path) -> App:
-    """The app that `module:attribute` names, the module also being looked for in pytest's root directory."""
-    module, colon, name = spec.partition(":")
-    if not (module and colon and name):
-        pytest.fail(f'wampkit app {spec!r}: write "module:attribute"', pytrace=False)
-    if str(root) not in sys.path:
-        sys.path.insert(0, str(root))
+def _load(name: str, root: Path) -> App:
+    """The app that `module:attribute` names, the module being looked for in pytest's root directory too."""
     try:
-        found: Any = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise
-        pytest.fail(f"wampkit app {spec!r}: there is no module {error.name!r}", pytrace=False)
-    for part in name.split("."):
-        if not hasattr(found, part):
-            pytest.fail(f"wampkit app {spec!r}: {module!r} has no attribute {name!r}", pytrace=False)
-        found = getattr(found, part)
-    return _as_app(found, f"wampkit app {spec!r}")
+        return load_app(name, root)
+    except Mistake as mistake:
+        # What the user's own module raised is best shown whole.
+        if mistake.__cause__ is not None:
+            raise mistake.__cause__ from None
+        pytest.fail(f"wampkit app {name!r}: {mistake}", pytrace=False)
 
 
-def _as_app(found: Any, source: str) -> App:
-    app = found() if callable(found) else found
+def _check(app: object, source: str) -> App:
     if not isinstance(app, App):
-        pytest.fail(f"{source}: expected a wampkit.App or a function that makes one, got {app!r}", pytrace=False)
+        pytest.fail(f"{source}: expected a wampkit.App, got {app!r}", pytrace=False)
     return app
 
 
@@ -148,9 +142,12 @@ def _is_async(item: pytest.Item) -> bool:
 def _loop_fixture(request: pytest.FixtureRequest) -> str:
     """The name of the async fixture that runs in the loop of this test."""
     marker = request.node.get_closest_marker("asyncio")
+    anyio = "anyio_backend" in request.fixturenames
     if marker is not None and request.config.pluginmanager.has_plugin("wampkit-asyncio-loops"):
+        if anyio:
+            pytest.fail(TWO_RUNNERS, pytrace=False)
         return f"_wamp_asyncio_{_loop_scope(marker, request.config)}_loop"
-    if "anyio_backend" not in request.fixturenames:
+    if not anyio:
         pytest.fail(NO_RUNNER, pytrace=False)
     backend = request.getfixturevalue("anyio_backend")
     name = backend if isinstance(backend, str) else backend[0]
@@ -281,5 +278,4 @@ def _explain(server: WampServer) -> str:
     """What the handlers raised, which from now on has been told."""
     errors, server.errors = server.errors, []
     kind = type(errors[0]).__name__
-    how = f"if the test means it: with wamp_server.expect_error({kind}): ..."
-    return f"an unexpected exception in a handler ({how})\n{describe(errors)}"
+    return f"unexpected {kind} in a handler (expect it with wamp_server.expect_error({kind}))\n{describe(errors)}"

@@ -20,7 +20,7 @@ from typing import Any, Protocol, Self, TypeVar
 from aiohttp import web
 
 from .app import App
-from .client import Client, State, connect
+from .client import Client, Headers, State, connect
 from .connection import Connection
 from .errors import ClientError
 
@@ -39,7 +39,7 @@ class Connect(Protocol):
     def __call__(
         self,
         *,
-        headers: Mapping[str, str] | None = None,
+        headers: Headers | None = None,
         cookies: Mapping[str, str] | None = None,
         origin: str | None = None,
         prefixes: Mapping[str, str] | None = None,
@@ -120,7 +120,7 @@ class WampServer:
     async def connect(
         self,
         *,
-        headers: Mapping[str, str] | None = None,
+        headers: Headers | None = None,
         cookies: Mapping[str, str] | None = None,
         origin: str | None = None,
         prefixes: Mapping[str, str] | None = None,

@@ -1,0 +1,283 @@
+"""What running means: load the app, listen, serve, and on a signal answer what began before the sockets close."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import socket
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from .app import DEFAULT_PATH, App
+from .broker import SCHEMES, MemoryBroker
+from .errors import DeclarationError
+from .loading import Mistake, describe, load_app
+from .middleware import AllowOrigins
+from .process import Signals, loop_factory, run_loop, set_up_logging
+
+__all__ = ["Settings", "Started", "bind", "run"]
+
+logger = logging.getLogger("wampkit")
+
+BACKLOG = 1024
+HANDSHAKE_TIMEOUT = 15.0
+"""Seconds in which a new connection must have sent its request; aiohttp's own default is an hour."""
+
+SHUTDOWN_TIMEOUT = 1.0
+"""Seconds that aiohttp gives what is left after the drain: handshakes that the gates still hold."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What `wampkit run` was told; each is an option of that command.
+
+    Attributes:
+        app: Which app, as `loading.load_app` takes it.
+        host: The address or name to listen on.
+        port: The port; 0 takes a free one.
+        path: The socket's path.
+        drain: Seconds that calls under way are given when the server stops.
+        broker: A broker's URL that replaces the app's, or None.
+        debug: Whether callers see the text of unexpected errors, whatever the app says.
+        loop: The event loop; "auto" is uvloop where it is installed.
+        log_level: The least level that is logged, as `logging` names it, in lower case.
+        workers: How many processes serve the port.
+        shared: Whether other processes listen on the same port.
+    """
+
+    app: str | None = None
+    host: str = "127.0.0.1"
+    port: int = 8080
+    path: str = DEFAULT_PATH
+    drain: float = 10.0
+    broker: str | None = None
+    debug: bool = False
+    loop: Literal["auto", "asyncio", "uvloop"] = "auto"
+    log_level: str = "info"
+    workers: int = 1
+    shared: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What is served once it is.
+
+    Attributes:
+        url: Where clients connect.
+        procedures: How many procedures are declared.
+        topics: How many topics are declared.
+        any_origin: Whether the pages of any site may connect.
+    """
+
+    url: str
+    procedures: int
+    topics: int
+    any_origin: bool
+
+
+def run(settings: Settings, announce: Callable[[Started], None], *, ignore_interrupt: bool = False) -> None:
+    """Serve an app in this process until a signal ends it; end the process with `leave` afterwards.
+
+    Args:
+        settings: What to serve, and where.
+        announce: Called once when clients can connect.
+        ignore_interrupt: Whether SIGINT is left to a supervisor, which the terminal sends it to as well.
+
+    Raises:
+        Mistake: The app cannot be served, or it failed to stop.
+    """
+    with contextlib.suppress(KeyboardInterrupt):
+        signals = Signals(ignore_interrupt=ignore_interrupt)
+        new_loop = loop_factory(settings.loop)
+        app, started = _prepare(settings)
+        sockets = bind(settings.host, settings.port, shared=settings.shared)
+        run_loop(new_loop(), _serve(app, settings, sockets, signals, lambda url: announce(started(url))))
+
+
+def _prepare(settings: Settings) -> tuple[App, Callable[[str], Started]]:
+    """The app as it will be served, and what can be told of it once its URL is known."""
+    app = load_app(settings.app, Path.cwd())
+    set_up_logging(settings.log_level)
+    app.debug = app.debug or settings.debug
+    if settings.broker is not None:
+        _check_scheme(settings.broker)
+        app.broker = settings.broker
+    try:
+        kinds = [each.kind for each in app.declarations()]
+    except DeclarationError as error:
+        raise Mistake(describe(error)) from error
+    procedures, topics = kinds.count("procedure"), kinds.count("topic")
+    if settings.workers > 1 and topics and _stays_in_process(app):
+        raise Mistake(
+            f"--workers {settings.workers}: this app has topics, and with the broker memory:// an event never leaves "
+            f"its process, so subscribers on other workers would miss it; {_instead()}"
+        )
+    any_origin = not any(isinstance(middleware, AllowOrigins) for middleware in app.middlewares)
+    return app, lambda url: Started(url, procedures, topics, any_origin)
+
+
+def _check_scheme(url: str) -> None:
+    # The URL may hold a password, so that errors do not repeat it.
+    scheme = urlsplit(url).scheme
+    if scheme not in SCHEMES:
+        raise Mistake(
+            f"--broker: there is no broker for {scheme or 'no scheme'}://; there is {_known_brokers(SCHEMES)}"
+        )
+
+
+def _known_brokers(schemes: Any) -> str:
+    return ", ".join(f"{scheme}://" for scheme in sorted(schemes))
+
+
+def _stays_in_process(app: App) -> bool:
+    broker = app.broker
+    return urlsplit(broker).scheme == "memory" if isinstance(broker, str) else isinstance(broker, MemoryBroker)
+
+
+def _instead() -> str:
+    others = SCHEMES.keys() - {"memory"}
+    shared = f", or share a broker with --broker: {_known_brokers(others)}" if others else ""
+    return f"leave out --workers{shared}"
+
+
+# ---- listening
+
+
+def bind(host: str, port: int, *, shared: bool = False) -> list[socket.socket]:
+    """Bind a socket to each address of a host, all to one port; they do not listen yet.
+
+    Args:
+        host: An address or a name.
+        port: The port; 0 takes a free one.
+        shared: Whether other processes may bind the same port in the same way (SO_REUSEPORT).
+
+    Raises:
+        Mistake: The address cannot be had.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        raise Mistake(f"host {host!r}: {getattr(error, 'strerror', None) or 'this is no host name'}") from None
+    sockets: list[socket.socket] = []
+    failure: OSError | None = None
+    for family, _, _, _, address in dict.fromkeys(found):
+        try:
+            sockets.append(_bound(family, (address[0], port, *address[2:]), shared))
+        except OSError as error:
+            # A name may have an IPv6 address where the machine has none.
+            failure = error
+            if error.errno == errno.EADDRINUSE:
+                break
+        else:
+            port = sockets[0].getsockname()[1]
+    if failure is not None and (not sockets or failure.errno == errno.EADDRINUSE):
+        for each in sockets:
+            each.close()
+        raise _cannot_listen(failure, host, port) from None
+    return sockets
+
+
+def _bound(family: int, address: tuple[Any, ...], shared: bool) -> socket.socket:
+    made = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        made.bind(address)
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+def _cannot_listen(error: OSError, host: str, port: int) -> Mistake:
+    match error.errno:
+        case errno.EADDRINUSE:
+            return Mistake(f"port {port} of {host} is in use; stop what listens there, or choose another with --port")
+        case errno.EACCES:
+            return Mistake(f"port {port} is not for this user; choose one from 1024 up with --port")
+        case errno.EADDRNOTAVAIL:
+            return Mistake(f"host {host!r} is no address of this machine; choose another with --host")
+    return Mistake(f"cannot listen on {host} port {port}: {error.strerror}")
+
+
+# ---- serving
+
+
+async def _serve(
+    app: App, settings: Settings, sockets: list[socket.socket], signals: Signals, announce: Callable[[str], None]
+) -> None:
+    stop = signals.attach()
+    site = web.Application()
+    # What could be answered has been when aiohttp shuts down: `app.drain` below comes first.
+    app.setup(site, settings.path, drain=0.0)
+    runner = web.AppRunner(
+        site,
+        handle_signals=False,
+        access_log=None,
+        keepalive_timeout=HANDSHAKE_TIMEOUT,
+        shutdown_timeout=SHUTDOWN_TIMEOUT,
+    )
+    try:
+        await _until(stop, _start(runner))
+        if not stop.is_set():
+            await _listen(runner, sockets, settings)
+            announce(_url(settings, sockets))
+            await stop.wait()
+        logger.info("%s: stopping; a second signal stops at once", signals.name)
+        # In this order: aiohttp's cleanup stops reading, and calls could not be answered any more.
+        for each in list(runner.sites):
+            await each.stop()
+        await app.drain(settings.drain)
+    finally:
+        for socket_ in sockets:
+            socket_.close()
+        await _clean_up(runner)
+
+
+async def _start(runner: web.AppRunner) -> None:
+    try:
+        await runner.setup()
+    except Exception as error:
+        raise Mistake(f"the app failed to start: {describe(error)}") from error
+
+
+async def _clean_up(runner: web.AppRunner) -> None:
+    try:
+        await runner.cleanup()
+    except Exception as error:
+        raise Mistake(f"the app failed to stop: {describe(error)}") from error
+
+
+async def _listen(runner: web.AppRunner, sockets: list[socket.socket], settings: Settings) -> None:
+    try:
+        for each in sockets:
+            await web.SockSite(runner, each, backlog=BACKLOG).start()
+    except OSError as error:
+        raise _cannot_listen(error, settings.host, settings.port) from None
+
+
+async def _until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+    """Do some work, and cancel it if the server is stopped meanwhile."""
+    task, stopped = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    if not task.done():
+        task.cancel()
+        await asyncio.wait({task})
+    stopped.cancel()
+    if not task.cancelled():
+        task.result()
+
+
+def _url(settings: Settings, sockets: list[socket.socket]) -> str:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"ws://{host}:{sockets[0].getsockname()[1]}{settings.path}"

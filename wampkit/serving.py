@@ -1,0 +1,106 @@
+"""Declarations made ready to run: each handler and hook compiled, and what each of them can be given."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from .binding import Injectables, Plan, compile_handler
+from .connection import Connection
+from .dispatch import Procedure, ServedTopic
+from .errors import DeclarationError
+from .incoming import Call, Publish, Subscribe, Unsubscribe
+from .middleware import split
+from .router import Declaration, Table
+from .topics import Topic
+
+__all__ = ["compile_routes"]
+
+
+def compile_routes(routes: Iterable[Declaration], *own: Declaration) -> tuple[Table[Procedure], Table[ServedTopic]]:
+    """Every declaration made ready to run, so that a mistake shows before the first client.
+
+    Args:
+        routes: What the app declares.
+        own: Procedures of wampkit itself.
+
+    Raises:
+        DeclarationError: A declaration cannot work.
+    """
+    procedures: Table[Procedure] = Table()
+    topics: Table[ServedTopic] = Table()
+    for route in (*routes, *own):
+        _, middlewares = split(route.middlewares, route.label, gates=False)
+        if route.kind == "procedure":
+            procedures.add(route.uri, route.pattern, _procedure(route, tuple(middlewares)))
+        else:
+            topics.add(route.uri, route.pattern, _topic(route, tuple(middlewares)))
+    procedures.sort()
+    topics.sort()
+    return procedures, topics
+
+
+_CALL: Injectables = {
+    Connection: lambda scope: scope.connection,
+    Call: lambda scope: scope.message,
+    Topic: "a procedure has no topic; publish with app.publish(topic, event)",
+    Publish: "a procedure receives a Call",
+    Subscribe: "a procedure receives a Call",
+    Unsubscribe: "a procedure receives a Call",
+}
+_TOPIC: Injectables = {
+    Connection: lambda scope: scope.connection,
+    Topic: lambda scope: scope.topic,
+    Publish: lambda scope: scope.message,
+    Call: "a topic's handler receives a Publish",
+    Subscribe: "a topic's handler receives a Publish",
+    Unsubscribe: "a topic's handler receives a Publish",
+}
+
+
+def _hook_injectables(message: type) -> Injectables:
+    others = {Call, Publish, Subscribe, Unsubscribe} - {message}
+    reasons: dict[Any, Any] = dict.fromkeys(others, f"this hook receives {message.__name__}")
+    return {
+        **reasons,
+        Connection: lambda scope: scope.connection,
+        Topic: lambda scope: scope.topic,
+        message: lambda scope: scope.message,
+    }
+
+
+def _procedure(route: Declaration, middlewares: tuple[Any, ...]) -> Procedure:
+    assert route.handler is not None
+    names = route.pattern.names if route.pattern is not None else ()
+    plan = compile_handler(route.declared, route.handler, _CALL, variables=names, all_variables=True)
+    _refuse_generators(route, route.handler)
+    return Procedure(route, plan, middlewares)
+
+
+def _topic(route: Declaration, middlewares: tuple[Any, ...]) -> ServedTopic:
+    names = route.pattern.names if route.pattern is not None else ()
+    plan = None
+    if route.handler is not None:
+        _refuse_generators(route, route.handler)
+        plan = compile_handler(route.declared, route.handler, _TOPIC, variables=names, all_variables=True, most=1)
+
+    def hooks(kind: str, functions: list[Callable[..., Any]], message: type) -> tuple[Plan, ...]:
+        injectables = _hook_injectables(message)
+        label = f"{kind} of {route.declared}"
+        return tuple(compile_handler(label, function, injectables, variables=names, most=0) for function in functions)
+
+    return ServedTopic(
+        route,
+        plan,
+        hooks("on_subscribe", route.on_subscribe, Subscribe),
+        hooks("on_unsubscribe", route.on_unsubscribe, Unsubscribe),
+        middlewares,
+    )
+
+
+def _refuse_generators(route: Declaration, handler: Callable[..., Any]) -> None:
+    if inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler):
+        raise DeclarationError(
+            f"{route.label}: a handler returns its result, it does not yield; publish events instead"
+        )
