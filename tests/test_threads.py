@@ -26,7 +26,7 @@ async def test_a_def_handler_publishes_from_its_thread() -> None:
     def greet(topic: Topic) -> None:
         run_on_loop(topic.publish("welcome"))
 
-    async with serve(app) as url, connect(url) as client, client.subscribe("news") as events:
+    async with serve(app) as server, connect(server.url) as client, client.subscribe("news") as events:
         assert await events.get(timeout=5) == "welcome"
         assert await client.call("tell", "hello") is False
         assert await events.get(timeout=5) == "hello"
@@ -42,7 +42,7 @@ async def test_what_the_coroutine_raises_reaches_the_thread() -> None:
             run_on_loop(app.publish("nowhere", 1))
         return "told"
 
-    async with serve(app) as url, connect(url) as client:
+    async with serve(app) as server, connect(server.url) as client:
         assert await client.call("tell") == "told"
 
 
@@ -55,7 +55,7 @@ async def test_run_on_loop_refuses_where_there_is_await() -> None:
         with pytest.raises(RuntimeError, match="use await"):
             run_on_loop(app.publish("nowhere", 1))
 
-    async with serve(app) as url, connect(url) as client:
+    async with serve(app) as server, connect(server.url) as client:
         assert await client.call("tell") is None
 
 
@@ -95,7 +95,7 @@ async def test_stop_iteration_does_not_hang_the_caller() -> None:
     def first(items: list[int]) -> int:
         return next(iter(items))
 
-    async with serve(app) as url, connect(url) as client:
+    async with serve(app) as server, connect(server.url) as client:
         assert await client.call("first", [7]) == 7
         with pytest.raises(CallError, match="the procedure failed"):
             await client.call("first", [], timeout=5)

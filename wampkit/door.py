@@ -60,9 +60,6 @@ class Door:
             connection = await self._admit(request)
         except web.HTTPException as refusal:
             return self._refuse(request, refusal)
-        except Exception as error:
-            self._complaints.add("gate", "a middleware failed in its connect", level=logging.ERROR, error=error)
-            return self._refuse(request, web.HTTPInternalServerError())
         socket = web.WebSocketResponse(
             protocols=(SUBPROTOCOL,),
             compress=False,
@@ -83,10 +80,22 @@ class Door:
         _check_handshake(request, self._require_subprotocol)
         protocol = Protocol("server", prefixes=self._prefixes, ident=self._ident)
         connection = Connection(request, protocol, self._options, self._flusher)
-        for gate in self._gates:
-            await gate(connection)
+        await self._pass_gates(connection)
         self._check_open()
         return connection
+
+    async def _pass_gates(self, connection: Connection) -> None:
+        try:
+            for gate in self._gates:
+                await gate(connection)
+        except web.HTTPException:
+            raise
+        except WampError as refusal:
+            raise web.HTTPForbidden(text=refusal.description or None) from None
+        except Exception as error:
+            self._complaints.add("gate", "a middleware failed in its connect", level=logging.ERROR, error=error)
+            await self._node.hooks.failed(self._node.threads, error, connection)
+            raise web.HTTPInternalServerError from None
 
     def _check_open(self) -> None:
         if self._node.draining:

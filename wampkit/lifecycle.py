@@ -69,7 +69,10 @@ class Hooks:
         return _add(self._error, hook, 2, "on_error")
 
     def every(self, seconds: float) -> Callable[[F], F]:
-        """Run the decorated function again and again, `seconds` after it last ended, while the app runs."""
+        """Run the decorated function again and again, `seconds` after it last ended, while the app runs.
+
+        What it raises is logged, and it runs again.
+        """
         if not seconds > 0:
             raise DeclarationError(f"every: seconds must be above 0, not {seconds!r}")
 

@@ -40,8 +40,8 @@ class ConnectMiddleware(Protocol):
     """Acts on the handshake, before the upgrade."""
 
     async def connect(self, connection: Connection) -> None:
-        """Look at `connection.request`; fill `connection.attributes`, or raise an `aiohttp.web.HTTPException` to
-        refuse with its status."""
+        """Look at `connection.request`; fill `connection.attributes`, or raise to refuse: an
+        `aiohttp.web.HTTPException` with its status, or a `WampError` with 403 and its description."""
 
 
 @runtime_checkable

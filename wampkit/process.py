@@ -39,15 +39,17 @@ class Signals:
 
     Args:
         at_once: What must be done even when the process ends at once.
-        ignore_interrupt: Whether SIGINT does nothing.
+        supervised: Whether a supervisor decides. SIGINT, which a terminal sends to both, then does nothing, and
+            neither does a second signal, which may be the first one sent to both.
     """
 
-    def __init__(self, at_once: Callable[[], object] = lambda: None, *, ignore_interrupt: bool = False) -> None:
+    def __init__(self, at_once: Callable[[], object] = lambda: None, *, supervised: bool = False) -> None:
         self.name = ""
+        self._supervised = supervised
         self._at_once = at_once
         self._loop: asyncio.AbstractEventLoop | None = None
         self._event: asyncio.Event | None = None
-        signal.signal(signal.SIGINT, _ignore if ignore_interrupt else self._take)
+        signal.signal(signal.SIGINT, _ignore if supervised else self._take)
         signal.signal(signal.SIGTERM, self._take)
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # it is under nohup
             signal.signal(signal.SIGHUP, self._take)
@@ -61,6 +63,8 @@ class Signals:
         return self._event
 
     def _take(self, number: int, frame: FrameType | None) -> None:
+        if self.name and self._supervised:
+            return
         if self.name:
             self._at_once()
             os._exit(1)

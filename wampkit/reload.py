@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
+from .children import Child, first_of, reserve
 from .loading import USAGE, Mistake
 from .process import Signals, set_up_logging
 from .server import Settings, Started
-from .workers import Child, first_of, reserve
 
 __all__ = ["run"]
 
@@ -47,10 +48,13 @@ def run(settings: Settings, announce: Callable[[Started], None]) -> int:
             return (path.endswith(".py") or Path(path).name == "pyproject.toml") and super().__call__(change, path)
 
     async def watch(changed: asyncio.Event) -> None:
-        async for batch in watchfiles.awatch(Path.cwd(), watch_filter=Sources(), raise_interrupt=False):
-            names = sorted({Path(path).name for _, path in batch})
-            logger.info("changed: %s", ", ".join(names[:3]) + (" ..." if len(names) > 3 else ""))
-            changed.set()
+        try:
+            async for batch in watchfiles.awatch(Path.cwd(), watch_filter=Sources(), raise_interrupt=False):
+                names = sorted({Path(path).name for _, path in batch})
+                logger.info("changed: %s", ", ".join(names[:3]) + (" ..." if len(names) > 3 else ""))
+                changed.set()
+        except (OSError, RuntimeError) as error:
+            raise Mistake(f"--reload cannot watch {Path.cwd()}: {error}") from error
 
     set_up_logging(settings.log_level)
     reloader = _Reloader(settings, announce)
@@ -71,19 +75,20 @@ class _Reloader:
         if self._child is not None:
             self._child.signal(signal.SIGKILL)
 
-    async def supervise(self, signals: Signals, watch: Callable[[asyncio.Event], asyncio.Future[None]]) -> int:
+    async def supervise(self, signals: Signals, watch: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> int:
+        """Replace the child at each change until a signal comes; the exit code."""
         stop, changed = signals.attach(), asyncio.Event()
-        watcher = asyncio.ensure_future(watch(changed))
+        watcher = asyncio.create_task(watch(changed))
         try:
-            while not stop.is_set() and not watcher.done():
+            while not stop.is_set():
                 changed.clear()
-                await first_of(self._serve(), stop.wait(), changed.wait(), asyncio.shield(watcher))
-                await self._stop()
+                try:
+                    await first_of(self._serve(), stop.wait(), changed.wait(), asyncio.shield(watcher))
+                finally:
+                    await self._stop()
         finally:
             watcher.cancel()
             await asyncio.wait({watcher})
-        if not stop.is_set():
-            raise Mistake(f"--reload cannot watch {Path.cwd()}: {watcher.exception()}")
         logger.info("%s: stopped", signals.name)
         return 0
 
@@ -94,6 +99,8 @@ class _Reloader:
         if child.started is not None:
             self._announce(child.started)
             await child.ended()
+        elif child.exit_code == USAGE:
+            raise Mistake("", USAGE)  # the child has said what is wrong with the command
         logger.warning("the app ended (%s); waiting for a change", child.how_it_ended())
         await asyncio.Event().wait()
 

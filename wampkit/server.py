@@ -82,19 +82,19 @@ class Started:
     any_origin: bool
 
 
-def run(settings: Settings, announce: Callable[[Started], None], *, ignore_interrupt: bool = False) -> None:
+def run(settings: Settings, announce: Callable[[Started], None], *, supervised: bool = False) -> None:
     """Serve an app in this process until a signal ends it; end the process with `leave` afterwards.
 
     Args:
         settings: What to serve, and where.
         announce: Called once when clients can connect.
-        ignore_interrupt: Whether SIGINT is left to a supervisor, which the terminal sends it to as well.
+        supervised: Whether a supervisor decides about signals; see `Signals`.
 
     Raises:
         Mistake: The app cannot be served, or it failed to stop.
     """
     with contextlib.suppress(KeyboardInterrupt):
-        signals = Signals(ignore_interrupt=ignore_interrupt)
+        signals = Signals(supervised=supervised)
         new_loop = loop_factory(settings.loop)
         app, started = _prepare(settings)
         sockets = bind(settings.host, settings.port, shared=settings.shared)

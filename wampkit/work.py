@@ -45,7 +45,11 @@ class Work:
         """
         self._lane.append((job, outlives))
         if self._lane_task is None:
-            self._lane_task = self._loop.create_task(self._run_lane())
+            self._start_lane()
+
+    def _start_lane(self) -> None:
+        self._outlives = self._lane[0][1]
+        self._lane_task = self._loop.create_task(self._run_lane())
 
     async def _run_lane(self) -> None:
         try:
@@ -89,13 +93,15 @@ class Work:
             How many handlers did not end when they were cancelled.
         """
         self._lane = deque(each for each in self._lane if each[1])
-        stuck = await _cancel(self._tasks(lane=not self._outlives), patience)
+        doomed = self._tasks(lane=not self._outlives)
+        stuck = await _cancel(doomed, patience)
         if self._lane and self._lane_task is None:
-            self._lane_task = self._loop.create_task(self._run_lane())
-        if self._lane_task is not None and last_words > 0:
-            await asyncio.wait({self._lane_task}, timeout=last_words)
+            self._start_lane()
+        lane = self._tasks(lane=True) - self._calls - doomed
+        if lane and last_words > 0:
+            await asyncio.wait(lane, timeout=last_words)
         self._lane.clear()
-        return stuck + await _cancel(self._tasks(lane=True) - self._calls, patience)
+        return stuck + await _cancel(lane, patience)
 
     def _tasks(self, *, lane: bool) -> set[asyncio.Task[None]]:
         lane_task = self._lane_task if lane else None
@@ -103,8 +109,7 @@ class Work:
 
 
 async def _cancel(tasks: set[asyncio.Task[None]], patience: float) -> int:
-    for task in tasks:
-        task.cancel()
+    tasks = {task for task in tasks if task.cancel()}
     if not tasks:
         return 0
     _, stuck = await asyncio.wait(tasks, timeout=patience)

@@ -1,0 +1,591 @@
+"""The one list: the order of its members, what they may do to messages and to handshakes, and wrong members."""
+
+import asyncio
+import contextlib
+import logging
+import socket
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from wampkit import (
+    ERROR_URIS,
+    AllowOrigins,
+    App,
+    BlockAddresses,
+    Call,
+    CallNext,
+    Connection,
+    DeclarationError,
+    Incoming,
+    NotAllowed,
+    Publish,
+    Router,
+    WampError,
+)
+
+from .wire import CALL, ERROR, PUBLISH, RESULT, SUBSCRIBE, UNSUBSCRIBE, Peer, Server, eventually, handshake, serve
+
+T = "http://example.com/"
+
+
+class Tracer:
+    """Writes down what passes it, on the way in and out."""
+
+    def __init__(self, name: str, log: list[str]) -> None:
+        self.name = name
+        self.log = log
+
+    async def connect(self, connection: Connection) -> None:
+        self.log.append(f"{self.name}.connect")
+
+    async def message(self, message: Incoming, call_next: CallNext) -> Any:
+        self.log.append(f"{self.name}>{type(message).__name__}")
+        try:
+            return await call_next(message)
+        finally:
+            self.log.append(f"{self.name}<")
+
+
+# ---- messages
+
+
+@pytest.mark.parametrize("code", [CALL, SUBSCRIBE, UNSUBSCRIBE, PUBLISH])
+async def test_each_message_passes_the_list_in_its_order(code: int) -> None:
+    """App, router and route middlewares run outermost first for each type of message, and return inside out."""
+    log: list[str] = []
+    tracers = {name: Tracer(name, log) for name in ("app1", "app2", "outer", "inner", "route1", "route2")}
+    app = App(prefixes={"t": T}, middlewares=[tracers["app1"], tracers["app2"]])
+    outer = Router(middlewares=[tracers["outer"].message])
+    inner = Router(prefix="t:", middlewares=[tracers["inner"].message])
+    route = [tracers["route1"].message, tracers["route2"].message]
+
+    @inner.rpc("x", middlewares=route)
+    async def procedure() -> None:
+        log.append("handler")
+
+    @inner.topic("x", middlewares=route)
+    async def topic(event: Any) -> Any:
+        log.append("handler")
+        return event
+
+    topic.on_subscribe(lambda: log.append("handler"))
+    topic.on_unsubscribe(lambda: log.append("handler"))
+    outer.include(inner)
+    app.include(outer)
+    async with serve(app) as server:
+        peer = await server.peer()
+        assert log == ["app1.connect", "app2.connect"]
+        if code == UNSUBSCRIBE:
+            await peer.subscribe("t:x")
+        log.clear()
+        match code:
+            case 2:
+                await peer.call("t:x")
+            case 7:
+                await peer.send(PUBLISH, "t:x", 1)
+            case _:
+                await peer.send(code, "t:x")
+        await eventually(lambda: log.count("app1<") >= 1)
+        name = {CALL: "Call", SUBSCRIBE: "Subscribe", UNSUBSCRIBE: "Unsubscribe", PUBLISH: "Publish"}[code]
+        order = ["app1", "app2", "outer", "inner", "route1", "route2"]
+        assert log == [
+            *[f"{each}>{name}" for each in order],
+            "handler",
+            *[f"{each}<" for each in reversed(order)],
+        ]
+
+
+async def test_a_middleware_may_change_arguments_result_and_event() -> None:
+    """`message.replace` passes on other arguments or another event; what a middleware returns is the result."""
+
+    async def double(message: Incoming, call_next: CallNext) -> Any:
+        if isinstance(message, Call) and message.name == "t:add":
+            return await call_next(message.replace(args=[arg * 2 for arg in message.args])) + 1
+        if isinstance(message, Publish):
+            return await call_next(message.replace(event=["changed", message.event], exclude=[], eligible=None))
+        return await call_next(message)
+
+    app = App(prefixes={"t": T}, middlewares=[double])
+    app.topic("t:relay", relay=True)
+
+    @app.rpc("t:add")
+    async def add(x: int, y: int) -> int:
+        return x + y
+
+    async with serve(app) as server:
+        peer = await server.peer()
+        assert await peer.result("t:add", 1, 2) == 7
+        await peer.subscribe("t:relay")
+        await peer.send(PUBLISH, "t:relay", 1)
+        assert await peer.events(1) == [["changed", 1]]
+
+
+@pytest.mark.parametrize("field", ["uri", "route", "connection", "variables"])
+async def test_a_middleware_may_not_move_a_message_to_another_route(field: str) -> None:
+    """The route is chosen when middlewares run: replacing what chose it is refused."""
+    caught: list[TypeError] = []
+
+    async def move(message: Incoming, call_next: CallNext) -> Any:
+        try:
+            message.replace(**{field: None})
+        except TypeError as error:
+            caught.append(error)
+        return await call_next(message)
+
+    app = App(middlewares=[move])
+    async with serve(app) as server:
+        await (await server.peer()).call("x")
+    assert field in str(caught[0])
+
+
+async def test_a_middleware_may_answer_itself() -> None:
+    """A middleware that does not go on answers a call with what it returns, and swallows a topic message."""
+
+    async def cache(message: Incoming, call_next: CallNext) -> Any:
+        return "cached"
+
+    app = App(prefixes={"t": T})
+    ran: list[str] = []
+
+    @app.rpc("t:x", middlewares=[cache])
+    async def handler() -> None:
+        ran.append("x")
+
+    topic = app.topic("t:y", relay=True, middlewares=[cache])
+    topic.on_subscribe(lambda: ran.append("y"))
+    async with serve(app) as server:
+        peer = await server.peer()
+        assert await peer.result("t:x") == "cached"
+        await peer.subscribe("t:y")
+        assert app.topics == {}
+    assert ran == []
+
+
+async def test_a_middleware_may_refuse() -> None:
+    """What a middleware raises answers the call as if the handler had raised it, and refuses a topic message."""
+
+    async def require(message: Incoming, call_next: CallNext) -> Any:
+        if message.name == "t:crash":
+            raise RuntimeError("hunter2")
+        raise NotAllowed(f"not {message.name}", {"variables": dict(message.variables)})
+
+    app = App(prefixes={"t": T}, middlewares=[require])
+
+    @app.rpc("t:x/{id}")
+    async def handler(id: str) -> None:
+        raise AssertionError("never runs")
+
+    @app.rpc("t:crash")
+    async def crash() -> None:
+        raise AssertionError("never runs")
+
+    app.topic("t:relay", relay=True)
+    async with serve(app) as server:
+        peer = await server.peer()
+        answer = await peer.call("t:x/5")
+        assert answer[2:] == [ERROR_URIS["not_allowed"], "not t:x/{id}", {"variables": {"id": "5"}}]
+        answer = await peer.call("t:crash")
+        assert answer[2] == ERROR_URIS["generic"]
+        assert "hunter2" not in str(answer)
+        await peer.send(SUBSCRIBE, "t:relay")
+        await eventually(lambda: server.connection(peer).topics == ())
+        # `settle` itself is refused here, and that is an answer too.
+        assert (await peer.call("wampkit:subscription", ""))[0] == ERROR
+        assert app.topics == {}
+
+
+async def test_the_apps_middlewares_see_unknown_uris() -> None:
+    """Messages to URIs that nobody declared pass the app's middlewares with no route, and may be answered there."""
+    seen: list[tuple[str, str]] = []
+
+    async def look(message: Incoming, call_next: CallNext) -> Any:
+        if message.uri.startswith("wampkit:"):
+            return await call_next(message)
+        assert message.route is None
+        seen.append((type(message).__name__, message.uri))
+        return "answered" if message.uri == "mine" else await call_next(message)
+
+    app = App(middlewares=[look])
+    async with serve(app) as server:
+        peer = await server.peer()
+        assert (await peer.call("nowhere"))[2] == ERROR_URIS["not_found"]
+        assert await peer.result("mine") == "answered"
+        await peer.send(SUBSCRIBE, "a")
+        await peer.send(UNSUBSCRIBE, "b")
+        await peer.send(PUBLISH, "c", 1)
+        await peer.settle()
+    assert seen == [("Call", "nowhere"), ("Call", "mine"), ("Subscribe", "a"), ("Unsubscribe", "b"), ("Publish", "c")]
+
+
+async def test_middlewares_may_use_context_managers_around_the_rest() -> None:
+    """A middleware sees the handler's own exception, may turn it into an answer, and is cleaned up when cancelled."""
+    log: list[str] = []
+
+    @contextlib.asynccontextmanager
+    async def guard() -> Any:
+        try:
+            yield
+        except LookupError as error:
+            log.append("lookup")
+            raise WampError("t:lookup", str(error.args[0])) from error
+        except asyncio.CancelledError:
+            log.append("cancelled")
+            raise
+
+    async def middleware(message: Incoming, call_next: CallNext) -> Any:
+        async with guard():
+            return await call_next(message)
+
+    app = App(prefixes={"t": T}, middlewares=[middleware])
+
+    @app.rpc("t:fail")
+    async def fail() -> None:
+        raise KeyError("what")
+
+    @app.rpc("t:wait")
+    async def wait() -> None:
+        log.append("waiting")
+        await asyncio.Event().wait()
+
+    async with serve(app) as server:
+        peer = await server.peer()
+        assert (await peer.call("t:fail"))[2:] == [T + "lookup", "what"]
+        await peer.send(CALL, "1", "t:wait")
+        await eventually(lambda: "waiting" in log)
+    assert log == ["lookup", "waiting", "cancelled"]
+
+
+async def test_middlewares_are_timed_with_their_call() -> None:
+    """A procedure's timeout covers the middlewares around it."""
+
+    async def slow(message: Incoming, call_next: CallNext) -> Any:
+        await asyncio.Event().wait()
+
+    app = App()
+
+    @app.rpc("x", timeout=0.02, middlewares=[slow])
+    async def handler() -> None: ...
+
+    async with serve(app) as server:
+        assert (await (await server.peer()).call("x"))[2] == ERROR_URIS["timeout"]
+
+
+async def test_connection_attributes_are_shared_by_gates_and_handlers() -> None:
+    """What a gate puts on the connection is there for hooks, middlewares and handlers, and for nobody else's."""
+
+    class Login:
+        async def connect(self, connection: Connection) -> None:
+            connection.attributes["user"] = connection.request.query["user"]
+
+        async def message(self, message: Incoming, call_next: CallNext) -> Any:
+            message.connection.attributes.setdefault("count", 0)
+            message.connection.attributes["count"] += 1
+            return await call_next(message)
+
+    app = App(middlewares=[Login()])
+    users: list[str] = []
+    app.on_connect(lambda connection: users.append(connection.attributes["user"]))
+
+    @app.rpc("who")
+    async def who(connection: Connection) -> list[Any]:
+        return [connection.attributes["user"], connection.attributes["count"]]
+
+    async with serve(app) as server:
+        alice, bob = await Peer.open(server.url + "?user=alice"), await Peer.open(server.url + "?user=bob")
+        assert await alice.result("who") == ["alice", 1]
+        assert await alice.result("who") == ["alice", 2]
+        assert await bob.result("who") == ["bob", 1]
+        assert sorted(users) == ["alice", "bob"]
+        await alice.close()
+        await bob.close()
+
+
+# ---- handshakes
+
+
+class Refuse:
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+        self.asked = 0
+
+    async def connect(self, connection: Connection) -> None:
+        self.asked += 1
+        raise self.error
+
+
+async def test_a_gate_refuses_with_its_status_and_closes() -> None:
+    """A gate's HTTP error is the answer, with its text and headers; later gates are not asked, the wire is closed."""
+    later = Refuse(web.HTTPForbidden())
+    gate = Refuse(web.HTTPUnauthorized(text="who are you?", headers={"WWW-Authenticate": "Basic"}))
+    app = App(middlewares=[gate, later])
+    connected: list[str] = []
+    app.on_connect(lambda connection: connected.append(connection.id))
+    async with serve(app) as server:
+        answer = await server.ask(handshake())
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 401 ")
+        assert b"www-authenticate: basic" in head.lower()
+        assert b"connection: close" in head.lower()
+        assert b"who are you?" in body
+    assert (gate.asked, later.asked, connected) == (1, 0, [])
+
+
+async def test_a_request_behind_a_refused_handshake_is_not_run() -> None:
+    """What is pipelined behind a refused handshake is never read as a request."""
+    hits: list[str] = []
+
+    async def admin(request: web.Request) -> web.Response:
+        hits.append(request.path)
+        return web.Response(text="admin")
+
+    web_app = web.Application()
+    web_app.router.add_get("/admin", admin)
+    app = App(middlewares=[Refuse(web.HTTPForbidden())])
+    app.setup(web_app)
+    async with serve(app, web_app=web_app) as server:
+        answer = await server.ask(handshake() + b"GET /admin HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert answer.count(b"HTTP/1.1 ") == 1
+        assert b"403" in answer
+        assert b"admin" not in answer
+        direct = await server.ask(b"GET /admin HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert direct.endswith(b"admin")
+    assert hits == ["/admin"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("hunter2"), KeyError("hunter2"), WampError("x:y", "hunter2")], ids=repr)
+async def test_a_gate_that_fails_tells_nothing(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    """An unexpected exception in a gate is HTTP 500 without internals, with one traceback in the log for many."""
+    app = App(middlewares=[Refuse(error)])
+    async with serve(app) as server:
+        for _ in range(5):
+            answer = await server.ask(handshake())
+            assert answer.startswith(b"HTTP/1.1 500 ")
+            assert b"hunter2" not in answer
+            assert b"connection: close" in answer.lower()
+    assert len([record for record in caplog.records if record.exc_info]) == 1
+
+
+async def test_many_refusals_are_few_lines(caplog: pytest.LogCaptureFixture) -> None:
+    """A hundred refused handshakes are a few lines with a count."""
+    caplog.set_level(logging.DEBUG, "wampkit")
+    async with serve(App(middlewares=[AllowOrigins("https://example.com")])) as server:
+        for number in range(100):
+            answer = await server.ask(handshake("/ws", f"Origin: https://evil{number}.example"))
+            assert b" 403 " in answer.splitlines()[0]
+    assert 1 <= len([record for record in caplog.records if "403" in record.getMessage()]) <= 3
+
+
+# ---- the built-in gates
+
+
+async def _status(server: Server, *headers: str) -> int:
+    peer = await server.tcp()
+    await peer.send(handshake("/ws", *headers))
+    head = await peer.read_head()
+    peer.close()
+    return int(head.split()[1])
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("https://example.com", 101),
+        ("http://localhost:3000", 101),
+        ("https://EXAMPLE.com", 403),
+        ("https://example.com:443", 403),
+        ("https://example.com/", 403),
+        ("http://example.com", 403),
+        ("https://example.com:8443", 403),
+        ("https://example.com.evil.example", 403),
+        ("https://evilexample.com", 403),
+        ("https://evil.example?https://example.com", 403),
+        ("https://example.com@evil.example", 403),
+        ("https://www.example.com", 403),
+        ("null", 403),
+        ("", 403),
+        ("*", 403),
+        ("http://localhost", 403),
+        ("https://example.com\t.evil.example", 403),
+        ("https://example.com\\@evil.example", 403),
+        ("https://ex\xe4mple.com", 403),
+        (None, 403),
+    ],
+)
+async def test_allowed_origins_are_exact(origin: str | None, status: int) -> None:
+    """Exactly the listed origins, as browsers spell them, get in; a client without Origin does not."""
+    async with serve(App(middlewares=[AllowOrigins("https://Example.com", "http://localhost:3000")])) as server:
+        assert await _status(server, *([] if origin is None else [f"Origin: {origin}"])) == status
+
+
+async def test_two_origins_are_refused() -> None:
+    """A handshake with two Origin headers is refused, whichever comes first."""
+    good, evil = "Origin: https://example.com", "Origin: https://evil.example"
+    async with serve(App(middlewares=[AllowOrigins("https://example.com")])) as server:
+        assert await _status(server, good, evil) in (400, 403)
+        assert await _status(server, evil, good) in (400, 403)
+
+
+async def test_clients_without_origin_may_be_let_in() -> None:
+    """allow_missing lets in clients that send no Origin, and no other origin."""
+    async with serve(App(middlewares=[AllowOrigins("https://example.com", allow_missing=True)])) as server:
+        assert await _status(server) == 101
+        assert await _status(server, "Origin: https://evil.example") == 403
+        assert await _status(server, "Origin: ") == 403
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["example.com", "https://", "https://example.com/x", "*", "", "ws://example.com", "https://u@h", "http://h:99999"],
+)
+def test_what_is_no_origin_is_refused_at_once(origin: str) -> None:
+    """A wrong entry in AllowOrigins is an error that shows it."""
+    with pytest.raises(DeclarationError, match="origin"):
+        AllowOrigins(origin)
+
+
+@pytest.mark.parametrize(
+    ("blocked", "status"),
+    [
+        (["127.0.0.1"], 403),
+        (["127.0.0.0/8"], 403),
+        (["10.0.0.0/8", "::/0"], 101),
+        (["10.0.0.0/8", "127.0.0.1"], 403),
+        (["0.0.0.0/0"], 403),
+        ([], 101),
+    ],
+)
+async def test_blocked_addresses_are_refused(blocked: list[str], status: int) -> None:
+    """A client whose address is in a blocked network gets HTTP 403."""
+    async with serve(App(middlewares=[BlockAddresses(*blocked)])) as server:
+        assert await _status(server) == status
+
+
+async def test_an_ipv4_address_in_ipv6_clothes_is_blocked() -> None:
+    """On a dual-stack socket an IPv4 client appears as ::ffff:a.b.c.d and is blocked all the same."""
+    app = App(middlewares=[BlockAddresses("127.0.0.0/8")])
+    runner = web.AppRunner(app.web_app())
+    await runner.setup()
+    listener = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+    await web.SockSite(runner, listener).start()
+    try:
+        async with aiohttp.ClientSession() as session:
+            with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
+                await session.ws_connect(f"ws://127.0.0.1:{listener.getsockname()[1]}/ws", protocols=("wamp",))
+        assert caught.value.status == 403
+    finally:
+        await runner.cleanup()
+
+
+@pytest.mark.parametrize("network", ["example.com", "10.0.0.0/99", "", "10.0.0"])
+def test_what_is_no_network_is_refused_at_once(network: str) -> None:
+    """A wrong entry in BlockAddresses is an error."""
+    with pytest.raises(DeclarationError, match="BlockAddresses"):
+        BlockAddresses(network)
+
+
+async def test_gates_are_asked_in_order() -> None:
+    """A blocked address is refused before its origin is looked at, and nothing later runs."""
+    later = Refuse(web.HTTPGone())
+    app = App(middlewares=[BlockAddresses("127.0.0.1"), AllowOrigins("https://example.com"), later])
+    async with serve(app) as server:
+        assert b"address" in await server.ask(handshake("/ws", "Origin: https://evil.example"))
+    assert later.asked == 0
+
+
+# ---- wrong declarations
+
+
+class NotAsync:
+    def message(self, message: Any, call_next: Any) -> Any: ...
+
+
+class Nothing:
+    pass
+
+
+class GateOnly:
+    async def connect(self, connection: Connection) -> None: ...
+
+
+class ConnectTakesTwo:
+    async def connect(self, connection: Connection, other: Any) -> None: ...
+
+
+async def _one(message: Any) -> Any: ...
+
+
+def _plain(message: Any, call_next: Any) -> Any: ...
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (_plain, "async def"),
+        (_one, "call_next"),
+        (NotAsync(), "async def"),
+        (Nothing(), "connect or message"),
+        (5, "connect or message"),
+        ("text", "connect or message"),
+        (AllowOrigins, "instance"),
+        (ConnectTakesTwo(), "(connection)"),
+    ],
+    ids=lambda value: getattr(value, "__name__", type(value).__name__) if not isinstance(value, str) else value,
+)
+async def test_a_wrong_middleware_is_refused(wrong: Any, words: str) -> None:
+    """What cannot be a middleware is refused, at the app at once and at a route when it starts, with the fix."""
+    with pytest.raises(DeclarationError) as caught:
+        App(middlewares=[wrong])
+    assert words in str(caught.value)
+    for where in "router", "route":
+        app = App()
+        router = Router(middlewares=[wrong] if where == "router" else [])
+
+        async def handler() -> None: ...
+
+        router.add_rpc("some:procedure", handler, middlewares=[wrong] if where == "route" else [])
+        app.include(router)
+        with pytest.raises(DeclarationError) as caught:
+            await app.start()
+        if not isinstance(wrong, ConnectTakesTwo):
+            assert words in str(caught.value)
+        assert "some:procedure" in str(caught.value)
+        assert not app.running
+
+
+async def test_a_gate_at_a_route_is_refused() -> None:
+    """A middleware that only acts on handshakes belongs to the app, and says so elsewhere."""
+    app = App()
+
+    @app.rpc("some:procedure", middlewares=[GateOnly()])
+    async def handler() -> None: ...
+
+    with pytest.raises(DeclarationError, match=r"App\(middlewares=\[\.\.\.\]\)"):
+        await app.start()
+
+
+async def test_messages_show_no_payload() -> None:
+    """Printing a message names route and client, and nothing that the client sent."""
+    shown: list[str] = []
+
+    async def look(message: Incoming, call_next: CallNext) -> Any:
+        shown.append(repr(message))
+        return await call_next(message)
+
+    app = App(middlewares=[look])
+
+    @app.rpc("echo/{name}")
+    async def echo(x: str, name: str) -> str:
+        return x
+
+    @app.topic("t/{name}")
+    async def topic(event: str, name: str) -> None: ...
+
+    async with serve(app) as server:
+        peer = await server.peer()
+        assert await peer.call("echo/hunter2", "hunter2") == [RESULT, "call-1", "hunter2"]
+        await peer.send(PUBLISH, "t/hunter2", "hunter2")
+        await eventually(lambda: len(shown) == 2)
+        assert all("hunter2" not in text and peer.id in text for text in shown)

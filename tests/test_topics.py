@@ -1,0 +1,683 @@
+"""Who is subscribed to what, what an event reaches, and what is left when subscribers go."""
+
+import asyncio
+import logging
+from typing import Any
+
+import pytest
+
+from wampkit import App, Connection, NotAllowed, Topic, WampError
+
+from .wire import CALL, ERROR, EVENT, PREFIX, PUBLISH, RESULT, SUBSCRIBE, UNSUBSCRIBE, close, eventually, message, serve
+
+T = "http://example.com/topic/"
+
+
+def make(**options: Any) -> App:
+    app = App(prefixes={"t": T}, **options)
+    app.topic("t:relay/{name}", relay=True)
+    return app
+
+
+# ---- subscribing
+
+
+async def test_an_event_carries_the_full_uri() -> None:
+    """A subscriber by CURIE receives events under the full URI, whoever named the topic how."""
+    app = make()
+    async with serve(app) as server:
+        one, other = await server.peer(), await server.peer()
+        await one.subscribe("t:relay/a")
+        await other.send(PREFIX, "mine", T + "relay/")
+        await other.send(PUBLISH, "mine:a", {"x": 1})
+        assert await one.next() == [EVENT, T + "relay/a", {"x": 1}]
+
+
+async def test_a_topic_needs_no_scheme() -> None:
+    """Topics named as Gos applications name them, without a scheme, work."""
+    app = make()
+    app.topic("acme/channel/{room}", relay=True)
+    app.topic("OnJsonApiEvent", relay=True)
+    async with serve(app) as server:
+        one, other = await server.peer(), await server.peer()
+        await one.subscribe("acme/channel/lobby")
+        await one.subscribe("OnJsonApiEvent")
+        await other.send(PUBLISH, "acme/channel/lobby", 1)
+        await other.send(PUBLISH, "OnJsonApiEvent", 2)
+        assert await one.next() == [EVENT, "acme/channel/lobby", 1]
+        assert await one.next() == [EVENT, "OnJsonApiEvent", 2]
+
+
+async def test_subscribing_twice_is_subscribing_once() -> None:
+    """A repeated SUBSCRIBE, in any spelling, changes nothing, runs no hook again, and one UNSUBSCRIBE ends it."""
+    app = make()
+    joins: list[str] = []
+    topic = app.topic("t:once", relay=True)
+
+    @topic.on_subscribe
+    async def joined(connection: Connection) -> None:
+        joins.append(connection.id)
+
+    async with serve(app) as server:
+        one, other = await server.peer(), await server.peer()
+        await one.subscribe("t:once")
+        await one.subscribe(T + "once")
+        await other.send(PUBLISH, "t:once", 1)
+        assert await one.events(1) == [1]
+        await one.nothing()
+        await one.send(UNSUBSCRIBE, "t:once")
+        await one.settle()
+        await other.send(PUBLISH, "t:once", 2)
+        await other.settle()
+        await one.nothing()
+        assert joins == [one.id]
+
+
+async def test_a_subscription_stays_with_the_uri_it_meant() -> None:
+    """Redefining a prefix moves no subscription that was made with it."""
+    app = make()
+    async with serve(app) as server:
+        one, other = await server.peer(), await server.peer()
+        await one.send(PREFIX, "p", T + "relay/")
+        await one.subscribe("p:a")
+        await one.send(PREFIX, "p", T + "elsewhere/")
+        await other.send(PUBLISH, "t:relay/a", 1)
+        assert await one.events(1) == [1]
+
+
+async def test_unsubscribing_the_empty_uri_drops_nothing() -> None:
+    """`[6, ""]` is an ordinary unknown topic."""
+    app = make()
+    async with serve(app) as server:
+        one = await server.peer()
+        await one.subscribe("t:relay/a")
+        await one.send(UNSUBSCRIBE, "")
+        await one.settle()
+        await app.publish("t:relay/a", 1)
+        assert await one.events(1) == [1]
+
+
+async def test_the_topic_leaves_with_its_last_subscriber() -> None:
+    """A topic is in the register exactly as long as somebody is subscribed to it, however that ends."""
+    app = make()
+    async with serve(app) as server:
+        one, two, three = await server.peer(), await server.peer(), await server.raw()
+        await one.subscribe("t:relay/a")
+        await two.subscribe("t:relay/a")
+        await three.send_message(SUBSCRIBE, "t:relay/a")
+        uri = T + "relay/a"
+        await eventually(lambda: len(app.topics.get(uri, ())) == 3)
+        assert {connection.id for connection in app.topics[uri]} == {one.id, two.id, three.id}
+        await one.send(UNSUBSCRIBE, "t:relay/a")
+        await one.settle()
+        assert len(app.topics[uri]) == 2
+        await two.close()
+        await eventually(lambda: len(app.topics[uri]) == 1)
+        three.reset()
+        await eventually(lambda: uri not in app.topics)
+        assert list(app.topics) == []
+
+
+async def test_the_register_can_be_walked_while_it_changes() -> None:
+    """A handler may walk all topics and their subscribers, publishing and closing as it goes."""
+    app = make()
+
+    @app.rpc("t:broadcast")
+    async def broadcast() -> dict[str, int]:
+        counts = {}
+        for uri, topic in app.topics.items():
+            counts[uri] = len(topic)
+            await topic.publish("bye")
+            for connection in topic:
+                connection.close(4000)
+        return counts
+
+    async with serve(app) as server:
+        one, two, caller = await server.peer(), await server.peer(), await server.peer()
+        for peer, names in ((one, "ab"), (two, "bc")):
+            for name in names:
+                await peer.subscribe(f"t:relay/{name}")
+        counts = await caller.result("t:broadcast")
+        assert counts == {T + "relay/a": 1, T + "relay/b": 2, T + "relay/c": 1}
+        assert (await one.closed())[0] == 4000
+        await eventually(lambda: len(app.topics) == 0)
+
+
+async def test_publishing_and_unsubscribing_create_no_state(caplog: pytest.LogCaptureFixture) -> None:
+    """100,000 distinct topics that nobody subscribed leave nothing in the register and few lines in the log."""
+    app = make()
+    async with serve(app) as server:
+        peer = await server.raw()
+        forms = [(PUBLISH, "t:relay/", 1), (UNSUBSCRIBE, "t:relay/"), (PUBLISH, "t:unknown/", 1)]
+        async with asyncio.timeout(30):
+            for start in range(0, 100_000, 4000):
+                frames = []
+                for number in range(start, start + 4000):
+                    code, uri, *rest = forms[number % 3]
+                    frames.append(message(code, f"{uri}{number}", *rest))
+                await peer.send(b"".join(frames))
+            await peer.send_message(CALL, "1", "wampkit:subscription", "x")
+        assert (await peer.read_message())[:2] == [RESULT, "1"]
+        assert app.topics == {}
+        assert app.topics._subscribers == {}
+        assert server.connection(peer).subscriptions == {}
+    assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) < 12
+
+
+async def test_a_topic_that_is_not_declared_cannot_be_subscribed() -> None:
+    """A SUBSCRIBE of an undeclared topic leaves nothing, and no event reaches it."""
+    app = make()
+    async with serve(app) as server:
+        peer = await server.peer()
+        await peer.subscribe("t:unknown")
+        assert app.topics == {}
+        assert server.connection(peer).topics == ()
+        with pytest.raises(ValueError, match="declare"):
+            await app.publish("t:unknown", 1)
+        await peer.nothing()
+
+
+# ---- on_subscribe
+
+
+@pytest.mark.parametrize(
+    "error",
+    [WampError("t:no", "no"), NotAllowed("no"), ValueError("x"), SystemExit(), asyncio.CancelledError()],
+    ids=repr,
+)
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_refused_subscription_leaves_nothing(error: BaseException, late: bool) -> None:
+    """What on_subscribe raises, at once or after awaiting, leaves no subscription, no topic and no event."""
+    app = make()
+    topic = app.topic("t:private", relay=True)
+    left: list[str] = []
+
+    @topic.on_subscribe
+    async def refuse(topic: Topic) -> None:
+        if late:
+            await asyncio.sleep(0.01)
+            await topic.publish("secret")
+        raise error
+
+    @topic.on_unsubscribe
+    async def gone(connection: Connection) -> None:
+        left.append(connection.id)
+
+    async with serve(app) as server:
+        peer = await server.peer()
+        await peer.subscribe("t:private")
+        assert await peer.result("wampkit:subscription", "t:private") is None
+        assert app.topics == {}
+        await app.publish("t:private", 1)
+        await peer.nothing()
+        await peer.close()
+        await eventually(lambda: len(app.connections) == 0)
+        assert left == []
+
+
+async def test_a_blocking_on_subscribe_may_refuse_too() -> None:
+    """A `def` hook refuses as an `async def` one does, and lets others in."""
+    app = make()
+    topic = app.topic("t:room/{name}", relay=True)
+
+    @topic.on_subscribe
+    def check(name: str) -> None:
+        if name == "private":
+            raise NotAllowed("no")
+
+    async with serve(app) as server:
+        peer = await server.peer()
+        await peer.subscribe("t:room/private")
+        await peer.subscribe("t:room/public")
+        assert list(app.topics) == [T + "room/public"]
+
+
+async def test_events_that_come_while_on_subscribe_decides_are_kept() -> None:
+    """What is published while on_subscribe decides reaches the newcomer once it is accepted, in order."""
+    app = make()
+    topic = app.topic("t:slow", relay=True)
+    entered, gate = asyncio.Event(), asyncio.Event()
+
+    @topic.on_subscribe
+    async def decide(connection: Connection) -> None:
+        entered.set()
+        await gate.wait()
+
+    async with serve(app) as server:
+        peer, other = await server.peer(), await server.peer()
+        await peer.send(SUBSCRIBE, "t:slow")
+        await entered.wait()
+        await other.send(PUBLISH, "t:slow", 1)
+        await other.settle()
+        await app.publish("t:slow", 2)
+        await app.publish("t:slow", 3, exclude=[peer.id])
+        gate.set()
+        await peer.settle()
+        await app.publish("t:slow", 4)
+        assert await peer.events(3) == [1, 2, 4]
+
+
+async def test_events_kept_for_a_refused_newcomer_are_dropped() -> None:
+    """What was published while on_subscribe decided never reaches a newcomer that it refused."""
+    app = make()
+    topic = app.topic("t:slow", relay=True)
+    entered, gate = asyncio.Event(), asyncio.Event()
+
+    @topic.on_subscribe
+    async def decide() -> None:
+        entered.set()
+        await gate.wait()
+        raise NotAllowed("no")
+
+    async with serve(app) as server:
+        peer = await server.peer()
+        await peer.send(SUBSCRIBE, "t:slow")
+        await entered.wait()
+        await app.publish("t:slow", 1)
+        gate.set()
+        await peer.nothing()
+        assert app.topics == {}
+
+
+async def test_unsubscribing_while_on_subscribe_decides_ends_unsubscribed() -> None:
+    """SUBSCRIBE and UNSUBSCRIBE of one client take effect in order, even where the hook waits."""
+    app = make()
+    topic = app.topic("t:slow", relay=True)
+    gate = asyncio.Event()
+
+    @topic.on_subscribe
+    async def decide() -> None:
+        await gate.wait()
+
+    async with serve(app) as server:
+        peer = await server.peer()
+        await peer.send(SUBSCRIBE, "t:slow")
+        await peer.send(UNSUBSCRIBE, "t:slow")
+        gate.set()
+        await peer.settle()
+        assert app.topics == {}
+
+
+@pytest.mark.parametrize("stubborn", [False, True])
+@pytest.mark.parametrize("how", ["close", "reset"])
+async def test_a_client_that_goes_while_on_subscribe_decides_leaves_nothing(how: str, stubborn: bool) -> None:
+    """A connection that ends while on_subscribe decides is in no topic, even where the hook ignores its cancellation."""
+    app = make()
+    topic = app.topic("t:slow", relay=True)
+    entered, ended = asyncio.Event(), asyncio.Event()
+
+    @topic.on_subscribe
+    async def decide() -> None:
+        entered.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            if not stubborn:
+                raise
+        finally:
+            ended.set()
+
+    async with serve(app) as server:
+        peer = await server.raw()
+        await peer.send_message(SUBSCRIBE, "t:slow")
+        await entered.wait()
+        if how == "close":
+            await peer.send_frame(8, b"\x03\xe8")
+        else:
+            peer.reset()
+        await asyncio.wait_for(ended.wait(), 5)
+        await eventually(lambda: len(app.connections) == 0)
+        assert app.topics == {}
+
+
+async def test_the_hook_may_publish_to_the_newcomers() -> None:
+    """What on_subscribe publishes reaches the others, and the newcomer unless it is excluded."""
+    app = make()
+    topic = app.topic("t:hello", relay=True)
+
+    @topic.on_subscribe
+    async def joined(topic: Topic, connection: Connection) -> None:
+        await topic.publish({"joined": connection.id}, exclude=[connection.id])
+        await topic.publish("welcome", eligible=[connection.id])
+
+    async with serve(app) as server:
+        one, two = await server.peer(), await server.peer()
+        await one.subscribe("t:hello")
+        await two.subscribe("t:hello")
+        assert await one.events(2) == ["welcome", {"joined": two.id}]
+        assert await two.events(1) == ["welcome"]
+
+
+# ---- on_unsubscribe
+
+
+@pytest.mark.parametrize("how", ["unsubscribe", "close", "reset", "vanish", "malformed", "kick"])
+async def test_on_unsubscribe_runs_for_each_topic_however_it_ends(how: str) -> None:
+    """Each subscription's hooks run once when it ends: by UNSUBSCRIBE, Close, reset, or the server's own close."""
+    app = make()
+    topic = app.topic("t:room/{name}", relay=True)
+    left: list[str] = []
+
+    @topic.on_unsubscribe
+    async def gone(topic: Topic, connection: Connection, name: str) -> None:
+        assert connection not in topic
+        await asyncio.sleep(0)
+        left.append(name)
+
+    async with serve(app) as server:
+        peer = await server.raw()
+        for name in "abc":
+            await peer.send_message(SUBSCRIBE, f"t:room/{name}")
+        await eventually(lambda: len(app.topics) == 3)
+        connection = server.connection(peer)
+        match how:
+            case "unsubscribe":
+                for name in "abc":
+                    await peer.send_message(UNSUBSCRIBE, f"t:room/{name}")
+            case "close":
+                await peer.send_frame(8, b"\x03\xe8")
+            case "reset":
+                peer.reset()
+            case "vanish":
+                peer.close()
+            case "malformed":
+                await peer.send_frame(1, b"nonsense")
+            case "kick":
+                connection.close(4000)
+        if how in ("malformed", "kick"):
+            await peer.read_close()
+            peer.close()
+        await eventually(lambda: sorted(left) == ["a", "b", "c"])
+        assert app.topics == {}
+        if how == "unsubscribe":
+            peer.close()
+            await eventually(lambda: len(app.connections) == 0)
+            assert len(left) == 3
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), WampError("t:x"), SystemExit(), asyncio.CancelledError()], ids=repr)
+async def test_a_hook_that_raises_keeps_no_other_topic(error: BaseException) -> None:
+    """An on_unsubscribe hook that raises stops neither the other hooks nor the other topics nor on_disconnect."""
+    app = make()
+    topic = app.topic("t:room/{name}", relay=True)
+    left: list[str] = []
+    disconnected: list[str] = []
+
+    @topic.on_unsubscribe
+    async def fails(name: str) -> None:
+        raise error
+
+    @topic.on_unsubscribe
+    async def gone(name: str) -> None:
+        left.append(name)
+
+    @app.on_disconnect
+    async def off(connection: Connection) -> None:
+        disconnected.append(connection.id)
+
+    async with serve(app) as server:
+        peer = await server.raw()
+        for name in "abc":
+            await peer.send_message(SUBSCRIBE, f"t:room/{name}")
+        await eventually(lambda: len(app.topics) == 3)
+        peer.reset()
+        await eventually(lambda: disconnected == [peer.id])
+        assert sorted(left) == ["a", "b", "c"]
+        assert app.topics == {}
+
+
+async def test_an_on_unsubscribe_hook_that_began_runs_to_its_end() -> None:
+    """A hook that runs for an UNSUBSCRIBE is not cut short when the client leaves right behind it."""
+    app = make()
+    topic = app.topic("t:room", relay=True)
+    log: list[str] = []
+    entered, gate = asyncio.Event(), asyncio.Event()
+
+    @topic.on_unsubscribe
+    async def gone() -> None:
+        entered.set()
+        await gate.wait()
+        log.append("left")
+
+    @app.on_disconnect
+    async def off(connection: Connection) -> None:
+        log.append("disconnected")
+
+    async with serve(app) as server:
+        peer = await server.raw()
+        await peer.send_message(SUBSCRIBE, "t:room")
+        await peer.send_message(UNSUBSCRIBE, "t:room")
+        await entered.wait()
+        peer.reset()
+        connection = server.connection(peer)
+        await asyncio.wait_for(connection.wait_closed(), 5)
+        gate.set()
+        await eventually(lambda: "disconnected" in log)
+        assert log == ["left", "disconnected"]
+
+
+# ---- exclude and eligible: who receives a PUBLISH
+
+
+RECEIVERS = [
+    # what follows the event, who of (publisher, one, two) receives it
+    ([], "12"),
+    ([True], "12"),
+    ([False], "p12"),
+    ([None], "12"),
+    ([[]], "p12"),
+    ([["1"]], "p2"),
+    ([["p"]], "12"),
+    ([["p", "1", "2"]], ""),
+    ([["nobody"]], "p12"),
+    ([[], []], ""),
+    ([[], ["1"]], "1"),
+    ([[], ["p"]], "p"),
+    ([["1"], ["1", "2"]], "2"),
+    ([[], ["nobody"]], ""),
+    ([[], ["1", "1"]], "1"),
+    ([[], None], "p12"),
+    ([None, ["p", "1"]], "1"),
+    ([True, ["p", "1"]], "1"),
+    ([False, ["p", "1"]], "p1"),
+    ([True, []], ""),
+]
+
+
+@pytest.mark.parametrize(("rest", "receivers"), RECEIVERS, ids=lambda value: str(value))
+async def test_exclude_and_eligible_decide_who_receives(rest: list[Any], receivers: str) -> None:
+    """Each form of PUBLISH reaches exactly whom it means: exclude wins, an empty eligible list means nobody."""
+    app = make()
+    async with serve(app) as server:
+        peers = {name: await server.peer() for name in "p12"}
+        for peer in peers.values():
+            await peer.subscribe("t:relay/a")
+
+        def named(value: Any) -> Any:
+            return [peers[name].id if name in peers else name for name in value] if isinstance(value, list) else value
+
+        await peers["p"].send(PUBLISH, "t:relay/a", "event", *map(named, rest))
+        await peers["p"].settle()
+        for name, peer in peers.items():
+            if name in receivers:
+                assert await peer.events(1) == ["event"]
+            await peer.nothing()
+
+
+async def test_the_publisher_may_be_included_by_default() -> None:
+    """With exclude_publisher=False a PUBLISH of three elements reaches its sender, as on the PHP servers."""
+    app = make(exclude_publisher=False)
+    async with serve(app) as server:
+        peer = await server.peer()
+        await peer.subscribe("t:relay/a")
+        await peer.send(PUBLISH, "t:relay/a", 1)
+        await peer.send(PUBLISH, "t:relay/a", 2, True)
+        await peer.send(PUBLISH, "t:relay/a", 3, None)
+        await peer.send(PUBLISH, "t:relay/a", 4, False)
+        assert await peer.events(3) == [1, 3, 4]
+        await peer.nothing()
+
+
+async def test_a_handlers_event_keeps_the_senders_wishes() -> None:
+    """Exclude and eligible of a PUBLISH hold for what the topic's handler makes of it."""
+    app = make()
+
+    @app.topic("t:shout")
+    async def shout(event: str) -> str:
+        return event.upper()
+
+    async with serve(app) as server:
+        one, two = await server.peer(), await server.peer()
+        for peer in (one, two):
+            await peer.subscribe("t:shout")
+        await one.send(PUBLISH, "t:shout", "a", [two.id])
+        await one.send(PUBLISH, "t:shout", "b", [], [two.id])
+        assert await one.events(1) == ["A"]
+        assert await two.events(1) == ["B"]
+
+
+async def test_the_apps_publish_honours_exclude_and_eligible() -> None:
+    """`publish` of app and topic excludes and admits; an empty eligible list is nobody; any iterable will do."""
+    app = make()
+    async with serve(app) as server:
+        one, two = await server.peer(), await server.peer()
+        for peer in (one, two):
+            await peer.subscribe("t:relay/a")
+        topic = app.topics[T + "relay/a"]
+        for publish in (lambda *args, **options: app.publish("t:relay/a", *args, **options)), topic.publish:
+            await publish("all")
+            await publish("not one", exclude=[one.id])
+            await publish("only one", eligible=(one.id,))
+            await publish("nobody", eligible=[])
+            await publish("only two", exclude={one.id}, eligible=iter([one.id, two.id]))
+            await publish("none either", exclude=[one.id], eligible=[one.id])
+        assert await one.events(4) == ["all", "only one"] * 2
+        assert await two.events(6) == ["all", "not one", "only two"] * 2
+        await one.nothing()
+        await two.nothing()
+
+
+async def test_a_session_id_in_place_of_a_list_is_refused() -> None:
+    """Passing one id where a list belongs is an error, not a list of its letters."""
+    app = make()
+    async with serve(app):
+        with pytest.raises(TypeError, match="lists of session ids"):
+            await app.publish("t:relay/a", 1, eligible="abc")
+        with pytest.raises(TypeError, match="lists of session ids"):
+            await app.publish("t:relay/a", 1, exclude="abc")
+
+
+@pytest.mark.parametrize("event", [object(), "\ud800", {"x": {1, object()}}], ids=["object", "surrogate", "nested"])
+async def test_an_event_that_is_no_json_fails_its_publisher_only(event: Any) -> None:
+    """`publish` raises for an event that JSON cannot carry, and no subscriber hears of it."""
+    app = make()
+    async with serve(app) as server:
+        peer = await server.peer()
+        await peer.subscribe("t:relay/a")
+        with pytest.raises((TypeError, ValueError)):
+            await app.publish("t:relay/a", event)
+        await app.publish("t:relay/a", "next")
+        assert await peer.events(1) == ["next"]
+
+
+# ---- delivery
+
+
+async def test_events_arrive_in_order_from_each_publisher() -> None:
+    """Ten publishers on three topics: each subscriber sees each publisher's events in order, none lost or doubled."""
+    app = make()
+    async with serve(app) as server:
+        publishers = [await server.peer() for _ in range(10)]
+        subscribers = [await server.peer() for _ in range(3)]
+        for peer in subscribers:
+            for name in "abc":
+                await peer.subscribe(f"t:relay/{name}")
+
+        async def publish(number: int) -> None:
+            for step in range(50):
+                await publishers[number].send(PUBLISH, f"t:relay/{'abc'[step % 3]}", [number, step])
+
+        await asyncio.gather(*map(publish, range(10)))
+        for peer in subscribers:
+            events = await peer.events(500)
+            for number in range(10):
+                assert [step for sender, step in events if sender == number] == list(range(50))
+            await peer.nothing()
+
+
+async def test_a_handler_may_publish_to_its_own_topic() -> None:
+    """Publishing to a topic inside its own handler neither recurses nor breaks the order."""
+    app = make()
+
+    @app.topic("t:echo")
+    async def echo(event: int, topic: Topic) -> int:
+        await topic.publish([event, "before"])
+        return event
+
+    async with serve(app) as server:
+        peer, other = await server.peer(), await server.peer()
+        await other.subscribe("t:echo")
+        for number in range(3):
+            await peer.send(PUBLISH, "t:echo", number)
+        assert await other.events(6) == [[0, "before"], 0, [1, "before"], 1, [2, "before"], 2]
+
+
+async def test_a_publish_that_came_before_the_close_is_delivered() -> None:
+    """A client that publishes and leaves at once has published, whether its handler waits or not."""
+    app = make()
+
+    @app.topic("t:slow")
+    async def slow(event: Any) -> Any:
+        await asyncio.sleep(0.02)
+        return event
+
+    async with serve(app) as server:
+        listener = await server.peer()
+        await listener.subscribe("t:relay/a")
+        await listener.subscribe("t:slow")
+        peer = await server.raw()
+        await peer.send(
+            b"".join(message(PUBLISH, "t:relay/a", number) for number in range(3))
+            + message(PUBLISH, "t:slow", 3)
+            + message(PUBLISH, "t:relay/a", 4)
+            + close()
+        )
+        assert await listener.events(5) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "value", ["1e400", "-1e999", "9" * 400, "NaN", "Infinity", '"\\ud800"', '{"\\udfff": 1}', "1" + "0" * 5000]
+)
+async def test_a_poisoned_event_harms_its_sender_only(value: str) -> None:
+    """Numbers out of range and lone surrogates never break delivery to others, who only ever get JSON."""
+    app = make()
+    async with serve(app) as server:
+        peer, other, sender = await server.peer(), await server.peer(), await server.peer()
+        await other.subscribe("t:relay/a")
+        await peer.send_text(f'[7,"{T}relay/a",{value}]')
+        await sender.send(PUBLISH, "t:relay/a", "after")
+        await other.find(lambda message: message == [EVENT, T + "relay/a", "after"])
+        assert await other.result("wampkit:subscription", "t:relay/a") == T + "relay/a"
+
+
+@pytest.mark.parametrize("name", ["__proto__", "\u2028", "a b", "*?[]", "é\U0001f600", "x" * 20000, "\n\x1b[2J"])
+async def test_topics_may_have_any_name(name: str) -> None:
+    """Any text that the pattern matches is a topic of its own."""
+    app = make()
+    async with serve(app) as server:
+        peer = await server.peer()
+        await peer.subscribe(f"t:relay/{name}")
+        await app.publish("t:relay/other", "no")
+        await app.publish(f"t:relay/{name}", "yes")
+        assert await peer.next() == [EVENT, f"{T}relay/{name}", "yes"]
+
+
+async def test_asking_for_a_subscription_tells_the_full_uri() -> None:
+    """wampkit's own procedure tells whether a SUBSCRIBE before it took effect, and under which URI."""
+    app = make()
+    async with serve(app) as server:
+        peer = await server.peer()
+        await peer.send(SUBSCRIBE, "t:relay/a")
+        assert await peer.result("wampkit:subscription", "t:relay/a") == T + "relay/a"
+        assert await peer.result("wampkit:subscription", "t:relay/b") is None
+        assert (await peer.call("wampkit:subscription", 5))[0] == ERROR
