@@ -355,7 +355,7 @@ async def test_a_request_behind_a_refused_handshake_is_not_run() -> None:
     assert hits == ["/admin"]
 
 
-@pytest.mark.parametrize("error", [RuntimeError("hunter2"), KeyError("hunter2"), WampError("x:y", "hunter2")], ids=repr)
+@pytest.mark.parametrize("error", [RuntimeError("hunter2"), KeyError("hunter2")], ids=repr)
 async def test_a_gate_that_fails_tells_nothing(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
     """An unexpected exception in a gate is HTTP 500 without internals, with one traceback in the log for many."""
     app = App(middlewares=[Refuse(error)])
@@ -366,6 +366,30 @@ async def test_a_gate_that_fails_tells_nothing(error: Exception, caplog: pytest.
             assert b"hunter2" not in answer
             assert b"connection: close" in answer.lower()
     assert len([record for record in caplog.records if record.exc_info]) == 1
+
+
+async def test_a_gate_that_fails_is_reported() -> None:
+    """`on_error` hears of an unexpected exception in a gate, with the connection that it kept out."""
+    error = RuntimeError("boom")
+    app = App(middlewares=[Refuse(error)])
+    reported: list[tuple[BaseException, Connection]] = []
+
+    @app.on_error
+    def report(error: BaseException, connection: Connection) -> None:
+        reported.append((error, connection))
+
+    async with serve(app) as server:
+        await server.ask(handshake("/ws?user=ann"))
+    assert [(each, connection.request.query["user"]) for each, connection in reported] == [(error, "ann")]
+
+
+async def test_a_gate_refuses_with_a_wamp_error() -> None:
+    """A `WampError` in a gate is HTTP 403 with its description."""
+    app = App(middlewares=[Refuse(NotAllowed("members only"))])
+    async with serve(app) as server:
+        answer = await server.ask(handshake())
+        assert answer.startswith(b"HTTP/1.1 403 ")
+        assert b"members only" in answer
 
 
 async def test_many_refusals_are_few_lines(caplog: pytest.LogCaptureFixture) -> None:
