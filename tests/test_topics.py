@@ -301,7 +301,7 @@ async def test_unsubscribing_while_on_subscribe_decides_ends_unsubscribed() -> N
 @pytest.mark.parametrize("stubborn", [False, True])
 @pytest.mark.parametrize("how", ["close", "reset"])
 async def test_a_client_that_goes_while_on_subscribe_decides_leaves_nothing(how: str, stubborn: bool) -> None:
-    """A connection that ends while on_subscribe decides is in no topic, even where the hook ignores its cancellation."""
+    """A connection that ends while on_subscribe decides is in no topic, even where the hook ignores the end."""
     app = make()
     topic = app.topic("t:slow", relay=True)
     entered, ended = asyncio.Event(), asyncio.Event()

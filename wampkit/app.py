@@ -230,7 +230,10 @@ class App:
             await self.drain(drain)
 
         async def serve(request: web.Request) -> web.StreamResponse:
-            assert self._door is not None
+            if self._door is None:
+                refusal = web.HTTPServiceUnavailable(text="the server is not running", headers={"Retry-After": "1"})
+                refusal.force_close()
+                raise refusal
             return await self._door(request)
 
         web_app.router.add_get(path, serve)

@@ -9,6 +9,7 @@ any politer way (aiohttp's `ws.close()` waits for it without bound).
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -29,6 +30,9 @@ __all__ = ["Connection", "Connections", "SocketOptions"]
 ABNORMAL = 1006
 NOT_ACCEPTED = 1003
 SLOW_READER = 4008
+
+BATCH = 32
+"""Messages of one client after which the others have their turn, however many of its messages wait."""
 
 PONG_WAIT = 0.4
 """The share of the keepalive interval in which a ping must be answered."""
@@ -91,6 +95,7 @@ class Connection:
         "close_reason",
         "complaints",
         "id",
+        "left",
         "protocol",
         "request",
         "subscriptions",
@@ -103,6 +108,7 @@ class Connection:
         self.request = request
         self.protocol = protocol
         self.subscriptions: dict[str, None] = {}
+        self.left = False  # whether it has left its topics for good
         self.close_code: int | None = None
         self.close_reason = ""
         self.complaints = Complaints(f"connection {self.id[:8]} from {quote(request.remote or 'a unix socket', 64)}")
@@ -131,11 +137,6 @@ class Connection:
     def closed(self) -> bool:
         """Whether the connection has ended or is ending; nothing more can be sent then."""
         return self._closing or self._ended.done()
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing more can come from the client."""
-        return self._ended.done()
 
     @property
     def topics(self) -> tuple[str, ...]:
@@ -186,7 +187,9 @@ class Connection:
         self, socket: web.WebSocketResponse[Literal[False]], on_message: Callable[[Connection, Message], None]
     ) -> None:
         """Read until the connection ends, handing each message to `on_message`, which must not block."""
-        while True:
+        for taken in itertools.count(1):
+            if taken % BATCH == 0:
+                await asyncio.sleep(0)
             received = await socket.receive()
             match received.type:
                 case WSMsgType.TEXT:

@@ -273,8 +273,8 @@ class Dispatcher:
             raise
         connection.subscriptions[uri] = None
         self._register.accept(uri, connection)
-        if connection.ended:
-            # The hook outlasted its connection, which may have left its topics already.
+        if connection.left:
+            # The hook ignored its cancellation and outlasted its connection.
             await self._leave(connection, uri)
 
     async def _run_unsubscribe(self, topic: ServedTopic | None, message: Incoming) -> None:
@@ -298,6 +298,7 @@ class Dispatcher:
 
     async def leave(self, connection: Connection) -> None:
         """End all subscriptions of a connection that has ended, running each one's hooks whatever fails."""
+        connection.left = True
         for uri in connection.topics:
             await self._leave(connection, uri)
 

@@ -81,7 +81,7 @@ def _route(declaration: Declaration, plan: Plan | None, outer: list[str]) -> Rou
         publish = "handler" if handler is not None else "relay" if declaration.relay else "server only"
     return Route(
         kind=declaration.kind,
-        declared=one_line(declaration.declared),
+        declared=declaration.declared,
         uri=declaration.uri,
         publish=publish,
         signature=_signature(handler, plan) if handler is not None and plan is not None else None,
@@ -162,6 +162,7 @@ def as_text(listing: Listing, *, middlewares: bool = False) -> list[str]:
     """
     rows = [("prefix", prefix, uri, "") for prefix, uri in listing.prefixes.items()]
     rows += [(route.kind, route.declared, _what(route), route.doc) for route in listing.routes]
+    rows = [(kind, one_line(uri), one_line(what), doc) for kind, uri, what, doc in rows]
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
     lines = [_columns(row, widths) for row in rows]
     if middlewares:

@@ -85,6 +85,8 @@ def _unknown_class(info: Any, seen: tuple[Any, ...] = ()) -> type | None:
     """A class inside a type that msgspec only knows by name."""
     if isinstance(info, msgspec.inspect.CustomType):
         cls = typing.get_origin(info.cls) or info.cls
+        if cls is object:  # everything is one
+            return None
         return cls if isinstance(cls, type) else type(cls)
     if info in seen:
         return None

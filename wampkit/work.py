@@ -79,8 +79,8 @@ class Work:
 
     async def finish(self) -> None:
         """Wait for the calls and jobs that are under way."""
-        while self.busy:
-            await asyncio.wait(self._tasks(lane=True))
+        while under_way := {task for task in self._tasks(lane=True) if not task.done()}:
+            await asyncio.wait(under_way)
 
     async def end(self, last_words: float, patience: float) -> int:
         """Cancel what needs the connection and let the rest run out.

@@ -1,0 +1,495 @@
+"""The client: calls, publishing, and a connection that is made again with everything put back."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from wampkit import App, CallError, Client, Connection, ConnectionLost, HandshakeRefused, State, WampError, connect
+from wampkit.client import delay_of
+
+from .foreign import Foreign, foreign
+
+FAST = (0.01, 0.05)
+
+
+class Restartable:
+    """A wampkit server that can be killed and started again on the same port."""
+
+    def __init__(self, app: App) -> None:
+        self.app = app
+        self.port = 0
+        self.runner: web.AppRunner | None = None
+
+    async def start(self) -> None:
+        self.runner = web.AppRunner(self.app.web_app(), access_log=None)
+        await self.runner.setup()
+        await web.TCPSite(self.runner, "127.0.0.1", self.port, reuse_address=True).start()
+        self.port = self.runner.addresses[0][1]
+
+    async def stop(self) -> None:
+        if self.runner is not None:
+            await self.runner.cleanup()
+            self.runner = None
+
+    @property
+    def url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}/ws"
+
+
+def demo() -> App:
+    app = App(prefixes={"calc": "http://example.com/calc#", "chat": "http://example.com/chat/"})
+
+    @app.rpc("calc:add")
+    async def add(x: float, y: float) -> float:
+        return x + y
+
+    @app.rpc("slow")
+    async def slow(seconds: float, value: object) -> object:
+        await asyncio.sleep(seconds)
+        return value
+
+    @app.rpc("fail")
+    async def fail() -> None:
+        raise WampError("calc:error", "it failed", {"code": 7})
+
+    @app.rpc("headers")
+    async def headers(conn: Connection) -> dict[str, Any]:
+        request = conn.request
+        return {
+            "token": request.headers.get("X-Token"),
+            "query": request.query.get("n"),
+            "origin": request.headers.get("Origin"),
+            "cookie": request.cookies.get("user"),
+        }
+
+    app.topic("chat:{room}", relay=True)
+    return app
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Restartable]:
+    server = Restartable(demo())
+    await server.start()
+    yield server
+    await server.stop()
+
+
+@pytest.fixture
+async def other() -> AsyncIterator[Foreign]:
+    async with foreign() as server:
+        yield server
+
+
+# ---- calls
+
+
+async def test_a_call_returns_its_result(server: Restartable) -> None:
+    """A call by CURIE of the client's prefixes, and one by CURIE that only the server knows, return their results."""
+    async with connect(server.url, prefixes={"c": "http://example.com/calc#"}) as client:
+        assert await client.call("c:add", 2, 3) == 5
+        assert await client.call("calc:add", 2, 3) == 5
+
+
+async def test_a_failed_call_raises_with_all_that_the_server_said(server: Restartable) -> None:
+    """CALLERROR becomes `CallError` with the URI in full, the description and the details."""
+    async with connect(server.url) as client:
+        with pytest.raises(CallError) as failed:
+            await client.call("fail")
+    assert (failed.value.uri, failed.value.description, failed.value.details) == (
+        "http://example.com/calc#error",
+        "it failed",
+        {"code": 7},
+    )
+
+
+async def test_many_calls_at_once_are_answered_in_any_order(server: Restartable) -> None:
+    """A hundred calls share the connection; each gets its own answer though the first ends last."""
+    async with connect(server.url) as client:
+        first = asyncio.ensure_future(client.call("slow", 0.3, "first"))
+        rest = await asyncio.gather(*(client.call("slow", 0, number) for number in range(100)))
+        assert rest == list(range(100))
+        assert not first.done()
+        assert await first == "first"
+
+
+async def test_a_call_without_an_answer_times_out(other: Foreign) -> None:
+    """A timeout ends the waiting, the late answer harms nobody, and the connection goes on."""
+    async with connect(other.url) as client:
+        with pytest.raises(TimeoutError, match="never: no answer within 0.05 s"):
+            await client.call("never", timeout=0.05)
+        call_id = other.sent(2)[0][1]
+        await other.sockets[0].send_str(json.dumps([3, call_id, "late"]))
+        assert await client.call("echo", 1) == [1]
+
+
+async def test_the_default_timeout_is_the_clients(other: Foreign) -> None:
+    """`call_timeout` holds for calls that name none."""
+    async with connect(other.url, call_timeout=0.05) as client:
+        with pytest.raises(TimeoutError):
+            await client.call("never")
+
+
+async def test_a_cancelled_call_leaves_the_others_alone(other: Foreign) -> None:
+    """Cancelling one of two calls does not reach the other."""
+    async with connect(other.url) as client:
+        doomed = asyncio.ensure_future(client.call("never"))
+        while not other.sent(2):
+            await asyncio.sleep(0)
+        doomed.cancel()
+        assert await client.call("echo", "still here") == ["still here"]
+        with pytest.raises(asyncio.CancelledError):
+            await doomed
+
+
+async def test_arguments_that_json_cannot_carry_are_refused_here(server: Restartable) -> None:
+    """A value that is no JSON raises at the caller, and nothing is sent."""
+    async with connect(server.url) as client:
+        with pytest.raises(TypeError):
+            await client.call("calc:add", object(), 1)
+        assert await client.call("calc:add", 1, 1) == 2
+
+
+# ---- the handshake
+
+
+async def test_headers_cookies_and_origin_reach_the_server(server: Restartable) -> None:
+    """The handshake carries what `connect` was given."""
+    options: dict[str, Any] = {"headers": {"X-Token": "t"}, "cookies": {"user": "ann"}, "origin": "https://example.com"}
+    async with connect(server.url + "?n=1", **options) as client:
+        told = await client.call("headers")
+    assert told == {"token": "t", "query": "1", "origin": "https://example.com", "cookie": "ann"}
+
+
+async def test_a_session_of_the_caller_is_used_and_left_open(server: Restartable) -> None:
+    """An aiohttp session brings its cookies and outlives the client."""
+    async with aiohttp.ClientSession(cookies={"user": "bert"}) as session:
+        async with connect(server.url, session=session) as client:
+            assert (await client.call("headers"))["cookie"] == "bert"
+        assert not session.closed
+
+
+async def test_the_first_connection_fails_at_once() -> None:
+    """Where nobody listens, `open` raises and says so; it does not try again."""
+    client = connect("ws://127.0.0.1:1/ws")
+    with pytest.raises(ConnectionLost, match="127.0.0.1:1"):
+        await client.open()
+    assert client.state is State.CLOSED
+
+
+@pytest.mark.parametrize("status", [401, 403, 500, 503])
+async def test_a_refused_handshake_says_its_status(other: Foreign, status: int) -> None:
+    """An HTTP error becomes `HandshakeRefused` with the status."""
+    other.refuse = status
+    with pytest.raises(HandshakeRefused, match=f"HTTP {status}") as refused:
+        await connect(other.url).open()
+    assert refused.value.status == status
+
+
+@pytest.mark.parametrize("url", ["", "nonsense", "ftp://127.0.0.1/", "127.0.0.1:8080/ws"])
+async def test_what_is_no_url_is_a_value_error(url: str) -> None:
+    """A URL of another kind raises ValueError that says what to write."""
+    with pytest.raises(ValueError, match="write ws://host:port/path"):
+        await connect(url).open()
+
+
+# ---- reconnecting
+
+
+async def test_a_dropped_wire_is_made_again_with_everything_put_back(server: Restartable) -> None:
+    """After `drop` the client is open again with a new session, its prefixes, and each subscription once."""
+    states: list[State] = []
+    options: dict[str, Any] = {"prefixes": {"room": "http://example.com/chat/"}, "backoff": FAST}
+    async with connect(server.url, on_state=states.append, **options) as client:
+        async with client.subscribe("room:a") as events:
+            before = client.session_id
+            await client.drop()
+            await client.wait_for(State.OPEN, timeout=5)
+            assert client.session_id not in ("", before)
+            for number in range(3):
+                await client.publish("room:a", number, exclude_me=False)
+            assert [await events.get(timeout=5) for _ in range(3)] == [0, 1, 2]
+            assert [topic.uri for topic in server.app.topics.values()] == ["http://example.com/chat/a"]
+    assert states == [State.OPEN, State.RECONNECTING, State.OPEN, State.CLOSED]
+
+
+async def test_a_server_that_comes_back_is_found_again(server: Restartable) -> None:
+    """The server is stopped, stays away, and starts again on its port: the client is back, its subscription too."""
+    async with connect(server.url, backoff=FAST) as client, client.subscribe("chat:lobby") as events:
+        await server.stop()
+        await client.wait_for(State.RECONNECTING, timeout=5)
+        with pytest.raises(ConnectionLost, match="reconnecting"):
+            await client.call("calc:add", 1, 1)
+        with pytest.raises(ConnectionLost):
+            await client.publish("chat:lobby", 1)
+        await server.start()
+        await client.wait_for(State.OPEN, timeout=5)
+        await server.app.publish("chat:lobby", "back")
+        assert await events.get(timeout=5) == "back"
+        assert await client.call("calc:add", 1, 1) == 2
+
+
+async def test_calls_in_flight_fail_at_once(other: Foreign) -> None:
+    """A lost wire fails every call that waits, rather than leaving it to hang."""
+    async with connect(other.url, backoff=FAST) as client:
+        calls = [asyncio.ensure_future(client.call("never")) for _ in range(3)]
+        while len(other.sent(2)) < 3:
+            await asyncio.sleep(0)
+        await client.drop()
+        failed = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 5)
+    assert [type(each) for each in failed] == [ConnectionLost] * 3
+
+
+async def test_each_attempt_asks_for_a_fresh_url_and_headers(server: Restartable) -> None:
+    """A function for the URL and one for the headers, async or not, are asked before each attempt."""
+    numbers = iter(range(1, 10))
+
+    async def url() -> str:
+        return f"{server.url}?n={next(numbers)}"
+
+    tokens = iter("abcdef")
+    async with connect(url, headers=lambda: {"X-Token": next(tokens)}, backoff=FAST) as client:
+        told = await client.call("headers")
+        assert (told["query"], told["token"]) == ("1", "a")
+        await client.drop()
+        await client.wait_for(State.OPEN, timeout=5)
+        told = await client.call("headers")
+        assert (told["query"], told["token"]) == ("2", "b")
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_refusal_while_reconnecting_is_final(other: Foreign, status: int) -> None:
+    """A server that says no by 401 or 403 is not asked again."""
+    async with connect(other.url, backoff=FAST) as client:
+        other.refuse = status
+        await client.drop()
+        await client.wait_for(State.CLOSED, timeout=5)
+        assert isinstance(client.error, HandshakeRefused)
+        asked = len(other.handshakes)
+    assert asked == 2
+
+
+async def test_a_busy_server_is_asked_again(other: Foreign) -> None:
+    """A 503 while reconnecting is no refusal: the client comes again until it is let in."""
+    async with connect(other.url, backoff=FAST) as client:
+        other.refuse = 503
+        await client.drop()
+        while len(other.handshakes) < 4:
+            await asyncio.sleep(0.01)
+        other.refuse = None
+        await client.wait_for(State.OPEN, timeout=5)
+
+
+async def test_a_close_for_policy_is_final(other: Foreign) -> None:
+    """Close code 1008 ends the client for good, with the server's reason in its error."""
+    async with connect(other.url, backoff=FAST) as client:
+        await other.sockets[0].close(code=1008, message=b"banned")
+        await client.wait_for(State.CLOSED, timeout=5)
+        assert client.error is not None
+        assert (client.error.code, "banned" in client.error.reason) == (1008, True)
+        with pytest.raises(ConnectionLost, match="banned"):
+            await client.call("echo")
+
+
+async def test_without_reconnect_a_lost_wire_closes(other: Foreign) -> None:
+    """`reconnect=False` leaves a lost connection lost."""
+    async with connect(other.url, reconnect=False) as client:
+        await client.drop()
+        await client.wait_for(State.CLOSED, timeout=5)
+    assert len(other.handshakes) == 1
+
+
+def test_delays_grow_and_are_spread() -> None:
+    """A delay lies between 0 and a bound that doubles up to the longest, and no two crowds meet."""
+    for attempt, bound in ((0, 0.1), (1, 0.2), (5, 3.2), (50, 30.0), (5000, 30.0)):
+        delays = [delay_of(attempt, (0.1, 30.0)) for _ in range(200)]
+        assert all(0 <= delay <= bound for delay in delays)
+        assert max(delays) - min(delays) > bound / 2
+
+
+async def test_a_silent_server_is_cut(other: Foreign) -> None:
+    """A server that answers no ping is given up, with the reason."""
+    release = asyncio.Event()
+
+    async def mute(ws: web.WebSocketResponse) -> None:
+        await ws.send_str('[0, "s", 1, "Other/1.0"]')
+        await release.wait()  # reads nothing, so no pong leaves
+
+    other.script = mute
+    async with connect(other.url, keepalive=0.1, reconnect=False) as client:
+        await client.wait_for(State.CLOSED, timeout=5)
+        assert client.error is not None
+        assert "ping" in client.error.reason
+    release.set()
+
+
+# ---- servers that misbehave
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "not json",
+        "{}",
+        "[8]",
+        '[0, "again", 1, "x"]',
+        '[2, "c", "call me"]',
+        "[" * 100_000,
+        '[3, "c", 1e999]',
+    ],
+)
+async def test_a_server_that_breaks_wamp_is_left(other: Foreign, text: str) -> None:
+    """A message that no server may send ends the connection with an error that says so."""
+
+    async def speak(ws: web.WebSocketResponse) -> None:
+        await ws.send_str('[0, "s", 1, "Other/1.0"]')
+        await ws.receive()
+        await ws.send_str(text)
+        await ws.receive()
+
+    other.script = speak
+    async with connect(other.url, reconnect=False) as client:
+        with pytest.raises(ConnectionLost, match="the server broke WAMP v1"):
+            await client.call("echo", timeout=5)
+
+
+async def test_binary_and_huge_messages_end_the_connection(other: Foreign) -> None:
+    """A binary message, and one over `max_message_size`, are not taken."""
+    frames: list[Any] = [b"\x00", '[3, "x", "' + "x" * 5000 + '"]']
+
+    async def speak(ws: web.WebSocketResponse) -> None:
+        await ws.send_str('[0, "s", 1, "Other/1.0"]')
+        await ws.receive()
+        frame = frames.pop()
+        await (ws.send_bytes(frame) if isinstance(frame, bytes) else ws.send_str(frame))
+        await ws.receive()
+
+    other.script = speak
+    for _ in range(2):
+        async with connect(other.url, reconnect=False, max_message_size=1000) as client:
+            with pytest.raises(ConnectionLost, match="broke"):
+                await client.call("echo", timeout=5)
+
+
+@pytest.mark.parametrize("first", ['[8, "t", 1]', "hello", '[0, 1, 1, "x"]'])
+async def test_what_does_not_welcome_is_no_server(other: Foreign, first: str) -> None:
+    """A server whose first message is no WELCOME is refused with an error that says what it is not."""
+
+    async def speak(ws: web.WebSocketResponse) -> None:
+        await ws.send_str(first)
+        await ws.receive()
+
+    other.script = speak
+    with pytest.raises(ConnectionLost, match="no WAMP v1 server"):
+        await connect(other.url).open()
+
+
+async def test_a_server_that_says_nothing_is_not_waited_for(other: Foreign) -> None:
+    """Without WELCOME within `open_timeout` the attempt fails."""
+
+    async def mute(ws: web.WebSocketResponse) -> None:
+        await ws.receive()
+
+    other.script = mute
+    with pytest.raises(ConnectionLost, match="no WELCOME within 0.1 s"):
+        await connect(other.url, open_timeout=0.1).open()
+
+
+async def test_a_server_without_subprotocol_is_accepted() -> None:
+    """wamp.io selects no subprotocol; if it welcomes, it is a WAMP v1 server."""
+
+    async def handle(request: web.Request) -> web.WebSocketResponse:
+        ws = web.WebSocketResponse()
+        await ws.prepare(request)
+        await ws.send_str('[0, "s", 1]')
+        message = json.loads((await ws.receive()).data)
+        await ws.send_str(json.dumps([3, message[1], "yes"]))
+        await ws.receive()
+        return ws
+
+    web_app = web.Application()
+    web_app.router.add_get("/", handle)
+    runner = web.AppRunner(web_app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)
+    try:
+        async with connect("ws://{}:{}/".format(*runner.addresses[0])) as client:
+            assert await client.call("anything") == "yes"
+    finally:
+        await runner.cleanup()
+
+
+# ---- the rest
+
+
+async def test_publish_sends_the_shortest_form(other: Foreign) -> None:
+    """What is not asked for is not sent, so that servers which know fewer forms understand."""
+    async with connect(other.url) as client:
+        await client.publish("t", 1)
+        await client.publish("t", 2, exclude_me=True)
+        await client.publish("t", 3, exclude=["a"])
+        await client.publish("t", 4, exclude=["a"], eligible=["b"])
+        await client.publish("t", 5, eligible=["b"])
+        await client.publish("t", 6, exclude_me=False, eligible=[])
+        await client.call("echo")
+    assert other.sent(7) == [
+        [7, "t", 1],
+        [7, "t", 2, True],
+        [7, "t", 3, ["a"]],
+        [7, "t", 4, ["a"], ["b"]],
+        [7, "t", 5, None, ["b"]],
+        [7, "t", 6, False, []],
+    ]
+
+
+async def test_prefixes_can_be_added_later(server: Restartable) -> None:
+    """`set_prefix` holds at once and after a reconnect."""
+    async with connect(server.url, backoff=FAST) as client:
+        await client.set_prefix("c", "http://example.com/calc#")
+        assert await client.call("c:add", 1, 2) == 3
+        await client.drop()
+        await client.wait_for(State.OPEN, timeout=5)
+        assert await client.call("c:add", 1, 2) == 3
+
+
+async def test_open_and_close_without_async_with(server: Restartable) -> None:
+    """`open` and `close` do what the block does; a closed client says that it is."""
+    client: Client = await connect(server.url).open()
+    assert client.state is State.OPEN
+    assert client.server_ident == "wampkit"
+    await client.close()
+    await client.close()
+    with pytest.raises(ConnectionLost, match="closed"):
+        await client.call("calc:add", 1, 1)
+
+
+async def test_close_does_not_wait_for_a_server_that_hangs(other: Foreign) -> None:
+    """A server that answers no close is left after `close_timeout`."""
+    release = asyncio.Event()
+
+    async def hang(ws: web.WebSocketResponse) -> None:
+        await ws.send_str('[0, "s", 1, "Other/1.0"]')
+        await release.wait()
+
+    other.script = hang
+    client = await connect(other.url, close_timeout=0.1).open()
+    await asyncio.wait_for(client.close(), 3)
+    release.set()
+
+
+async def test_a_failing_state_callback_harms_nothing(server: Restartable, caplog: pytest.LogCaptureFixture) -> None:
+    """What `on_state` raises is logged and the client goes on."""
+
+    def broken(state: State) -> None:
+        raise RuntimeError("boom")
+
+    async with connect(server.url, on_state=broken) as client:
+        assert await client.call("calc:add", 1, 1) == 2
+    assert "on_state failed" in caplog.text

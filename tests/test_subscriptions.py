@@ -1,0 +1,176 @@
+"""Subscriptions: iteration, sharing one on the wire, and learning what became of them."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from wampkit import App, ConnectionLost, NotAllowed, Topic, connect
+
+from .foreign import Foreign, foreign
+from .wire import serve
+
+
+@pytest.fixture
+async def other() -> AsyncIterator[Foreign]:
+    async with foreign() as server:
+        yield server
+
+
+async def test_events_are_iterated_in_order(other: Foreign) -> None:
+    """`async for` yields the events in the order in which they came."""
+    async with connect(other.url) as client, client.subscribe("t") as events:
+        for number in range(5):
+            await client.publish("t", number)
+        got = []
+        async for event in events:
+            got.append(event)
+            if len(got) == 5:
+                break
+    assert got == [0, 1, 2, 3, 4]
+
+
+async def test_several_to_one_topic_share_one_on_the_wire(other: Foreign) -> None:
+    """Three subscriptions, by CURIE and by URI, are one SUBSCRIBE, and one UNSUBSCRIBE when the last has gone."""
+    async with connect(other.url, prefixes={"p": "http://x/"}) as client:
+        async with client.subscribe("p:t") as first:
+            async with client.subscribe("http://x/t") as second, client.subscribe("p:t") as third:
+                await other.emit("p:t", "unresolved by this server")
+                assert len(other.sent(5)) == 1
+                assert [first.uri, second.uri, third.uri] == ["http://x/t"] * 3
+                await other.sockets[0].send_str('[8, "http://x/t", 1]')
+                assert [await each.get(timeout=5) for each in (first, second, third)] == [1, 1, 1]
+            await client.call("echo")
+            assert other.sent(6) == []
+            await other.sockets[0].send_str('[8, "http://x/t", 2]')
+            assert await first.get(timeout=5) == 2
+        await client.call("echo")
+        assert len(other.sent(6)) == 1
+
+
+async def test_a_curie_that_only_the_server_knows_receives_its_events() -> None:
+    """wampkit tells the full URI, so the app's own prefixes need not be known to the client."""
+    app = App(prefixes={"chat": "http://example.com/chat/"})
+    app.topic("chat:{room}", relay=True)
+    async with serve(app) as server, connect(server.url) as client:
+        async with client.subscribe("chat:lobby") as short, client.subscribe("http://example.com/chat/lobby") as full:
+            assert (short.uri, short.accepted, full.accepted) == ("http://example.com/chat/lobby", True, True)
+            await app.publish("chat:lobby", "hello")
+            assert await short.get(timeout=5) == "hello"
+            assert await full.get(timeout=5) == "hello"
+            await short.nothing(within=0.05)
+        assert await client.call("wampkit:subscription", "chat:lobby") is None
+        assert dict(app.topics) == {}
+
+
+async def test_leaving_one_of_two_names_keeps_the_other() -> None:
+    """A CURIE and the full URI of one topic are one subscription on the server; leaving one name keeps it."""
+    app = App(prefixes={"chat": "http://example.com/chat/"})
+    app.topic("chat:{room}", relay=True)
+    async with serve(app) as server, connect(server.url) as client, client.subscribe("chat:lobby") as short:
+        async with client.subscribe("http://example.com/chat/lobby"):
+            pass
+        await client.call("wampkit:subscription", "chat:lobby")
+        await app.publish("chat:lobby", "still here")
+        assert await short.get(timeout=5) == "still here"
+
+
+async def test_events_of_the_first_moment_are_not_lost() -> None:
+    """What the server publishes before it has told the full URI reaches the subscription."""
+    app = App(prefixes={"chat": "http://example.com/chat/"})
+    room = app.topic("chat:{room}")
+
+    @room.on_subscribe
+    async def welcome(topic: Topic) -> None:
+        await topic.publish("welcome")
+
+    async with serve(app) as server, connect(server.url) as client, client.subscribe("chat:lobby") as events:
+        assert await events.get(timeout=5) == "welcome"
+
+
+async def test_a_refused_subscription_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """`accepted` is False and a line in the log says so; nothing is raised, as WAMP v1 keeps silent."""
+    app = App()
+    secret = app.topic("secret")
+
+    @secret.on_subscribe
+    async def refuse() -> None:
+        await asyncio.sleep(0)
+        raise NotAllowed("members only")
+
+    async with serve(app) as server, connect(server.url) as client:
+        for topic in ("secret", "undeclared"):
+            async with client.subscribe(topic) as events:
+                assert events.accepted is False
+                await events.nothing(within=0.02)
+                assert f"the server refused the subscription to {topic!r}" in caplog.text
+
+
+async def test_another_server_cannot_tell(other: Foreign) -> None:
+    """Where the server is not wampkit, `accepted` is None and no call is made that it does not know."""
+    async with connect(other.url) as client, client.subscribe("t") as events:
+        assert events.accepted is None
+        assert other.sent(5) == [[5, "t"]]
+        assert other.sent(2) == []
+
+
+async def test_get_times_out_and_names_the_topic(other: Foreign) -> None:
+    """`get(timeout)` raises TimeoutError that names the topic."""
+    async with connect(other.url) as client, client.subscribe("quiet") as events:
+        with pytest.raises(TimeoutError, match="no event on 'quiet' within 0.02 s"):
+            await events.get(timeout=0.02)
+
+
+async def test_nothing_shows_the_event_that_came(other: Foreign) -> None:
+    """`nothing(within)` fails with the event in its message."""
+    async with connect(other.url) as client, client.subscribe("t") as events:
+        await client.publish("t", {"n": 1})
+        with pytest.raises(AssertionError, match="{'n': 1}"):
+            await events.nothing(within=5)
+
+
+async def test_a_slow_reader_loses_the_oldest(other: Foreign, caplog: pytest.LogCaptureFixture) -> None:
+    """Over `max_events` the oldest events are dropped, counted, and logged once."""
+    async with connect(other.url, max_events=3) as client, client.subscribe("t") as events:
+        for number in range(10):
+            await client.publish("t", number)
+        await client.call("echo")
+        assert [await events.get(timeout=5) for _ in range(3)] == [7, 8, 9]
+        assert events.dropped == 7
+    assert caplog.text.count("are dropped") == 1
+
+
+async def test_closing_the_client_ends_iteration(other: Foreign) -> None:
+    """`async for` ends, and `get` raises, when the client is closed for good; what came before is still had."""
+    client = await connect(other.url).open()
+    events = await client.subscribe("t").start()
+    waiting = await client.subscribe("u").start()
+
+    async def collect() -> list[object]:
+        return [event async for event in waiting]
+
+    task = asyncio.ensure_future(collect())
+    await client.publish("t", "last")
+    await client.call("echo")
+    await client.close()
+    assert await asyncio.wait_for(task, 5) == []
+    assert await events.get(timeout=5) == "last"
+    with pytest.raises(ConnectionLost):
+        await events.get(timeout=5)
+
+
+async def test_two_readers_of_one_subscription_share_its_events(other: Foreign) -> None:
+    """Each event goes to one of two tasks that wait, and a cancelled one takes none with it."""
+    async with connect(other.url) as client, client.subscribe("t") as events:
+        doomed, kept = (asyncio.ensure_future(events.get()) for _ in range(2))
+        await asyncio.sleep(0)
+        doomed.cancel()
+        await client.publish("t", "only")
+        assert await asyncio.wait_for(kept, 5) == "only"
+
+
+async def test_subscribing_without_a_connection_fails(other: Foreign) -> None:
+    """A subscription that is entered while there is no connection raises ConnectionLost."""
+    client = connect(other.url)
+    with pytest.raises(ConnectionLost, match="connecting"):
+        await client.subscribe("t").start()

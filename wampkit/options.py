@@ -1,0 +1,205 @@
+"""What can be written on the command line, in the environment and in `pyproject.toml`, and how it is read."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import math
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from urllib.parse import urlsplit
+
+import click
+from click.core import ParameterSource
+
+from .app import DEFAULT_PATH
+from .loading import USAGE, Mistake, did_you_mean, read_config
+
+__all__ = [
+    "COMMAND",
+    "TAKES_JSON",
+    "Json",
+    "Seconds",
+    "SocketPath",
+    "app_argument",
+    "client_options",
+    "defaults",
+    "level_option",
+    "option",
+    "source",
+    "strange_variables",
+]
+
+if TYPE_CHECKING:
+    ParamType = click.ParamType[Any]
+else:
+    ParamType = click.ParamType  # not generic before click 8.4
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+PREFIX = "WAMPKIT"
+
+COMMAND = {"auto_envvar_prefix": PREFIX, "show_default": True}
+TAKES_JSON = {**COMMAND, "ignore_unknown_options": True}
+"""Context settings of a command whose arguments may look like options, such as -1."""
+
+
+# ---- the words
+
+
+class Json(ParamType):
+    name = "json"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return json.loads(value, parse_constant=_no_json, parse_float=_finite)
+        except (ValueError, RecursionError):
+            hint = f"; quote text twice: '{json.dumps(value)}'" if not value.startswith(("{", "[", '"', "-")) else ""
+            raise click.UsageError(f"the argument {value} is not JSON{hint}", ctx) from None
+
+
+def _no_json(word: str) -> NoReturn:
+    raise ValueError(word)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _no_json(text)
+
+
+class Pair(ParamType):
+    """A name and a value in one word; in the environment one such word a line."""
+
+    envvar_list_splitter = "\n"
+
+    def __init__(self, separator: str, name: str) -> None:
+        self.separator = separator
+        self.name = name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        name, separator, rest = value.partition(self.separator)
+        if not separator or not name.strip():
+            self.fail(f"{value!r} must have the form {self.name}", param, ctx)
+        return name.strip(), rest.strip()
+
+
+class Seconds(ParamType):
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        with contextlib.suppress(ValueError):
+            if 0 <= (seconds := float(value)) <= 86400:
+                return seconds
+        self.fail(f"{value!r} is no number of seconds between 0 and 86400", param, ctx)
+
+
+class Url(ParamType):
+    name = "url"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        with contextlib.suppress(ValueError):
+            parts = urlsplit(value)
+            if parts.scheme in ("ws", "wss") and parts.hostname and parts.port != 0:
+                return str(value)
+        raise click.UsageError(f"{value!r} is no WebSocket URL; write ws://host:port/path", ctx)
+
+
+class SocketPath(ParamType):
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not value.startswith("/") or any(each in value for each in "{}?# "):
+            self.fail(f"{value!r} is no path such as {DEFAULT_PATH}", param, ctx)
+        return str(value)
+
+
+# ---- options that several commands share
+
+option = functools.partial(click.option, show_envvar=True)
+level_option = option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error", "critical"]),
+    default="info",
+    help="The least that is logged. With debug, the app's mistakes show their traceback.",
+)
+app_argument = click.argument("app", required=False, envvar=f"{PREFIX}_APP", metavar="[APP]")
+
+
+def client_options(command: F) -> F:
+    """The server, and the options that all commands share that talk to one."""
+    decorators = [
+        click.argument("url", type=Url()),
+        option("--prefix", type=Pair("=", "NAME=URI"), multiple=True, help="What a CURIE stands for."),
+        option("--header", type=Pair(":", "'Name: value'"), multiple=True, help="An HTTP header to send."),
+        option("--origin", help="The Origin header to send."),
+        option("--timeout", type=Seconds(), default=30.0, help="How long to wait for the server."),
+    ]
+    for decorate in reversed(decorators):
+        command = decorate(command)
+    return command
+
+
+# ---- the environment and the file
+
+
+def defaults(group: click.Group, directory: Path) -> dict[str, dict[str, Any]]:
+    """What `[tool.wampkit]` says for each command of a group, as click's `default_map`.
+
+    Raises:
+        Mistake: The file cannot be read, or has a key that is no option.
+    """
+    names = {name: _names(command) for name, command in group.commands.items()}
+    known = set().union(*names.values())
+    values: dict[str, Any] = {}
+    for key, value in read_config(directory).items():
+        name = key.replace("-", "_")
+        if name not in known:
+            raise Mistake(f"pyproject.toml: [tool.wampkit] has no key {key!r}{did_you_mean(key, sorted(known))}", USAGE)
+        values[name] = _as_typed(key, value)
+    return {name: {key: values[key] for key in values.keys() & own} for name, own in names.items()}
+
+
+def strange_variables(group: click.Group) -> Iterator[str]:
+    """A line about each variable that looks like an option of a group's commands and is none."""
+    known = {f"{PREFIX}_{name.upper()}" for command in group.commands.values() for name in _names(command)}
+    for name in sorted(os.environ):
+        if name.startswith(f"{PREFIX}_") and name not in known:
+            yield f"{name} in the environment is no option{did_you_mean(name, sorted(known))}"
+
+
+def _names(command: click.Command) -> set[str]:
+    """What can be set from elsewhere: the options of a command, and which app."""
+    return {
+        each.name for each in command.params if each.name and (isinstance(each, click.Option) or each.name == "app")
+    }
+
+
+def _as_typed(key: str, value: Any) -> Any:
+    """A value as it would be typed, so that it is checked as what is typed."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case str() | int() | float():
+            return str(value)
+        case dict():
+            return [f"{name}={text}" for name, text in value.items()]
+        case list() if all(isinstance(each, str) for each in value):
+            return value
+    raise Mistake(f"pyproject.toml: [tool.wampkit] {key}: no option takes this", USAGE)
+
+
+def source(error: click.ClickException) -> str:
+    """Where a wrong value came from, to be put before its error; empty for the command line."""
+    if not isinstance(error, click.BadParameter) or error.ctx is None or error.param is None or not error.param.name:
+        return ""
+    match error.ctx.get_parameter_source(error.param.name):
+        case ParameterSource.ENVIRONMENT:
+            return f"{PREFIX}_{error.param.name.upper()}: "
+        case ParameterSource.DEFAULT_MAP:
+            return "[tool.wampkit] in pyproject.toml: "
+    return ""
