@@ -1,0 +1,88 @@
+"""Every exchange of the corpus behaves as its steps say, over a real WebSocket.
+
+`exchanges.json` holds scripted exchanges as real servers and clients of WAMP v1 have them; those of WAMP-CRA, an
+extension, are not among the ones that are run here.
+"""
+
+import asyncio
+import json
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from .demo_app import make_app
+from .exchange_runner import Mismatch, Player
+
+CORPUS = json.loads(Path(__file__).with_name("exchanges.json").read_text())["exchanges"]
+DEMO = [exchange for exchange in CORPUS if exchange["server"] == "demo"]
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """The demo app, served in a thread for all exchanges: none may harm the next."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    def run(work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, loop).result(20)
+
+    app = make_app()
+    runner = web.AppRunner(app.web_app("/"), access_log=None)
+
+    async def start() -> str:
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        return "ws://{}:{}/".format(*runner.addresses[0])
+
+    async def left() -> tuple[int, int]:
+        for _ in range(200):
+            if not app.connections and not app.topics:
+                break
+            await asyncio.sleep(0.01)
+        return len(app.connections), len(app.topics)
+
+    try:
+        yield run(start())
+        assert run(left()) == (0, 0), "connections or topics are left behind"
+    finally:
+        run(runner.cleanup())
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+@pytest.mark.parametrize("exchange", DEMO, ids=lambda exchange: exchange["id"])
+async def test_exchange(exchange: dict[str, Any], url: str) -> None:
+    """One exchange does what its steps say."""
+    async with aiohttp.ClientSession() as http:
+        await Player(http, url).play(exchange)
+
+
+def test_the_corpus_is_whole() -> None:
+    """All 168 exchanges of the demo server are here, of every level."""
+    assert len(DEMO) == 168
+    assert set(Counter(exchange["level"] for exchange in DEMO)) == {"must", "should", "choice"}
+
+
+async def test_the_player_notices_what_differs(url: str) -> None:
+    """A script that expects another answer fails, so that the exchanges above can fail."""
+    wrong: list[list[dict[str, Any]]] = [
+        [{"client": "A", "send": [2, "c", "ping"]}, {"client": "A", "expect": [3, "c", "pang"]}],
+        [{"client": "A", "send": [2, "c", "ping"]}, {"client": "A", "sync": True}],
+        [{"client": "A", "send": [2, "c", "ping"]}, {"client": "A", "expect_close": [1002]}],
+        [{"client": "A", "send_raw": "nonsense"}, {"client": "A", "expect_close": [1000]}],
+        [{"client": "A", "send_raw": "nonsense"}, {"client": "A", "sync": True}],
+        [{"client": "B", "open": {"protocols": ["wamp"]}, "expect_http": [400]}],
+        [{"client": "A", "send": [2, "c", "ping"]}, {"client": "A", "expect": [3, "c", {"$not": "pong"}]}],
+    ]
+    async with aiohttp.ClientSession() as http:
+        for steps in wrong:
+            with pytest.raises(Mismatch):
+                await Player(http, url).play({"steps": steps})
