@@ -60,7 +60,7 @@ class Broker(Protocol):
         """Disconnect and free everything."""
 
 
-class MemoryBroker:
+class MemoryBroker(Broker):
     """The default: one process, no server. `publish` has delivered when it returns."""
 
     def __init__(self, url: str = "memory://") -> None:

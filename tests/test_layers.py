@@ -1,0 +1,94 @@
+"""The house's rule: a file imports only from lower layers, and the protocol knows no network."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "wampkit"
+
+LAYERS: list[set[str]] = [
+    {"errors", "threads", "frames", "complaints", "work", "fatal"},
+    {"uris", "messages", "depends", "broker", "signatures", "arguments"},
+    {"protocol", "binding", "router"},
+    {"connection", "link"},
+    {"topics", "incoming", "keepalive", "lifecycle", "subscriptions"},
+    {"middleware", "client"},
+    {"dispatch"},
+    {"serving", "node"},
+    {"door"},
+    {"app"},
+    {"loading", "testing"},
+    {"listing", "process", "options", "talk"},
+    {"server"},
+    {"children"},
+    {"reload", "workers"},
+    {"cli", "pytest_plugin"},
+    {"__main__", "__init__"},
+]
+LAYER_OF = {module: number for number, layer in enumerate(LAYERS) for module in layer}
+
+PURE = ("errors", "uris", "messages", "protocol")
+EDGES = LAYER_OF.keys() & {
+    "client", "link", "subscriptions", "loading", "testing", "listing", "process", "options", "talk", "server",
+    "children", "reload", "workers", "cli", "pytest_plugin",
+}  # fmt: skip
+OF_THE_CLIENT = {"client", "link", "subscriptions"}
+
+
+def imports_of(module: str) -> tuple[set[str], set[str]]:
+    """The modules of the package, and the other top-level modules, that a module imports anywhere in it."""
+    own: set[str] = set()
+    others: set[str] = set()
+    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            own |= {node.module.split(".")[0]} if node.module else {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            others.add((node.module or "").split(".")[0])
+        elif isinstance(node, ast.Import):
+            others |= {alias.name.split(".")[0] for alias in node.names}
+    return own - {"__version__"}, others
+
+
+def test_every_module_has_its_layer() -> None:
+    """A new module is entered into the table above, in the lowest layer that its imports allow."""
+    assert sorted(path.stem for path in PACKAGE.glob("*.py")) == sorted(LAYER_OF)
+
+
+@pytest.mark.parametrize("module", sorted(LAYER_OF))
+def test_imports_come_from_lower_layers(module: str) -> None:
+    """What a module imports of the package lies beneath it."""
+    own, others = imports_of(module)
+    above = {name for name in own if LAYER_OF[name] >= LAYER_OF[module]}
+    assert above == set(), f"{module} imports {', '.join(sorted(above))}, which does not lie beneath it"
+    assert "wampkit" not in others, "import relatively, so that the layers can be seen"
+
+
+@pytest.mark.parametrize("module", PURE)
+def test_the_protocol_knows_no_network(module: str) -> None:
+    """Neither asyncio nor aiohttp is imported by the protocol, or by anything that it imports."""
+    pending, seen = [module], set()
+    while pending:
+        name = pending.pop()
+        seen.add(name)
+        own, others = imports_of(name)
+        assert others & {"asyncio", "aiohttp", "socket", "threading"} == set(), name
+        pending.extend(own - seen)
+
+
+def test_the_core_imports_no_edge() -> None:
+    """Client, commands and fixtures stand outside: the core works without them."""
+    for module in LAYER_OF.keys() - EDGES - {"__init__", "__main__"}:
+        assert imports_of(module)[0] & EDGES == set(), module
+
+
+def test_the_client_needs_little_of_the_core() -> None:
+    """Of the core the client uses errors, names, messages and the protocol only."""
+    for module in OF_THE_CLIENT:
+        assert imports_of(module)[0] <= OF_THE_CLIENT | {"errors", "uris", "messages", "protocol"}, module
+
+
+def test_ids_are_not_drawn_from_random() -> None:
+    """`random` can be predicted; it serves for the client's back-off alone."""
+    users = [module for module in LAYER_OF if "random" in imports_of(module)[1]]
+    assert users == ["client"]
