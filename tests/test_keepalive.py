@@ -130,6 +130,26 @@ async def test_a_handler_that_holds_up_the_loop_gets_nobody_cut() -> None:
         assert ends == []
 
 
+async def test_time_that_a_handler_holds_up_is_not_held_against_a_pong() -> None:
+    """A pong that could not be sent or read while a handler blocked the loop is not too late."""
+    app, ends = make()
+
+    @app.rpc("t:block")
+    async def block() -> None:
+        time.sleep(INTERVAL)  # noqa: ASYNC251  # the mistake under test
+
+    async with serve(app) as server:
+        peer = await server.raw()
+        for _ in range(3):
+            opcode, payload = await peer.read_frame()
+            assert opcode == 9
+            # This client runs on the blocked loop too, so its pong leaves after the time for pongs is over.
+            await peer.send_message(CALL, "1", "t:block")
+            assert await peer.read_message() == [RESULT, "1", None]
+            await peer.send_frame(10, payload)
+        assert ends == []
+
+
 async def test_a_peer_that_is_silent_is_found_even_on_a_busy_loop() -> None:
     """Time that a handler holds up is not held against peers, but a dead one is still found."""
     app, ends = make()

@@ -160,5 +160,5 @@ def _check_handshake(request: web.Request, require_subprotocol: bool) -> None:
             raise web.HTTPBadRequest(text="offer the WebSocket subprotocol 'wamp'")
     elif SUBPROTOCOL not in [name.strip() for name in offer.split(",")]:
         raise web.HTTPBadRequest(text="this server speaks WAMP v1: offer the WebSocket subprotocol 'wamp'")
-    if request.version < HttpVersion11 or not web.WebSocketResponse(protocols=(SUBPROTOCOL,)).can_prepare(request):
+    if request.version != HttpVersion11 or not web.WebSocketResponse(protocols=(SUBPROTOCOL,)).can_prepare(request):
         raise web.HTTPBadRequest(text="this is no valid WebSocket handshake")

@@ -16,7 +16,7 @@ __all__ = ["run"]
 
 logger = logging.getLogger("wampkit")
 
-STARTS_IN_VAIN = 5
+STARTS_IN_VAIN = 4
 """After so many workers in a row that ended before they served, the supervisor gives up."""
 
 STEADY = 10.0
