@@ -241,3 +241,72 @@ async def test_an_unknown_broker_url_stops_the_start() -> None:
 def test_printing_a_publication_does_not_print_the_event() -> None:
     """What an event carries stays out of logs that print a publication."""
     assert "hunter2" not in repr(Publication("t", b'"hunter2"'))
+
+
+class Slow(Recorder):
+    """A broker whose subscribe and unsubscribe take as long as the test says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.release = asyncio.Event()
+
+    async def subscribe(self, topic: str) -> None:
+        self._note("subscribing", topic)
+        await self.release.wait()
+        self._note("subscribe", topic)
+
+    async def unsubscribe(self, topic: str) -> None:
+        self._note("unsubscribing", topic)
+        await self.release.wait()
+        self._note("unsubscribe", topic)
+
+
+async def test_nobody_is_subscribed_before_the_broker_is() -> None:
+    """While the broker takes its time for the first subscriber, the second waits for it too."""
+    broker = Slow()
+    app = make(broker)
+    async with serve(app) as server:
+        one, two = await server.peer(), await server.peer()
+        for peer in (one, two):
+            await peer.send(SUBSCRIBE, "t:relay/a")
+        await eventually(lambda: len(app.topics.get(T + "relay/a", ())) == 2)
+        assert server.connection(one).topics == server.connection(two).topics == ()
+        broker.release.set()
+        await one.settle()
+        await two.settle()
+        assert server.connection(one).topics == server.connection(two).topics == (T + "relay/a",)
+    assert broker.log.count("subscribe relay/a") == 1
+
+
+async def test_a_goodbye_does_not_undo_a_newer_subscription() -> None:
+    """A client that subscribes while the broker still unsubscribes has the topic carried when it is accepted."""
+    broker = Slow()
+    app = make(broker)
+    async with serve(app) as server:
+        broker.release.set()
+        one, two = await server.peer(), await server.peer()
+        await one.subscribe("t:relay/a")
+        broker.release.clear()
+        await one.send(UNSUBSCRIBE, "t:relay/a")
+        await eventually(lambda: broker.log[-1] == "unsubscribing relay/a")
+        await two.send(SUBSCRIBE, "t:relay/a")
+        await eventually(lambda: T + "relay/a" in app.topics)
+        broker.release.set()
+        await two.settle()
+        talk = [line for line in broker.log if line in ("subscribe relay/a", "unsubscribe relay/a")]
+        assert talk == ["subscribe relay/a", "unsubscribe relay/a", "subscribe relay/a"]
+
+
+async def test_a_broker_that_refuses_the_first_is_asked_for_the_second() -> None:
+    """Where the broker failed for one subscriber, the next one is not taken for subscribed."""
+    broker = Recorder()
+    broker.failing.add("subscribe")
+    app = make(broker)
+    async with serve(app) as server:
+        one, two = await server.peer(), await server.peer()
+        await one.send(SUBSCRIBE, "t:relay/a")
+        await one.settle()
+        assert server.connection(one).topics == ()
+        broker.failing.clear()
+        await two.subscribe("t:relay/a")
+        assert server.connection(two).topics == (T + "relay/a",)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -464,23 +465,30 @@ async def test_subscribe_survives_a_restart(project: Path) -> None:
 
 async def test_a_reader_that_leaves(project: Path) -> None:
     """When whoever reads the events has gone, `subscribe` ends without a complaint."""
+    read, written = os.pipe()
     async with serving(project) as (_, url):
-        shell = await asyncio.create_subprocess_exec(
-            *("sh", "-c", '"$0" -m wampkit subscribe "$1" news | head -n 1', sys.executable, url),
+        listener = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "wampkit", "subscribe", url, "news"),
             cwd=project,
             env=environment(),
-            stdout=subprocess.PIPE,
+            stdout=written,
             stderr=subprocess.PIPE,
         )
-        assert shell.stdout is not None
-        assert shell.stderr is not None
-        async with asyncio.timeout(PATIENCE):
-            assert b"subscribed" in await shell.stderr.readline()
-            assert (await run("call", url, "say", '"news"', "1", cwd=project)).returncode == 0
-            assert await shell.stdout.read() == b"1\n"
-            assert (await run("call", url, "say", '"news"', "2", cwd=project)).returncode == 0
-            assert await shell.stderr.read() == b""
-            await shell.wait()
+        os.close(written)
+        assert listener.stderr is not None
+        try:
+            async with asyncio.timeout(PATIENCE):
+                assert b"subscribed" in await listener.stderr.readline()
+                assert (await run("call", url, "say", '"news"', "1", cwd=project)).returncode == 0
+                assert await asyncio.to_thread(os.read, read, 100) == b"1\n"
+                os.close(read)
+                assert (await run("call", url, "say", '"news"', "2", cwd=project)).returncode == 0
+                assert await listener.stderr.read() == b""
+                assert await listener.wait() == 0
+        finally:
+            if listener.returncode is None:
+                listener.kill()
+                await listener.wait()
 
 
 # ---- help

@@ -423,3 +423,18 @@ def test_a_hook_of_the_wrong_form_is_refused(add: str, count: int) -> None:
         else:
             with pytest.raises(DeclarationError, match=rf"{add}: .*{hook.__name__} must take"):
                 getattr(app, add)(hook)
+
+
+async def test_shutdown_hooks_run_only_after_a_whole_start() -> None:
+    """Where a start-up hook failed, what the others would take down was never all put up."""
+    app, log = make()
+    app.on_shutdown(lambda: log.append("down"))
+
+    @app.on_startup
+    async def fail() -> None:
+        raise RuntimeError("no database")
+
+    with pytest.raises(RuntimeError, match="no database"):
+        await app.start()
+    assert log == []
+    assert not app.running

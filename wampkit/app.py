@@ -289,6 +289,7 @@ class App:
         if self._lifespan is not None:
             await self._resources.enter_async_context(self._lifespan(self))
         await self._hooks.started(threads)
+        node.started = True
         node.start_periodic()
 
     async def drain(self, deadline: float) -> None:
@@ -307,7 +308,8 @@ class App:
         if node is None:
             return
         await node.stop()
-        await self._hooks.stopped(node.threads)
+        if node.started:
+            await self._hooks.stopped(node.threads)
         try:
             await self._resources.aclose()
         finally:

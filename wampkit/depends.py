@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Protocol
 
+from .fatal import is_fatal
 from .threads import Threads
 
 __all__ = ["Depends", "Provider", "Scope"]
@@ -96,10 +97,15 @@ class Scope:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Clean up in reverse. Each cleanup sees the handler's error; one that fails is logged, the others run."""
+        fatal: BaseException | None = None
         while self._entered:
             manager = self._entered.pop()
             try:
                 await manager.__aexit__(kind, error, traceback)
-            except Exception as failure:
-                if failure is not error:
+            except BaseException as failure:
+                if is_fatal(failure) and failure is not error:
+                    fatal = failure
+                elif failure is not error:
                     logger.error("a dependency failed to clean up", exc_info=sys.exc_info())
+        if fatal is not None:
+            raise fatal

@@ -32,11 +32,12 @@ _NO_KEYWORDS: dict[str, Any] = {}
 
 @dataclass(frozen=True, slots=True)
 class Procedure:
-    """A procedure ready to run."""
+    """A procedure ready to run; one of wampkit's own passes no middleware."""
 
     route: Declaration
     plan: Plan
     middlewares: tuple[Any, ...]
+    own: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,8 +328,12 @@ class _Chains:
         def end(target: Any) -> CallNext:
             return lambda message: innermost(target, message)
 
+        def chain(target: Any) -> CallNext:
+            own = isinstance(target, Procedure) and target.own
+            return fold(() if own else (*outer, *target.middlewares), end(target))
+
         self._unknown = fold(outer, end(None))
-        self._chains = {id(target): fold((*outer, *target.middlewares), end(target)) for target in targets}
+        self._chains = {id(target): chain(target) for target in targets}
 
     def of(self, target: Procedure | ServedTopic | None) -> CallNext:
         return self._unknown if target is None else self._chains[id(target)]

@@ -66,6 +66,7 @@ class Node:
         self.threads = threads
         self.hooks = hooks
         self.keepalive = keepalive
+        self.started = False  # whether every start-up hook has run
         self.draining = False
         self._clock: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []

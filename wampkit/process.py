@@ -111,31 +111,35 @@ def run_loop(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, None]) -
         loop.close()
 
 
+_stuck: set[asyncio.Task[Any]] = set()
+
+
 async def _wind_up(loop: asyncio.AbstractEventLoop) -> None:
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
         task.cancel()
     if tasks:
         _, stuck = await asyncio.wait(tasks, timeout=PATIENCE)
-        if stuck:
-            logger.warning("%d tasks did not end when cancelled", len(stuck))
-            # Python would complain about each of them once more.
-            loop.set_exception_handler(lambda _, __: None)
+        _stuck.update(stuck)
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(loop.shutdown_asyncgens(), PATIENCE)
 
 
 def leave(code: int) -> NoReturn:
-    """End the process, although a blocking handler may still run: Python would wait for its thread."""
+    """End the process, although functions may still run that block, or tasks that refused to be cancelled.
+
+    Python would wait for the ones and complain about the others.
+    """
     end = time.monotonic() + PATIENCE
-    for thread in threading.enumerate():
-        if thread.name.startswith("wampkit") and thread is not threading.current_thread():
-            thread.join(max(0.0, end - time.monotonic()))
-            if thread.is_alive():
-                logger.warning("a blocking function still runs; ending without it")
-                logging.shutdown()
-                for stream in (sys.stdout, sys.stderr):
-                    with contextlib.suppress(Exception):
-                        stream.flush()
-                os._exit(code)
-    sys.exit(code)
+    workers = [each for each in threading.enumerate() if each.name.startswith("wampkit")]
+    for thread in workers:
+        thread.join(max(0.0, end - time.monotonic()))
+    blocked = sum(thread.is_alive() for thread in workers)
+    if not blocked and not _stuck:
+        sys.exit(code)
+    logger.warning("ending without %d blocking functions and %d tasks that go on and on", blocked, len(_stuck))
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(code)

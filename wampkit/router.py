@@ -262,7 +262,7 @@ def gather(router: Router, prefixes: Mapping[str, str]) -> list[Declaration]:
         if each.declared.startswith(RESERVED):
             raise DeclarationError(f"{each.label}: names that begin with {RESERVED!r} are wampkit's own")
         if is_pattern(each.uri):
-            each.pattern = Pattern(each.uri)
+            each.pattern = _pattern(each)
         shape = each.uri if each.pattern is None else each.pattern.shape
         first = taken.setdefault((each.kind, shape), each)
         if first is not each:
@@ -270,3 +270,10 @@ def gather(router: Router, prefixes: Mapping[str, str]) -> list[Declaration]:
                 f"{each.label} is declared twice, first as {first.label}; both mean {each.uri!r}: remove or rename one"
             )
     return declarations
+
+
+def _pattern(declaration: Declaration) -> Pattern:
+    try:
+        return Pattern(declaration.uri)
+    except DeclarationError as error:
+        raise DeclarationError(f"{declaration.label}: {error}") from None

@@ -30,12 +30,14 @@ def compile_routes(routes: Iterable[Declaration], *own: Declaration) -> tuple[Ta
     """
     procedures: Table[Procedure] = Table()
     topics: Table[ServedTopic] = Table()
-    for route in (*routes, *own):
+    for route in routes:
         _, middlewares = split(route.middlewares, route.label, gates=False)
         if route.kind == "procedure":
             procedures.add(route.uri, route.pattern, _procedure(route, tuple(middlewares)))
         else:
             topics.add(route.uri, route.pattern, _topic(route, tuple(middlewares)))
+    for route in own:
+        procedures.add(route.uri, route.pattern, _procedure(route, (), own=True))
     procedures.sort()
     topics.sort()
     return procedures, topics
@@ -70,12 +72,12 @@ def _hook_injectables(message: type) -> Injectables:
     }
 
 
-def _procedure(route: Declaration, middlewares: tuple[Any, ...]) -> Procedure:
+def _procedure(route: Declaration, middlewares: tuple[Any, ...], *, own: bool = False) -> Procedure:
     assert route.handler is not None
     names = route.pattern.names if route.pattern is not None else ()
     plan = compile_handler(route.declared, route.handler, _CALL, variables=names, all_variables=True)
     _refuse_generators(route, route.handler)
-    return Procedure(route, plan, middlewares)
+    return Procedure(route, plan, middlewares, own)
 
 
 def _topic(route: Declaration, middlewares: tuple[Any, ...]) -> ServedTopic:

@@ -6,6 +6,7 @@ to a topic that nobody subscribed creates nothing.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
@@ -44,6 +45,16 @@ class _Candidate:
 
     def send(self, frame: bytes) -> None:
         self.frames.append(frame)
+
+
+class _Talk:
+    """What is being said to the broker about one topic, one thing after the other."""
+
+    __slots__ = ("lock", "users")
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.users = 0
 
 
 class Topic:
@@ -112,6 +123,8 @@ class Topics(Mapping[str, Topic]):
         self._broker = broker
         self._known = known
         self._subscribers: dict[str, dict[str, Subscriber]] = {}
+        self._carried: set[str] = set()
+        self._talks: dict[str, _Talk] = {}
 
     # ---- walking
 
@@ -142,13 +155,8 @@ class Topics(Mapping[str, Topic]):
 
     async def propose(self, uri: str, connection: Connection) -> None:
         """Enter a subscription on approval: events are kept for it until `accept` or `remove`."""
-        subscribers = self._subscribers.get(uri)
-        first = subscribers is None
-        if subscribers is None:
-            subscribers = self._subscribers[uri] = {}
-        subscribers[connection.id] = _Candidate(connection)
-        if first:
-            await self._broker.subscribe(uri)
+        self._subscribers.setdefault(uri, {})[connection.id] = _Candidate(connection)
+        await self._tell_broker(uri)
 
     def accept(self, uri: str, connection: Connection) -> None:
         """Make a proposed subscription stand and hand it the events that were kept."""
@@ -166,8 +174,31 @@ class Topics(Mapping[str, Topic]):
             return False
         if not subscribers:
             del self._subscribers[uri]
-            await self._broker.unsubscribe(uri)
+            await self._tell_broker(uri)
         return True
+
+    async def _tell_broker(self, uri: str) -> None:
+        """Have the broker carry a topic exactly as long as it has subscribers.
+
+        A broker may take its time: whoever comes meanwhile waits for it too, so that no subscription stands
+        before its events are heard, and none is undone by an older goodbye.
+        """
+        if uri not in self._talks and (uri in self._subscribers) == (uri in self._carried):
+            return
+        talk = self._talks.setdefault(uri, _Talk())
+        talk.users += 1
+        try:
+            async with talk.lock:
+                if uri in self._subscribers and uri not in self._carried:
+                    await self._broker.subscribe(uri)
+                    self._carried.add(uri)
+                elif uri not in self._subscribers and uri in self._carried:
+                    self._carried.discard(uri)
+                    await self._broker.unsubscribe(uri)
+        finally:
+            talk.users -= 1
+            if not talk.users:
+                del self._talks[uri]
 
     # ---- events
 
