@@ -162,19 +162,21 @@ def compile_handler(
             raise DeclarationError(
                 f"{name} ({location(function)}): the URI's {{{variable}}} needs a parameter {variable!r}; add it"
             )
-    return _Compiler(name, injectables, most).compile(function, variables)
+    return _Compiler(name, function, injectables, most).compile(function, variables)
 
 
 class _Compiler:
-    def __init__(self, name: str, injectables: Injectables, most: int | None) -> None:
+    def __init__(self, name: str, handler: Callable[..., Any], injectables: Injectables, most: int | None) -> None:
         self._name = name
+        self._handler = handler
         self._injectables = injectables
         self._most = most
         self._under_way: list[Callable[..., Any]] = []
 
     def compile(self, function: Callable[..., Any], variables: Sequence[str]) -> Plan:
         plan = Plan(self._name, function)
-        where = f"{self._name} ({location(function)})"
+        # Outermost the handler, then the dependencies that led here.
+        where = " needs ".join([f"{self._name} ({location(self._handler)})", *map(location, self._under_way)])
         rest: Any = None
         for parameter, annotation in parameters_of(function, where).values():
             rest = self._add(plan, parameter, annotation, variables, where) or rest
