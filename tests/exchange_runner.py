@@ -8,6 +8,7 @@ so on are patterns, and objects such as `{"$re": ...}` operators, which must all
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import struct
@@ -88,10 +89,9 @@ class Player:
 
     async def _do_send_parts(self, name: str, step: dict[str, Any]) -> None:
         text = "".join(part * times for part, times in step["send_parts"])
-        try:
+        # A server may refuse a long message before it has all of it.
+        with contextlib.suppress(ConnectionError):
             await self._sockets[name].send_str(text)
-        except ConnectionError:
-            pass  # a server may refuse a long message before it has all of it
 
     async def _do_send_frame(self, name: str, step: dict[str, Any]) -> None:
         frame = step["send_frame"]

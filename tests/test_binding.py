@@ -8,7 +8,7 @@ import enum
 import functools
 import uuid
 from collections.abc import Callable
-from datetime import date, datetime, timezone
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
@@ -86,7 +86,7 @@ def refusal(function: Callable[..., Any], *args: Any) -> str:
         (Literal["a", "b"], "b", "b"),
         (Color, "red", Color.RED),
         (date, "2026-11-23", date(2026, 11, 23)),
-        (datetime, "2026-11-23T10:00:00Z", datetime(2026, 11, 23, 10, tzinfo=timezone.utc)),
+        (datetime, "2026-11-23T10:00:00Z", datetime(2026, 11, 23, 10, tzinfo=UTC)),
         (uuid.UUID, "12345678-1234-5678-1234-567812345678", uuid.UUID("12345678123456781234567812345678")),
         (Decimal, "1.50", Decimal("1.50")),
         (Point, {"x": 1}, Point(1.0)),

@@ -14,6 +14,7 @@ from wampkit import App, CallError, Client, Connection, ConnectionLost, Handshak
 from wampkit.client import delay_of
 
 from .foreign import Foreign, foreign
+from .wire import eventually
 
 FAST = (0.01, 0.05)
 
@@ -139,8 +140,7 @@ async def test_a_cancelled_call_leaves_the_others_alone(other: Foreign) -> None:
     """Cancelling one of two calls does not reach the other."""
     async with connect(other.url) as client:
         doomed = asyncio.ensure_future(client.call("never"))
-        while not other.sent(2):
-            await asyncio.sleep(0)
+        await eventually(lambda: len(other.sent(2)) == 1)
         doomed.cancel()
         assert await client.call("echo", "still here") == ["still here"]
         with pytest.raises(asyncio.CancelledError):
@@ -205,16 +205,18 @@ async def test_a_dropped_wire_is_made_again_with_everything_put_back(server: Res
     """After `drop` the client is open again with a new session, its prefixes, and each subscription once."""
     states: list[State] = []
     options: dict[str, Any] = {"prefixes": {"room": "http://example.com/chat/"}, "backoff": FAST}
-    async with connect(server.url, on_state=states.append, **options) as client:
-        async with client.subscribe("room:a") as events:
-            before = client.session_id
-            await client.drop()
-            await client.wait_for(State.OPEN, timeout=5)
-            assert client.session_id not in ("", before)
-            for number in range(3):
-                await client.publish("room:a", number, exclude_me=False)
-            assert [await events.get(timeout=5) for _ in range(3)] == [0, 1, 2]
-            assert [topic.uri for topic in server.app.topics.values()] == ["http://example.com/chat/a"]
+    async with (
+        connect(server.url, on_state=states.append, **options) as client,
+        client.subscribe("room:a") as events,
+    ):
+        before = client.session_id
+        await client.drop()
+        await client.wait_for(State.OPEN, timeout=5)
+        assert client.session_id not in ("", before)
+        for number in range(3):
+            await client.publish("room:a", number, exclude_me=False)
+        assert [await events.get(timeout=5) for _ in range(3)] == [0, 1, 2]
+        assert [topic.uri for topic in server.app.topics.values()] == ["http://example.com/chat/a"]
     assert states == [State.OPEN, State.RECONNECTING, State.OPEN, State.CLOSED]
 
 
@@ -238,8 +240,7 @@ async def test_calls_in_flight_fail_at_once(other: Foreign) -> None:
     """A lost wire fails every call that waits, rather than leaving it to hang."""
     async with connect(other.url, backoff=FAST) as client:
         calls = [asyncio.ensure_future(client.call("never")) for _ in range(3)]
-        while len(other.sent(2)) < 3:
-            await asyncio.sleep(0)
+        await eventually(lambda: len(other.sent(2)) == 3)
         await client.drop()
         failed = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 5)
     assert [type(each) for each in failed] == [ConnectionLost] * 3
@@ -279,8 +280,7 @@ async def test_a_busy_server_is_asked_again(other: Foreign) -> None:
     async with connect(other.url, backoff=FAST) as client:
         other.refuse = 503
         await client.drop()
-        while len(other.handshakes) < 4:
-            await asyncio.sleep(0.01)
+        await eventually(lambda: len(other.handshakes) >= 4)
         other.refuse = None
         await client.wait_for(State.OPEN, timeout=5)
 

@@ -1,6 +1,7 @@
 """Dependencies over a real call: made once, nested, cleaned up in reverse, whatever happens."""
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any
@@ -145,7 +146,7 @@ async def test_a_dependency_is_given_what_a_handler_is() -> None:
 
 @pytest.mark.parametrize("error", [WampError("a:b", "no"), RuntimeError("boom")])
 async def test_cleanup_sees_the_handlers_error(error: Exception) -> None:
-    """A handler that fails throws its error into the generators, so that they can roll back; the answer is the error."""
+    """A handler that fails throws its error into the generators, so that they can roll back; the caller is told."""
     app, log = App(), Log()
 
     @app.rpc("f")
@@ -163,10 +164,8 @@ async def test_a_generator_that_swallows_the_error_does_not_hide_it() -> None:
     app = App()
 
     async def swallow() -> AsyncIterator[int]:
-        try:
+        with contextlib.suppress(WampError):
             yield 1
-        except WampError:
-            pass
 
     @app.rpc("f")
     async def f(value: Annotated[int, Depends(swallow)]) -> None:
@@ -196,7 +195,7 @@ async def test_a_failing_cleanup_stops_no_other(caplog: pytest.LogCaptureFixture
 
 
 async def test_a_failing_dependency_answers_the_call_and_cleans_up() -> None:
-    """Where a dependency refuses, the handler never runs, what was made before is cleaned up, and the caller is told."""
+    """Where a dependency refuses, the handler never runs, what was made is cleaned up, and the caller is told."""
     app, log = App(), Log()
 
     async def refuse() -> str:
@@ -245,5 +244,3 @@ def test_depends_takes_a_function() -> None:
     with pytest.raises(TypeError, match="takes a function"):
         Depends(5)  # type: ignore[arg-type]
     assert "test_depends_takes" in repr(Depends(test_depends_takes_a_function))
-
-

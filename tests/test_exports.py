@@ -6,7 +6,6 @@ import pytest
 
 import wampkit
 
-
 NAMES = [
     name
     for name in wampkit.__all__

@@ -26,7 +26,7 @@ from wampkit import (
     WampError,
 )
 
-from .wire import CALL, ERROR, PUBLISH, RESULT, SUBSCRIBE, UNSUBSCRIBE, Peer, Server, eventually, handshake, serve
+from .wire import CALL, PUBLISH, RESULT, SUBSCRIBE, UNSUBSCRIBE, Peer, Server, eventually, handshake, serve
 
 T = "http://example.com/"
 

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from wampkit.errors import DeclarationError
 from wampkit.uris import Pattern, expand, is_pattern
 
-PREFIXES = {"calc": "http://example.com/calc#", "p": "a:", "a": "http://x/", "http": "http://evil/", "prä": "u:", "": "e"}
+PREFIXES = {
+    "calc": "http://example.com/calc#",
+    "p": "a:",
+    "a": "http://x/",
+    "http": "http://evil/",
+    "prä": "u:",
+    "": "e",
+}
 
 
 @pytest.mark.parametrize(
