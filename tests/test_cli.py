@@ -7,8 +7,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -16,6 +18,8 @@ from aiohttp import web
 
 from .command import PATIENCE, Command, command, environment, free_port, wampkit, write
 from .wire import CALL, ERROR, Peer
+
+Outcome = subprocess.CompletedProcess[str]
 
 APP = """
 from enum import Enum
@@ -247,48 +251,49 @@ def test_variables_that_are_no_options(project: Path) -> None:
 # ---- mistakes
 
 
-@pytest.mark.parametrize(
-    ("args", "text", "code"),
-    [
-        ("run nowhere:app", "wampkit: no module 'nowhere' in {here} or on the Python path", 1),
-        ("run shop:ap", "wampkit: there is no 'ap' in shop (shop.py); did you mean 'app'?", 1),
-        ("run shop:router", "wampkit: shop:router is a Router, not an App; did you mean shop:app?", 1),
-        ("run broken:app", "wampkit: broken.py:1: ModuleNotFoundError: No module named 'nothing_here'", 1),
-        ("routes broken:app", "wampkit: broken.py:1: ModuleNotFoundError: No module named 'nothing_here'", 1),
-        ("run", "wampkit: which app?", 2),
-        ("run wrong:app", "wampkit: x (f, {here}/wrong.py:6): parameter 'y': JSON cannot be converted to App", 1),
-        ("routes wrong:app", "wampkit: x (f, {here}/wrong.py:6): parameter 'y': JSON cannot be converted to App", 1),
-        ("run sour:app", "wampkit: the app failed to start: sour.py:6: OSError: the database is gone", 1),
-        ("run calm:app --port 70000", "wampkit run: Invalid value for '--port': 70000 is not in the range", 2),
-        ("run calm:app --workers 0", "wampkit run: Invalid value for '--workers': 0 is not in the range", 2),
-        ("run calm:app --drain nan", "wampkit run: Invalid value for '--drain': 'nan' is no number of seconds", 2),
-        ("run calm:app --path ws", "wampkit run: Invalid value for '--path': 'ws' is no path such as /ws", 2),
-        ("run calm:app --host nowhere.invalid", "wampkit: host 'nowhere.invalid': ", 1),
-        ("run calm:app --host 203.0.113.77", "wampkit: host '203.0.113.77' is no address of this machine", 1),
-        ("run calm:app --broker carrier://:pigeon@x", "wampkit: --broker: there is no broker for carrier://", 1),
-        ("run calm:app --reload --workers 2", "wampkit: --reload runs one process; leave out --workers", 2),
-        ("run calm:app --prot 1", "wampkit run: No such option '--prot'", 2),
-        ("walk", "wampkit: No such command 'walk'", 2),
-        ("call 127.0.0.1:8080 f", "wampkit call: '127.0.0.1:8080' is no WebSocket URL; write ws://host:port/path", 2),
-        ("call ws://127.0.0.1:{free}/ws f", "wampkit: ws://127.0.0.1:{free}/ws: Connection refused", 1),
-        ("publish ws://127.0.0.1:{free}/ws t 1", "wampkit: ws://127.0.0.1:{free}/ws: Connection refused", 1),
-        ("subscribe ws://127.0.0.1:{free}/ws t", "wampkit: ws://127.0.0.1:{free}/ws: Connection refused", 1),
-        ("call ws://nowhere.invalid/ws f", "wampkit: ws://nowhere.invalid/ws: ", 1),
-        (
-            "call ws://127.0.0.1:{free}/ws f 1 hello",
-            "wampkit call: the argument hello is not JSON; quote text twice: '\"hello\"'",
-            2,
-        ),
-        ("call ws://127.0.0.1:{free}/ws f NaN", "wampkit call: the argument NaN is not JSON", 2),
-        ("call ws://127.0.0.1:{free}/ws f --tiemout", "wampkit call: the argument --tiemout is not JSON", 2),
-        ("publish ws://127.0.0.1:{free}/ws t {{x}}", "wampkit publish: the argument {{x}} is not JSON", 2),
-        ("call ws://127.0.0.1:{free}/ws f --prefix calc", "wampkit call: Invalid value for '--prefix': 'calc' must", 2),
-    ],
-)
-def test_a_mistake_is_one_line(tmp_path: Path, args: str, text: str, code: int) -> None:
-    """Each mistake is one clear line on stderr and a non-zero exit code."""
+MISTAKES = [
+    ("run nowhere:app", "wampkit: no module 'nowhere' in {here} or on the Python path", 1),
+    ("run shop:ap", "wampkit: there is no 'ap' in shop (shop.py); did you mean 'app'?", 1),
+    ("run shop:router", "wampkit: shop:router is a Router, not an App; did you mean shop:app?", 1),
+    ("run broken:app", "wampkit: broken.py:1: ModuleNotFoundError: No module named 'nothing_here'", 1),
+    ("routes broken:app", "wampkit: broken.py:1: ModuleNotFoundError: No module named 'nothing_here'", 1),
+    ("run", "wampkit: which app?", 2),
+    ("run wrong:app", "wampkit: x (f, {here}/wrong.py:6): parameter 'y': JSON cannot be converted to App", 1),
+    ("routes wrong:app", "wampkit: x (f, {here}/wrong.py:6): parameter 'y': JSON cannot be converted to App", 1),
+    ("run sour:app --port 0", "wampkit: the app failed to start: sour.py:6: OSError: the database is gone", 1),
+    ("run calm:app --port 70000", "wampkit run: Invalid value for '--port': 70000 is not in the range", 2),
+    ("run calm:app --workers 0", "wampkit run: Invalid value for '--workers': 0 is not in the range", 2),
+    ("run calm:app --drain nan", "wampkit run: Invalid value for '--drain': 'nan' is no number of seconds", 2),
+    ("run calm:app --path ws", "wampkit run: Invalid value for '--path': 'ws' is no path such as /ws", 2),
+    ("run calm:app --host nowhere.invalid", "wampkit: host 'nowhere.invalid': ", 1),
+    ("run calm:app --host 203.0.113.77", "wampkit: host '203.0.113.77' is no address of this machine", 1),
+    ("run calm:app --broker carrier://:pigeon@x", "wampkit: --broker: there is no broker for carrier://", 1),
+    ("run calm:app --reload --workers 2", "wampkit: --reload runs one process; leave out --workers", 2),
+    ("run calm:app --prot 1", "wampkit run: No such option '--prot'", 2),
+    ("walk", "wampkit: No such command 'walk'", 2),
+    ("call 127.0.0.1:8080 f", "wampkit call: '127.0.0.1:8080' is no WebSocket URL; write ws://host:port/path", 2),
+    ("call ws://127.0.0.1:{free}/ws f", "wampkit: ws://127.0.0.1:{free}/ws: Connection refused", 1),
+    ("publish ws://127.0.0.1:{free}/ws t 1", "wampkit: ws://127.0.0.1:{free}/ws: Connection refused", 1),
+    ("subscribe ws://127.0.0.1:{free}/ws t", "wampkit: ws://127.0.0.1:{free}/ws: Connection refused", 1),
+    ("call ws://nowhere.invalid/ws f", "wampkit: ws://nowhere.invalid/ws: ", 1),
+    (
+        "call ws://127.0.0.1:{free}/ws f 1 hello",
+        "wampkit call: the argument hello is not JSON; quote text twice: '\"hello\"'",
+        2,
+    ),
+    ("call ws://127.0.0.1:{free}/ws f NaN", "wampkit call: the argument NaN is not JSON", 2),
+    ("call ws://127.0.0.1:{free}/ws f --tiemout", "wampkit call: the argument --tiemout is not JSON", 2),
+    ("publish ws://127.0.0.1:{free}/ws t {{x}}", "wampkit publish: the argument {{x}} is not JSON", 2),
+    ("call ws://127.0.0.1:{free}/ws f --prefix calc", "wampkit call: Invalid value for '--prefix': 'calc' must", 2),
+]
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[str, Any], Outcome]]:
+    """Each command of `MISTAKES`, run beside others: what stands for its placeholders, and how it ended."""
+    directory = tmp_path_factory.mktemp("mistakes")
     write(
-        tmp_path,
+        directory,
         shop="from wampkit import App, Router\napp, router = App(), Router()\n",
         calm="from wampkit import App\napp = App()\n",
         broken="import nothing_here\n",
@@ -296,13 +301,25 @@ def test_a_mistake_is_one_line(tmp_path: Path, args: str, text: str, code: int) 
         sour="from wampkit import App\napp = App()\n\n@app.on_startup\ndef start():\n"
         "    raise OSError('the database is gone')\n",
     )
-    names = {"here": tmp_path, "free": free_port()}
-    done = wampkit(
-        *args.format(**names).split(), cwd=tmp_path, env={"WAMPKIT_PORT": "0"} if "70000" not in args else {}
-    )
+    names = {"here": directory, "free": free_port()}
+
+    def end_of(args: str) -> tuple[dict[str, Any], Outcome]:
+        return names, wampkit(*args.format(**names).split(), cwd=directory)
+
+    commands = [args for args, _, _ in MISTAKES]
+    with ThreadPoolExecutor(4) as pool:
+        return dict(zip(commands, pool.map(end_of, commands), strict=True))
+
+
+@pytest.mark.parametrize(("args", "text", "code"), MISTAKES)
+def test_a_mistake_is_one_line(
+    outcomes: dict[str, tuple[dict[str, Any], Outcome]], args: str, text: str, code: int
+) -> None:
+    """Each mistake is one clear line on stderr and a non-zero exit code."""
+    names, done = outcomes[args]
     (line,) = done.stderr.splitlines()
     assert line.startswith(text.format(**names))
-    assert "pigeon" not in line
+    assert "pigeon" not in line, "the password of a broker"
     assert done.stdout == ""
     assert done.returncode == code
 

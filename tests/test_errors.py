@@ -41,7 +41,7 @@ def test_errors_read_well() -> None:
 
 
 def test_the_clients_errors_are_connection_errors() -> None:
-    """`except ConnectionError` catches a lost connection and a refused handshake; a wrong declaration is a TypeError."""
+    """`except ConnectionError` catches a lost connection and a refused handshake; a bad declaration is a TypeError."""
     assert issubclass(ConnectionLost, ConnectionError)
     assert issubclass(HandshakeRefused, ConnectionLost)
     assert issubclass(DeclarationError, TypeError)

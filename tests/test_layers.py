@@ -18,7 +18,7 @@ LAYERS: list[set[str]] = [
     {"serving", "node"},
     {"door"},
     {"app"},
-    {"loading", "testing"},
+    {"loading", "testing", "httplog"},
     {"listing", "process", "options", "talk"},
     {"server"},
     {"children"},
@@ -30,8 +30,8 @@ LAYER_OF = {module: number for number, layer in enumerate(LAYERS) for module in 
 
 PURE = ("errors", "uris", "messages", "protocol")
 EDGES = LAYER_OF.keys() & {
-    "client", "link", "subscriptions", "loading", "testing", "listing", "process", "options", "talk", "server",
-    "children", "reload", "workers", "cli", "pytest_plugin",
+    "client", "link", "subscriptions", "loading", "testing", "httplog", "listing", "process", "options", "talk",
+    "server", "children", "reload", "workers", "cli", "pytest_plugin",
 }  # fmt: skip
 OF_THE_CLIENT = {"client", "link", "subscriptions"}
 

@@ -160,6 +160,24 @@ async def test_open_doors_are_warned_of(project: Path) -> None:
         assert "WARNING" not in "".join(server.err)
 
 
+async def test_what_is_no_http_is_a_line(project: Path) -> None:
+    """Requests that are no HTTP are one line with a count, escaped, and no traceback."""
+    async with running(project) as (server, url):
+        port = int(url.split(":")[2].split("/")[0])
+        for _ in range(20):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET / HTTP/1.1\r\nBad\x1b[31m Header\r\n\r\n")
+            assert (await reader.read()).startswith(b"HTTP/1.0 400 ")
+            writer.close()
+            await writer.wait_closed()
+        server.signal(signal.SIGTERM)
+        assert await server.exit() == 0
+        said = "\n".join(server.err)
+    assert 1 <= said.count("no HTTP") <= 2
+    assert "Traceback" not in said
+    assert "\x1b" not in said
+
+
 async def test_a_port_in_use(project: Path) -> None:
     """A port that somebody listens on is a line and exit code 1."""
     with socket.create_server(("127.0.0.1", 0)) as taken:

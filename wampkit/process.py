@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 from typing import Any, NoReturn
 
+from .httplog import quiet_http_errors
 from .loading import Mistake
 
 __all__ = ["Signals", "leave", "loop_factory", "run_loop", "set_up_logging"]
@@ -28,6 +29,7 @@ PATIENCE = 0.5
 def set_up_logging(level: str) -> None:
     """Log to stderr from this level on, unless the app has set up logging of its own."""
     logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    quiet_http_errors()
     logger.setLevel(level.upper())
 
 
