@@ -96,7 +96,8 @@ def broker_from_url(url: str) -> Broker:
     scheme = urlsplit(url).scheme
     target = SCHEMES.get(scheme)
     if target is None:
-        raise DeclarationError(f"no broker for {url!r}; known schemes: {', '.join(sorted(SCHEMES))}")
+        # The URL may hold a password, so it is not repeated.
+        raise DeclarationError(f"no broker has the scheme {scheme!r}; known schemes: {', '.join(sorted(SCHEMES))}")
     module, _, name = target.partition(":")
     broker: Broker = getattr(importlib.import_module(module), name)(url)
     return broker

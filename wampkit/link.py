@@ -305,5 +305,8 @@ async def _handshake(session: aiohttp.ClientSession, url: str, options: LinkOpti
         raise HandshakeRefused(f"{url}: the server refused the handshake: {_status(error)}", error.status) from None
     except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
         raise ValueError(f"{url!r} is no WebSocket URL; write ws://host:port/path") from error
+    except aiohttp.ClientConnectorError as error:
+        number = error.os_error.errno
+        raise ConnectionLost(f"{url}: {os.strerror(number) if number else error.os_error}") from error
     except (aiohttp.ClientError, OSError) as error:
-        raise ConnectionLost(f"{url}: {error or type(error).__name__}") from None
+        raise ConnectionLost(f"{url}: {error or type(error).__name__}") from error

@@ -90,7 +90,7 @@ class Node:
         Args:
             deadline: Seconds that the calls under way are given; those that take longer are cancelled.
         """
-        self.draining = True
+        again, self.draining = self.draining, True
         self.dispatcher.drain()
         # aiohttp takes nothing in any more once it shuts down, so no pong would arrive in the time that calls need.
         await self._end_clock()
@@ -100,7 +100,7 @@ class Node:
             _, late = await asyncio.wait(work, timeout=deadline)
             for task in late:
                 task.cancel()
-            if late:
+            if late and not again:
                 logger.warning("%d connections had calls that took longer than %g s", len(late), deadline)
         self._last_words = 0.0
         for connection in self.connections:

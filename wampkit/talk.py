@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -129,14 +128,6 @@ async def _connected(server: Server, on_state: Callable[[State], None] | None = 
         raise Mistake(f"{error} (--timeout)") from error
     except ValueError as error:
         raise Mistake(str(error), USAGE) from error
-
-
-def _reason(error: ConnectionLost, url: str) -> str:
-    """Why there is no connection: the system's own words where it was the system that failed."""
-    cause = error.__context__
-    if isinstance(cause, OSError) and (cause.errno or 0) > 0:
-        return f"{url}: {os.strerror(cause.errno or 0)}"
-    return error.reason
 
 
 def json_text(value: Any, *, indent: int | None = None) -> str:
