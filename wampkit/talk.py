@@ -123,7 +123,7 @@ async def _connected(server: Server, on_state: Callable[[State], None] | None = 
         ) as client:
             yield client
     except ConnectionLost as error:
-        raise Mistake(_reason(error, server.url)) from error
+        raise Mistake(error.reason) from error
     except TimeoutError as error:
         raise Mistake(f"{error} (--timeout)") from error
     except ValueError as error:
