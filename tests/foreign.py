@@ -19,6 +19,7 @@ class Foreign:
         handshakes: The headers and query of every handshake.
         refuse: An HTTP status to answer handshakes with, or None.
         script: Runs in place of everything after the handshake.
+        hold_pings: Whether pings wait for `answer_pings`, as if this server were slow to take things in.
     """
 
     def __init__(self) -> None:
@@ -26,7 +27,9 @@ class Foreign:
         self.handshakes: list[web.Request] = []
         self.refuse: int | None = None
         self.script: Script | None = None
+        self.hold_pings = False
         self.sockets: list[web.WebSocketResponse] = []
+        self.pings: list[tuple[web.WebSocketResponse, bytes]] = []
         self._topics: dict[web.WebSocketResponse, set[str]] = {}
         self.url = ""
 
@@ -38,7 +41,7 @@ class Foreign:
         self.handshakes.append(request)
         if self.refuse is not None:
             return web.Response(status=self.refuse)
-        ws = web.WebSocketResponse(protocols=("wamp",))
+        ws = web.WebSocketResponse(protocols=("wamp",), autoping=self.script is not None)
         await ws.prepare(request)
         if self.script is not None:
             await self.script(ws)
@@ -51,6 +54,10 @@ class Foreign:
         self.sockets.append(ws)
         topics = self._topics[ws] = set()
         async for frame in ws:
+            if frame.type is WSMsgType.PING:
+                self.pings.append((ws, frame.data))
+                if not self.hold_pings:
+                    await self.answer_pings()
             if frame.type is not WSMsgType.TEXT:
                 continue
             message = json.loads(frame.data)
@@ -68,6 +75,13 @@ class Foreign:
                     topics.discard(topic)
                 case [7, topic, event, *_]:
                     await self.emit(topic, event)
+
+    async def answer_pings(self) -> None:
+        """Answer the pings that wait."""
+        pings, self.pings = self.pings, []
+        for ws, payload in pings:
+            if not ws.closed:
+                await ws.pong(payload)
 
     async def emit(self, topic: str, event: Any) -> None:
         for ws in self.sockets:

@@ -263,9 +263,9 @@ async def test_each_attempt_asks_for_a_fresh_url_and_headers(server: Restartable
         assert (told["query"], told["token"]) == ("2", "b")
 
 
-@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize("status", [400, 401, 403, 426])
 async def test_a_refusal_while_reconnecting_is_final(other: Foreign, status: int) -> None:
-    """A server that says no by 401 or 403 is not asked again."""
+    """A server that says no by 400, 401, 403 or 426 is not asked again."""
     async with connect(other.url, backoff=FAST) as client:
         other.refuse = status
         await client.drop()
@@ -275,10 +275,11 @@ async def test_a_refusal_while_reconnecting_is_final(other: Foreign, status: int
     assert asked == 2
 
 
-async def test_a_busy_server_is_asked_again(other: Foreign) -> None:
-    """A 503 while reconnecting is no refusal: the client comes again until it is let in."""
+@pytest.mark.parametrize("status", [404, 429, 500, 502, 503])
+async def test_a_busy_server_is_asked_again(other: Foreign, status: int) -> None:
+    """What a server answers while it is busy or not all there is no refusal: the client comes until it is let in."""
     async with connect(other.url, backoff=FAST) as client:
-        other.refuse = 503
+        other.refuse = status
         await client.drop()
         await eventually(lambda: len(other.handshakes) >= 4)
         other.refuse = None
@@ -493,3 +494,124 @@ async def test_a_failing_state_callback_harms_nothing(server: Restartable, caplo
     async with connect(server.url, on_state=broken) as client:
         assert await client.call("calc:add", 1, 1) == 2
     assert "on_state failed" in caplog.text
+
+
+# ---- more of losing and finding the server
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 1011, 1012, 1013])
+async def test_other_closes_are_followed_by_a_reconnect(other: Foreign, code: int) -> None:
+    """A server that closes for any reason but policy is connected to again."""
+    states: list[State] = []
+    async with connect(other.url, backoff=FAST, on_state=states.append) as client:
+        await other.sockets[0].close(code=code)
+        await client.wait_for(State.RECONNECTING, timeout=5)
+        await client.wait_for(State.OPEN, timeout=5)
+    assert states == [State.OPEN, State.RECONNECTING, State.OPEN, State.CLOSED]
+
+
+async def test_a_hundred_drops_leave_one_subscription(other: Foreign) -> None:
+    """However often the wire is cut, each connection subscribes once and an event comes once."""
+    async with connect(other.url, backoff=(0.001, 0.002)) as client, client.subscribe("t") as events:
+        for _ in range(100):
+            await client.drop()
+            await client.wait_for(State.OPEN, timeout=5)
+        await client.publish("t", "once")
+        assert await events.get(timeout=5) == "once"
+        await client.call("echo")
+        await events.nothing(within=0.05)
+    assert len(other.sent(5)) == len(other.handshakes) == 101
+
+
+@pytest.mark.parametrize("welcomes", [False, True])
+async def test_a_close_for_policy_during_a_reconnect_is_final(other: Foreign, welcomes: bool) -> None:
+    """1008 is final before WELCOME and while subscriptions are put back, and its reason is kept."""
+
+    async def expel(ws: web.WebSocketResponse) -> None:
+        if welcomes:
+            await ws.send_str('[0, "s", 1, "Other/1.0"]')
+            await ws.receive()
+        await ws.close(code=1008, message=b"banned")
+
+    async with connect(other.url, backoff=FAST) as client, client.subscribe("t") as events:
+        other.script = expel
+        await client.drop()
+        await client.wait_for(State.CLOSED, timeout=5)
+        assert client.error is not None
+        assert (client.error.code, "banned" in client.error.reason) == (1008, True)
+        assert [event async for event in events] == []
+
+
+async def test_waiting_for_what_never_comes_fails(other: Foreign) -> None:
+    """`wait_for` raises when the client is closed for good, rather than waiting for ever."""
+    client = await connect(other.url).open()
+    waiting = asyncio.ensure_future(client.wait_for(State.RECONNECTING))
+    await asyncio.sleep(0)
+    await client.close()
+    for waiter in (waiting, client.wait_for(State.OPEN)):
+        with pytest.raises(ConnectionLost, match="closed"):
+            await asyncio.wait_for(waiter, 5)
+
+
+async def test_opening_may_be_tried_again(other: Foreign) -> None:
+    """A client whose first connection failed keeps the reason, and can be opened once more."""
+    other.refuse = 503
+    client = connect(other.url)
+    with pytest.raises(HandshakeRefused):
+        await client.open()
+    assert (client.state, isinstance(client.error, HandshakeRefused)) == (State.CLOSED, True)
+    other.refuse = None
+    async with client:
+        assert await client.call("echo", 1) == [1]
+        assert client.error is None
+
+
+async def test_a_cancelled_close_leaves_nothing_open(other: Foreign) -> None:
+    """`close` that is cancelled midway still closes: no task and no aiohttp session is left."""
+    release = asyncio.Event()
+
+    async def hang(ws: web.WebSocketResponse) -> None:
+        await ws.send_str('[0, "s", 1, "Other/1.0"]')
+        await release.wait()
+
+    other.script = hang
+    client = await connect(other.url, close_timeout=0.2).open()
+    theirs = asyncio.all_tasks()
+    closing = asyncio.ensure_future(client.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    assert client.state is State.CLOSED
+    release.set()
+    await eventually(lambda: not any("wampkit" in repr(task) for task in asyncio.all_tasks() & theirs))
+
+
+# ---- more of what is sent
+
+
+async def test_cookies_join_those_of_the_callers_session(other: Foreign) -> None:
+    """Cookies given to `connect` are sent besides those in the jar of the caller's session, unchanged."""
+    async with (
+        aiohttp.ClientSession(cookies={"jar": "yes"}) as session,
+        connect(other.url, session=session, cookies={"user": "ann", "odd": 'a b="c"'}),
+    ):
+        pass
+    assert dict(other.handshakes[0].cookies) == {"jar": "yes", "user": "ann", "odd": 'a b="c"'}
+
+
+async def test_one_session_id_is_no_list_of_them(other: Foreign) -> None:
+    """A text where a list of session ids belongs is refused here: its letters are no ids."""
+    async with connect(other.url) as client:
+        for name in ("exclude", "eligible"):
+            with pytest.raises(TypeError, match="a list of session ids"):
+                await client.publish("t", 1, **{name: "abc"})
+
+
+async def test_exclude_me_holds_beside_a_list(other: Foreign) -> None:
+    """On the wire a list takes the place of `excludeMe`, so this client joins the list."""
+    async with connect(other.url) as client:
+        await client.publish("t", 1, exclude=["a"], exclude_me=True)
+        await client.publish("t", 2, exclude=["a"], exclude_me=False)
+        await client.call("echo")
+        assert other.sent(7) == [[7, "t", 1, ["a", client.session_id]], [7, "t", 2, ["a"]]]

@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from wampkit import App, ConnectionLost, NotAllowed, Topic, connect
+from wampkit import App, Client, ConnectionLost, NotAllowed, State, Subscription, Topic, connect
 
 from .foreign import Foreign, foreign
-from .wire import serve
+from .wire import eventually, serve
 
 
 @pytest.fixture
@@ -35,7 +35,6 @@ async def test_several_to_one_topic_share_one_on_the_wire(other: Foreign) -> Non
     async with connect(other.url, prefixes={"p": "http://x/"}) as client:
         async with client.subscribe("p:t") as first:
             async with client.subscribe("http://x/t") as second, client.subscribe("p:t") as third:
-                await other.emit("p:t", "unresolved by this server")
                 assert len(other.sent(5)) == 1
                 assert [first.uri, second.uri, third.uri] == ["http://x/t"] * 3
                 await other.sockets[0].send_str('[8, "http://x/t", 1]')
@@ -174,3 +173,100 @@ async def test_subscribing_without_a_connection_fails(other: Foreign) -> None:
     client = connect(other.url)
     with pytest.raises(ConnectionLost, match="connecting"):
         await client.subscribe("t").start()
+
+
+async def test_a_server_that_echoes_the_curie_is_understood(other: Foreign) -> None:
+    """Servers such as WampSharp send EVENT with the topic as it was subscribed; it reaches the subscription."""
+    async with connect(other.url, prefixes={"p": "http://x/"}) as client, client.subscribe("p:t") as events:
+        await other.emit("p:t", 1)
+        assert await events.get(timeout=5) == 1
+
+
+# ---- several at once, and a wire that is lost at the wrong moment
+
+
+async def entering(other: Foreign, client: Client) -> list["asyncio.Task[Subscription]"]:
+    """Two subscriptions to one topic, both waiting for a server that holds back its answer."""
+    other.hold_pings = True
+    tasks = [asyncio.ensure_future(client.subscribe("t").start()) for _ in range(2)]
+    await eventually(lambda: other.pings)
+    return tasks
+
+
+async def test_cancelling_the_first_to_enter_leaves_the_second(other: Foreign) -> None:
+    """Of two that enter one topic at once the first may be cancelled; the second is subscribed all the same."""
+    async with connect(other.url) as client:
+        first, second = await entering(other, client)
+        first.cancel()
+        other.hold_pings = False
+        await other.answer_pings()
+        events = await asyncio.wait_for(second, 5)
+        await client.publish("t", 1)
+        assert await events.get(timeout=5) == 1
+        await client.call("echo")
+        assert (first.cancelled(), len(other.sent(5)), other.sent(6)) == (True, 1, [])
+
+
+async def test_cancelling_all_that_enter_unsubscribes(other: Foreign) -> None:
+    """When nobody is left that wanted the topic, the server is told."""
+    async with connect(other.url) as client:
+        for task in await entering(other, client):
+            task.cancel()
+        await asyncio.sleep(0)
+        await other.answer_pings()
+        await eventually(lambda: other.sent(6) == [[6, "t"]])
+
+
+async def test_a_wire_lost_while_entering_fails_all_that_enter(other: Foreign) -> None:
+    """All that were entering learn of the loss by ConnectionLost, and none is put back behind their backs."""
+    async with connect(other.url, backoff=(0.01, 0.02)) as client:
+        tasks = await entering(other, client)
+        await client.drop()
+        failed = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5)
+        assert [type(each) for each in failed] == [ConnectionLost] * 2
+        await client.wait_for(State.OPEN, timeout=5)
+        await client.call("echo")
+        assert len(other.sent(5)) == 1
+
+
+async def test_leaving_while_subscriptions_are_put_back_unsubscribes(other: Foreign) -> None:
+    """A subscription that is stopped in the middle of a reconnect is not left behind on the server."""
+    async with connect(other.url, backoff=(0.01, 0.02)) as client:
+        events = await client.subscribe("t").start()
+        other.hold_pings = True
+        await client.drop()
+        await eventually(lambda: other.pings)
+        assert client.state is State.RECONNECTING
+        await asyncio.wait_for(events.stop(), 5)
+        other.hold_pings = False
+        await other.answer_pings()
+        await client.wait_for(State.OPEN, timeout=5)
+        await eventually(lambda: other.sent(6) == [[6, "t"]])
+
+
+async def test_a_subscription_stays_with_its_uri_when_the_prefix_changes(other: Foreign) -> None:
+    """Once subscribed, a topic is the URI that it meant, also on the next connection, where its prefix is another."""
+    options = {"p": "http://x/"}
+    async with connect(other.url, prefixes=options, backoff=(0.01, 0.02)) as client, client.subscribe("p:t") as events:
+        await client.set_prefix("p", "http://y/")
+        await client.drop()
+        await client.wait_for(State.OPEN, timeout=5)
+        await other.emit("http://x/t", 1)
+        assert await events.get(timeout=5) == 1
+        await events.stop()
+        await client.call("echo")
+        assert (other.sent(5)[1:], other.sent(6)) == ([[5, "http://x/t"]], [[6, "http://x/t"]])
+
+
+async def test_a_subscription_is_started_once(other: Foreign) -> None:
+    """Starting twice is refused, for each event would come twice; after `stop` it may be started again."""
+    async with connect(other.url) as client:
+        events = await client.subscribe("t").start()
+        with pytest.raises(RuntimeError, match="started already"):
+            await events.start()
+        await events.stop()
+        await events.start()
+        await client.publish("t", 1)
+        assert await events.get(timeout=5) == 1
+        await client.call("echo")
+        await events.nothing(within=0.02)

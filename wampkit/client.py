@@ -10,6 +10,7 @@ import random
 import ssl as tls
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
+from http.cookies import SimpleCookie
 from types import TracebackType
 from typing import Any, Self
 
@@ -26,7 +27,7 @@ logger = logging.getLogger("wampkit")
 Url = str | Callable[[], str | Awaitable[str]]
 Headers = Mapping[str, str] | Callable[[], Mapping[str, str] | Awaitable[Mapping[str, str]]]
 
-FINAL_STATUSES = frozenset({400, 401, 403, 404, 426})
+FINAL_STATUSES = frozenset({400, 401, 403, 426})
 """HTTP answers that another attempt will not change."""
 
 FINAL_CODES = frozenset({1008})
@@ -67,7 +68,7 @@ def connect(
         url: A ws:// or wss:// URL, or a function (async too) that gives a fresh one for each attempt.
         prefixes: Prefix to URI, sent as PREFIX after each connect.
         headers: HTTP headers of the handshake, or a function (async too) that gives fresh ones.
-        cookies: Cookies of the handshake, for a session that this client makes itself.
+        cookies: Cookies of the handshake, besides those of the session's jar.
         origin: The Origin header.
         session: An aiohttp session to use (its cookie jar, its proxies); it is not closed.
         ssl: A TLS context, or False not to verify the server.
@@ -80,10 +81,7 @@ def connect(
         keepalive: Seconds between pings, or None; a server that does not answer is cut after half of that.
         max_message_size: The largest message taken, in bytes.
         max_events: How many events of one subscription wait to be fetched; beyond that the oldest is dropped.
-        on_state: Told of each change of state.
-
-    Raises:
-        ValueError: The URL is none, or an option is out of bounds (on entering the client).
+        on_state: Told of each change of state; a plain function, called on the loop.
     """
     options = LinkOptions(
         origin=origin,
@@ -140,9 +138,17 @@ class Client:
     # ---- opening and closing
 
     async def open(self) -> Self:
-        """Connect. Raises HandshakeRefused, ConnectionLost or ValueError; there is no second attempt."""
+        """Connect; there is no second attempt, but it may be called again after it failed.
+
+        Raises:
+            HandshakeRefused: The server answered with an HTTP error.
+            ConnectionLost: There is no server, or none that speaks WAMP v1.
+            ValueError: The URL is none.
+        """
         if self._supervisor is not None:
-            raise RuntimeError("this client has been opened already")
+            raise RuntimeError("this client has been opened already; make another")
+        self.error = None
+        self._set_state(State.CONNECTING)
         if self._session is None:
             self._own_session = aiohttp.ClientSession(cookies=self._cookies)
         try:
@@ -156,12 +162,14 @@ class Client:
 
     async def close(self) -> None:
         """Close for good; subscriptions end. Bounded by the close timeout."""
-        if self._supervisor is not None:
-            self._supervisor.cancel()
-            await asyncio.wait({self._supervisor})
-        if self._link is not None:
-            await self._link.close()
-        await self._finish(self.error)
+        try:
+            if self._supervisor is not None:
+                self._supervisor.cancel()
+                await asyncio.wait({self._supervisor})
+            if self._link is not None:
+                await self._link.close()
+        finally:
+            await self._finish(self.error)
 
     async def __aenter__(self) -> Self:
         return await self.open()
@@ -177,10 +185,13 @@ class Client:
         if link is not None:
             link.cut("this client cut the wire")
             await asyncio.wait({link.lost})
-            await self._changed_from(State.OPEN)
+            while self.state is State.OPEN:
+                await self._change()
 
     async def _finish(self, reason: ConnectionLost | None) -> None:
-        self._link = None
+        if self._link is not None:
+            self._link.cut("the client is closed")
+            self._link = None
         self.error = reason
         self._subscriptions.end(reason or ConnectionLost("the client is closed"))
         if self._own_session is not None:
@@ -224,21 +235,23 @@ class Client:
         Args:
             topic: A URI or CURIE.
             event: Anything JSON can carry.
-            exclude_me: Whether this client is left out; None leaves it to the server.
-            exclude: Session ids that shall not receive it; takes the place of `exclude_me`.
+            exclude_me: Whether this client is left out; None leaves it to the server, or to `exclude` if given.
+            exclude: Session ids that shall not receive it.
             eligible: The only session ids that may receive it.
 
         Raises:
             ConnectionLost: There is no connection.
         """
         link = self._open_link()
-        lists = [None if ids is None else list(ids) for ids in (exclude, eligible)]
-        text = link.protocol.publish(topic, event, exclude_me=exclude_me, exclude=lists[0], eligible=lists[1])
-        await link.send(text)
+        excluded, only = _session_ids(exclude), _session_ids(eligible)
+        if excluded is not None and exclude_me and link.protocol.session not in excluded:
+            # A list takes the place of `excludeMe` on the wire.
+            excluded.append(link.protocol.session)
+        await link.send(link.protocol.publish(topic, event, exclude_me=exclude_me, exclude=excluded, eligible=only))
 
     def subscribe(self, topic: str) -> Subscription:
         """The events of a topic; enter it with `async with`. Several to one topic share it on the wire."""
-        return Subscription(self, topic, self._max_events)
+        return Subscription(self._subscriptions, self._open_link, topic, self._max_events)
 
     async def set_prefix(self, prefix: str, uri: str) -> None:
         """Let `prefix:` stand for `uri`, now and after each reconnect. Raises ConnectionLost."""
@@ -257,9 +270,16 @@ class Client:
         return self._link.protocol.server_ident if self._link is not None else ""
 
     async def wait_for(self, state: State, timeout: float | None = None) -> None:
-        """Wait until the client is in a state. Raises TimeoutError."""
+        """Wait until the client is in a state.
+
+        Raises:
+            TimeoutError: It was not in time.
+            ConnectionLost: It never will be, for the client is closed.
+        """
         async with asyncio.timeout(timeout):
             while self.state is not state:
+                if self.state is State.CLOSED:
+                    self._open_link()
                 await self._change()
 
     def __repr__(self) -> str:
@@ -268,14 +288,10 @@ class Client:
     def _open_link(self) -> Link:
         if self._link is None or self.state is not State.OPEN:
             why = f": {self.error.reason}" if self.error is not None else ""
-            raise ConnectionLost(f"the client is {self.state}{why}")
+            raise ConnectionLost(
+                f"the client is {self.state}{why}", self.error.code if self.error is not None else None
+            )
         return self._link
-
-    async def _join(self, subscription: Subscription) -> None:
-        await self._subscriptions.join(subscription, self._open_link())
-
-    async def _leave(self, subscription: Subscription) -> None:
-        await self._subscriptions.leave(subscription, self._link)
 
     # ---- state
 
@@ -296,42 +312,43 @@ class Client:
     async def _change(self) -> None:
         change = asyncio.get_running_loop().create_future()
         self._changes.append(change)
-        await change
-
-    async def _changed_from(self, state: State) -> None:
-        while self.state is state:
-            await self._change()
+        try:
+            await change
+        finally:
+            if change in self._changes:
+                self._changes.remove(change)
 
     # ---- connecting
 
     async def _dial(self) -> Link:
         """One attempt: a link with prefixes and subscriptions in place."""
         url = await _fresh(self._url)
-        headers = await _fresh(self._headers) or {}
+        headers = dict(await _fresh(self._headers) or {})
+        if self._session is not None and self._cookies:
+            headers.setdefault("Cookie", SimpleCookie(self._cookies).output([], "", ";").strip())
         session = self._session or self._own_session
         assert session is not None
         link = await Link.open(session, url, replace(self._options, headers=headers), self._subscriptions.deliver)
         try:
-            for prefix, uri in self.prefixes.items():
+            for prefix, uri in list(self.prefixes.items()):
                 await link.send(link.protocol.prefix(prefix, uri))
             await self._subscriptions.restore(link)
-        except BaseException as error:
+        except BaseException:
             link.cut("the subscriptions could not be put back")
-            await link.lost
-            if isinstance(error, ExceptionGroup):
-                raise ConnectionLost("the connection was lost while subscriptions were put back", 1006) from None
+            await link.ended()
             raise
         return link
 
     async def _supervise(self, link: Link) -> None:
         """Wait for the connection to be lost, and make it again."""
         while True:
-            lost = await asyncio.shield(link.lost)
+            await asyncio.wait({link.lost})
             self._link = None
-            self.error = lost
-            if not self._reconnects or lost.code in FINAL_CODES:
+            self.error = link.lost.result()
+            if not self._reconnects or self.error.code in FINAL_CODES:
                 break
             self._set_state(State.RECONNECTING)
+            await link.ended()
             again = await self._redial()
             if again is None:
                 break
@@ -366,6 +383,12 @@ def delay_of(attempt: int, backoff: tuple[float, float]) -> float:
     """Seconds before an attempt, counted from 0: full jitter, so that a crowd of clients does not come back at once."""
     first, longest = backoff
     return random.uniform(0, min(longest, first * 2 ** min(attempt, 30)))
+
+
+def _session_ids(ids: Iterable[str] | None) -> list[str] | None:
+    if isinstance(ids, str):
+        raise TypeError(f"expected a list of session ids, got the text {ids!r}")
+    return None if ids is None else list(ids)
 
 
 async def _fresh(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """One connection of a client: the handshake, WELCOME, calls in flight, and the reader, until it is lost.
 
-A link is never repaired: `client.py` makes a new one. Nothing here waits for a peer without bound.
+A link is never repaired: `client.py` makes a new one. Nothing here waits for a peer without bound, and nothing that
+a peer sends makes it hold more than one message and one answer to a ping.
 """
 
 from __future__ import annotations
@@ -11,16 +12,19 @@ import os
 import secrets
 import socket
 import ssl
+from asyncio.trsock import TransportSocket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp import WSMsgType
+from aiohttp.http import WSMessageNoDecodeText
 
 from . import messages
-from .errors import CallError, ConnectionLost, HandshakeRefused, ProtocolError
+from .errors import CallError, ConnectionLost, HandshakeRefused, ProtocolError, quote
 from .protocol import SUBPROTOCOL, Protocol
 
 __all__ = ["Link", "LinkOptions"]
@@ -28,8 +32,12 @@ __all__ = ["Link", "LinkOptions"]
 Socket = aiohttp.ClientWebSocketResponse[Literal[False]]
 OnEvent = Callable[[str, Any], None]
 
-PONG_WAIT = 0.5
+PONG_WAIT = 0.4
 """The share of the keepalive interval in which the server must answer a ping."""
+
+PONG_LOOKS = 8
+"""How often is looked for a pong in that time. A loop that was held up is late by one look, however long it was
+held up, and finds the pong at the next."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,17 +62,22 @@ class Link:
     """
 
     def __init__(self, ws: Socket, options: LinkOptions, on_event: OnEvent) -> None:
+        loop = asyncio.get_running_loop()
         self.protocol = Protocol("client")
-        self.lost: asyncio.Future[ConnectionLost] = asyncio.get_running_loop().create_future()
+        self.lost: asyncio.Future[ConnectionLost] = loop.create_future()
         self._ws = ws
+        self._wire = _wire(ws)
         self._options = options
         self._on_event = on_event
+        self._welcomed: asyncio.Future[None] = loop.create_future()
         self._calls: dict[str, asyncio.Future[Any]] = {}
         self._pings: dict[bytes, asyncio.Future[None]] = {}
         self._writes: set[asyncio.Future[None]] = set()
-        self._reader: asyncio.Future[None] | None = None
-        self._clock: asyncio.Future[None] | None = None
+        self._pinged: bytes | None = None
+        self._ponging: asyncio.Future[None] | None = None
         self._reason: ConnectionLost | None = None
+        self._clock: asyncio.Future[None] | None = None
+        self._reader = asyncio.ensure_future(self._read())
 
     @classmethod
     async def open(cls, session: aiohttp.ClientSession, url: str, options: LinkOptions, on_event: OnEvent) -> Link:
@@ -75,63 +88,57 @@ class Link:
             ConnectionLost: There is no server, or it did not welcome us in time.
             ValueError: The URL is none.
         """
+        deadline = asyncio.get_running_loop().time() + options.open_timeout
+        late = f"{_shown(url)}: no WELCOME within {options.open_timeout:g} s"
         try:
-            async with asyncio.timeout(options.open_timeout):
+            async with asyncio.timeout_at(deadline):
                 ws = await _handshake(session, url, options)
-                link = cls(ws, options, on_event)
-                try:
-                    await link._wait_for_welcome()
-                except BaseException:
-                    link._shut()
-                    await link._free()
-                    raise
         except TimeoutError:
-            raise ConnectionLost(f"{url}: no WELCOME within {options.open_timeout:g} s") from None
-        link._start()
+            raise ConnectionLost(f"{late}; the handshake was not answered") from None
+        link = cls(ws, options, on_event)
+        try:
+            async with asyncio.timeout_at(deadline):
+                await link._welcomed
+        except TimeoutError:
+            await link._give_up()
+            raise ConnectionLost(late) from None
+        except BaseException:
+            await link._give_up()
+            raise
+        if options.keepalive is not None:
+            link._clock = asyncio.ensure_future(link._keep_alive(options.keepalive))
         return link
 
-    async def _wait_for_welcome(self) -> None:
-        while not self.protocol.session:
-            received = await self._ws.receive()
-            if received.type is WSMsgType.PING:
-                await self._ws.pong(received.data)
-            elif received.type is WSMsgType.TEXT:
-                try:
-                    self.protocol.receive(received.data)
-                except ProtocolError as error:
-                    raise ConnectionLost(f"this is no WAMP v1 server: {error.reason}", error.code) from None
-            elif received.type is not WSMsgType.PONG:
-                raise ConnectionLost("the server closed the connection before WELCOME", self._ws.close_code)
-
-    def _start(self) -> None:
-        self._reader = asyncio.ensure_future(self._read())
-        if self._options.keepalive is not None:
-            self._clock = asyncio.ensure_future(self._keep_alive(self._options.keepalive))
-
-    def _keep(self, write: asyncio.Future[None]) -> asyncio.Future[None]:
-        self._writes.add(write)
-        write.add_done_callback(self._writes.discard)
-        return write
+    async def _give_up(self) -> None:
+        if not self.lost.done():
+            self.cut("the connection was given up before WELCOME")
+        await self.ended()
 
     # ---- out
 
     async def send(self, text: bytes) -> None:
-        """Send one message. Raises ConnectionLost."""
+        """Send one message; cancelling this does not unsend it. Raises ConnectionLost."""
         await self._write(text, WSMsgType.TEXT)
 
     async def _write(self, data: bytes, kind: WSMsgType) -> None:
         if self.lost.done():
-            raise self.lost.result()
-        # Shielded: aiohttp's senders share one future, and cancelling one of them cancels them all.
-        try:
-            await asyncio.shield(self._keep(asyncio.ensure_future(self._ws.send_frame(data, kind))))
-        except (ConnectionError, RuntimeError) as error:
-            raise ConnectionLost(f"the connection was lost: {error}", 1006) from None
+            raise _again(self.lost.result())
+        write = self._begin_write(data, kind)
+        await asyncio.wait({write})
+        error = write.exception()
+        if error is not None:
+            raise _again(self.lost.result()) if self.lost.done() else ConnectionLost(_lost(error), 1006)
+
+    def _begin_write(self, data: bytes, kind: WSMsgType) -> asyncio.Future[None]:
+        # A task of its own: aiohttp's senders share one future, and cancelling one of them would cancel them all.
+        write = asyncio.ensure_future(self._ws.send_frame(data, kind))
+        self._writes.add(write)
+        write.add_done_callback(self._writes.discard)
+        write.add_done_callback(_seen)
+        return write
 
     async def call(self, uri: str, *args: Any) -> Any:
         """Call a procedure and wait for its answer. Raises CallError and ConnectionLost."""
-        if self.lost.done():
-            raise self.lost.result()
         call_id = secrets.token_urlsafe(9)
         answer = self._calls[call_id] = asyncio.get_running_loop().create_future()
         try:
@@ -142,53 +149,69 @@ class Link:
             _seen(answer)
 
     async def round_trip(self, patience: float) -> bool:
-        """Whether a ping came back within `patience` seconds: what was sent before it has been read then."""
+        """Whether a ping came back within `patience` seconds: what was sent before it has been read then.
+
+        Raises ConnectionLost.
+        """
+        pong = self._ping()
+        try:
+            # `_end` cancels the pongs that are waited for, so a lost connection ends this at once.
+            await asyncio.wait({pong}, timeout=patience)
+        finally:
+            answered = not pong.cancel()
+        if self.lost.done():
+            raise _again(self.lost.result())
+        return answered
+
+    def _ping(self) -> asyncio.Future[None]:
         token = os.urandom(8)
         pong = self._pings[token] = asyncio.get_running_loop().create_future()
-        try:
-            async with asyncio.timeout(patience):
-                await self._write(token, WSMsgType.PING)
-                await pong
-        except TimeoutError:
-            return False
-        finally:
-            self._pings.pop(token, None)
-            _seen(pong)
-        return True
+        pong.add_done_callback(lambda _: self._pings.pop(token, None))
+        self._begin_write(token, WSMsgType.PING)
+        return pong
 
     # ---- in
 
     async def _read(self) -> None:
+        code = 1000
         try:
-            while True:
-                received = await self._ws.receive()
-                match received.type:
-                    case WSMsgType.TEXT:
-                        self._take(received.data)
-                    case WSMsgType.PING:
-                        self._keep(asyncio.ensure_future(self._pong(received.data)))
-                    case WSMsgType.PONG:
-                        self._take_pong(received.data)
-                    case WSMsgType.BINARY:
-                        raise ProtocolError(1003, "a binary message")
-                    case WSMsgType.CLOSE:
-                        self._give_reason(f"the server closed the connection: {received.extra or 'no reason given'}")
-                        self._closed_by_server(received.data)
-                        break
-                    case WSMsgType.ERROR:
-                        self._give_reason(f"the server broke the WebSocket protocol: {received.data}")
-                        break
-                    case _:
-                        break
+            while self._take(await self._ws.receive()):
+                pass
         except ProtocolError as error:
-            self._give_reason(f"the server broke WAMP v1: {error.reason}", error.code)
+            code = error.code
+            who = "the server broke WAMP v1" if self.protocol.session else "this is no WAMP v1 server"
+            self._give_reason(f"{who}: {error.reason}", code)
         except Exception as error:
-            self._give_reason(f"the connection was lost: {error or type(error).__name__}")
+            self._give_reason(_lost(error))
         finally:
-            await self._end()
+            await self._end(code)
 
-    def _take(self, data: bytes) -> None:
-        message = self.protocol.receive(data)
+    def _take(self, received: WSMessageNoDecodeText) -> bool:
+        """Take in one frame; False if it is the last."""
+        match received.type:
+            case WSMsgType.TEXT:
+                self._take_message(self.protocol.receive(received.data))
+            case WSMsgType.PING:
+                self._answer_ping(received.data)
+            case WSMsgType.PONG:
+                pong = self._pings.get(received.data)
+                if pong is not None and not pong.done():
+                    pong.set_result(None)
+            case WSMsgType.BINARY:
+                raise ProtocolError(1003, "it sent a binary message")
+            case WSMsgType.CLOSE:
+                when = "" if self.protocol.session else " before WELCOME"
+                why = quote(received.extra) if received.extra else "no reason given"
+                self._give_reason(f"the server closed the connection{when}: {why}", received.data or 1005)
+                return False
+            case WSMsgType.ERROR:
+                self._give_reason(f"the server broke the WebSocket protocol: {received.data}")
+                return False
+            case _:
+                return False
+        return True
+
+    def _take_message(self, message: messages.Message) -> None:
         if isinstance(message, messages.Event):
             self._on_event(message.uri, message.event)
         elif isinstance(message, messages.CallResult | messages.CallFailed):
@@ -200,48 +223,51 @@ class Link:
                 answer.set_result(message.result)
             else:
                 answer.set_exception(CallError(message.uri, message.description, message.details))
+        elif not self._welcomed.done():
+            self._welcomed.set_result(None)
 
-    async def _pong(self, payload: bytes) -> None:
+    def _answer_ping(self, payload: bytes) -> None:
+        # RFC 6455, 5.5.3: of several pings only the latest need be answered. So one answer waits at most, however
+        # many pings come from a server that reads nothing.
+        self._pinged = payload
+        if self._ponging is None or self._ponging.done():
+            self._ponging = asyncio.ensure_future(self._pong())
+
+    async def _pong(self) -> None:
         with contextlib.suppress(ConnectionLost):
-            await self._write(payload, WSMsgType.PONG)
-
-    def _take_pong(self, payload: bytes) -> None:
-        pong = self._pings.get(payload)
-        if pong is not None and not pong.done():
-            pong.set_result(None)
+            while self._pinged is not None:
+                payload, self._pinged = self._pinged, None
+                await self._write(payload, WSMsgType.PONG)
 
     async def _keep_alive(self, interval: float) -> None:
+        patience = interval * PONG_WAIT
         while not self.lost.done():
             await asyncio.sleep(interval)
-            try:
-                answered = await self.round_trip(interval * PONG_WAIT)
-            except ConnectionLost:
-                return
-            if not answered:
-                self.cut(f"the server did not answer a ping within {interval * PONG_WAIT:g} s")
+            pong = self._ping()
+            for _ in range(PONG_LOOKS):
+                await asyncio.wait({pong}, timeout=patience / PONG_LOOKS)
+                if pong.done():
+                    break
+            else:
+                self.cut(f"the server did not answer a ping within {patience:g} s")
 
     # ---- the end
 
     async def close(self) -> None:
         """Close politely, within the close timeout."""
-        self._give_reason("this client closed the connection", 1000)
-        try:
-            async with asyncio.timeout(self._options.close_timeout):
-                await self._write(b"\x03\xe8", WSMsgType.CLOSE)
-                await asyncio.shield(self.lost)
-        except (TimeoutError, ConnectionLost):
-            self._shut()
-        if self._reader is not None:
-            await asyncio.wait({self._reader})
+        if not self.lost.done():
+            self._give_reason("this client closed the connection", 1000)
+            self._reader.cancel()
+        await self.ended()
 
     def cut(self, reason: str) -> None:
         """Cut the wire without a closing handshake."""
         self._give_reason(reason)
         self._shut()
 
-    def _closed_by_server(self, code: int | None) -> None:
-        if self._reason is not None and self._reason.code == 1006:
-            self._reason.code = code or 1005
+    async def ended(self) -> None:
+        """Wait until the socket has been given back, at most the close timeout after the connection was lost."""
+        await asyncio.wait({self._reader})
 
     def _give_reason(self, reason: str, code: int = 1006) -> None:
         if self._reason is None:
@@ -249,42 +275,61 @@ class Link:
 
     def _shut(self) -> None:
         """Shut the socket itself: closing a transport politely would wait for a peer that does not read."""
-        wire = self._ws.get_extra_info("socket")
-        if wire is not None:
+        if self._wire is not None:
             with contextlib.suppress(OSError):
-                wire.shutdown(socket.SHUT_RDWR)
+                self._wire.shutdown(socket.SHUT_RDWR)
 
-    async def _end(self) -> None:
+    async def _end(self, code: int) -> None:
+        """Tell everybody who waits, then let go of the socket."""
         reason = self._reason or ConnectionLost("the connection was lost", 1006)
-        if not self.lost.done():
-            self.lost.set_result(reason)
-        for answer in [*self._calls.values(), *self._pings.values()]:
+        self.lost.set_result(reason)
+        for answer in [self._welcomed, *self._calls.values()]:
             if not answer.done():
-                answer.set_exception(ConnectionLost(reason.reason, reason.code))
-        await self._free()
-
-    async def _free(self) -> None:
-        """Let aiohttp free its side; it may wait for the peer, so only for a while."""
-        try:
-            async with asyncio.timeout(self._options.close_timeout):
-                await self._ws.close()
-        except Exception:
-            self._shut()
+                answer.set_exception(_again(reason))
+                _seen(answer)
+        for pong in list(self._pings.values()):
+            pong.cancel()
         if self._clock is not None:
             self._clock.cancel()
+        try:
+            async with asyncio.timeout(self._options.close_timeout):
+                await self._ws.close(code=code)
+        except Exception:
+            pass  # what matters is done below
+        finally:
+            self._shut()
+            if isinstance(self._wire, socket.socket):
+                self._wire.close()
 
 
-def _status(error: aiohttp.WSServerHandshakeError) -> str:
-    try:
-        return f"HTTP {error.status} {HTTPStatus(error.status).phrase}"
-    except ValueError:
-        return f"HTTP {error.status}"
+def _again(reason: ConnectionLost) -> ConnectionLost:
+    """The same loss for another caller: a raised exception remembers where it was raised."""
+    return ConnectionLost(reason.reason, reason.code)
+
+
+def _lost(error: BaseException) -> str:
+    return f"the connection was lost: {str(error) or type(error).__name__}"
 
 
 def _seen(answer: asyncio.Future[Any]) -> None:
     """Look at a failed answer, so that asyncio does not warn that nobody did."""
     if answer.done() and not answer.cancelled():
         answer.exception()
+
+
+def _wire(ws: Socket) -> TransportSocket | socket.socket | None:
+    """The socket under a WebSocket, to shut it.
+
+    uvloop's stand-in for it cannot be shut, and keeps its number when the socket is closed and the number another's:
+    there it is a duplicate of our own.
+    """
+    wire = ws.get_extra_info("socket")
+    if wire is None or isinstance(wire, TransportSocket):
+        return wire
+    return socket.fromfd(wire.fileno(), wire.family, wire.type)
+
+
+# ---- the handshake
 
 
 async def _handshake(session: aiohttp.ClientSession, url: str, options: LinkOptions) -> Socket:
@@ -295,6 +340,7 @@ async def _handshake(session: aiohttp.ClientSession, url: str, options: LinkOpti
             headers=options.headers,
             origin=options.origin,
             ssl=options.ssl,
+            timeout=aiohttp.ClientWSTimeout(ws_close=options.close_timeout),
             autoclose=False,
             autoping=False,
             compress=0,
@@ -302,11 +348,33 @@ async def _handshake(session: aiohttp.ClientSession, url: str, options: LinkOpti
             max_msg_size=options.max_message_size,
         )
     except aiohttp.WSServerHandshakeError as error:
-        raise HandshakeRefused(f"{url}: the server refused the handshake: {_status(error)}", error.status) from None
+        reason = f"{_shown(url)}: the server refused the handshake: {_status(error)}"
+        raise HandshakeRefused(reason, error.status) from None
     except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
-        raise ValueError(f"{url!r} is no WebSocket URL; write ws://host:port/path") from error
+        raise ValueError(f"{quote(url)} is no WebSocket URL; write ws://host:port/path") from error
     except aiohttp.ClientConnectorError as error:
-        number = error.os_error.errno
-        raise ConnectionLost(f"{url}: {os.strerror(number) if number else error.os_error}") from error
+        raise ConnectionLost(f"{_shown(url)}: {_why(error.os_error)}") from error
     except (aiohttp.ClientError, OSError) as error:
-        raise ConnectionLost(f"{url}: {error or type(error).__name__}") from error
+        raise ConnectionLost(f"{_shown(url)}: {str(error) or type(error).__name__}") from error
+
+
+def _shown(url: str) -> str:
+    """A URL as logs may show it: without the query and the user, where tokens and passwords are."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _why(error: OSError) -> str:
+    """The system's own words. TLS and the resolver count their errors otherwise, and bring words of their own."""
+    if error.errno and not isinstance(error, ssl.SSLError | socket.gaierror):
+        return os.strerror(error.errno)
+    return error.strerror or str(error)
+
+
+def _status(error: aiohttp.WSServerHandshakeError) -> str:
+    if error.status == HTTPStatus.SWITCHING_PROTOCOLS:
+        return error.message
+    try:
+        return f"HTTP {error.status} {HTTPStatus(error.status).phrase}"
+    except ValueError:
+        return f"HTTP {error.status}"

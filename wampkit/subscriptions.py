@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections import deque
+from collections.abc import Callable, Coroutine, Iterable
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
-from .errors import CallError, ClientError, ConnectionLost
+from .errors import CallError, ConnectionLost
 from .link import Link
 
 __all__ = ["Subscription", "Subscriptions"]
@@ -25,14 +25,6 @@ MAX_EARLY = 1000
 """Events kept for a subscription whose URI the server has not told yet."""
 
 
-class _Home(Protocol):
-    """What a subscription needs of its client."""
-
-    async def _join(self, subscription: Subscription) -> None: ...
-
-    async def _leave(self, subscription: Subscription) -> None: ...
-
-
 class Subscription:
     """Events of one topic: `async with client.subscribe("chat:lobby") as events`, then `async for` or `get`.
 
@@ -43,27 +35,42 @@ class Subscription:
         dropped: How many events were dropped because nobody fetched them.
     """
 
-    def __init__(self, home: _Home, topic: str, max_events: int) -> None:
+    def __init__(self, home: Subscriptions, link: Callable[[], Link], topic: str, max_events: int) -> None:
         self.topic = topic
         self.uri = topic
         self.accepted: bool | None = None
         self.dropped = 0
         self._home = home
+        self._link = link
         self._max_events = max_events
+        self._started = False
         self._events: deque[Any] = deque()
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._end: ConnectionLost | None = None
 
     async def start(self) -> Self:
-        """Subscribe; returns when the server has taken it in. Raises ConnectionLost."""
-        self._end = None
-        await self._home._join(self)
+        """Subscribe; returns when the server has taken it in.
+
+        Raises:
+            ConnectionLost: There is no connection, or it was lost meanwhile; then nothing is subscribed.
+            RuntimeError: It is subscribed already.
+        """
+        if self._started:
+            raise RuntimeError(f"the subscription to {self.topic!r} has been started already; make another")
+        link = self._link()
+        self._started, self._end = True, None
+        try:
+            await self._home.join(self, link)
+        except BaseException:
+            self._started = False
+            raise
         return self
 
     async def stop(self) -> None:
         """Unsubscribe, unless others share the subscription; iteration ends once the rest is fetched."""
-        await self._home._leave(self)
+        self._started = False
         self.end(ConnectionLost(f"the subscription to {self.topic!r} has been stopped"))
+        await self._home.leave(self)
 
     async def __aenter__(self) -> Self:
         return await self.start()
@@ -89,7 +96,7 @@ class Subscription:
             async with asyncio.timeout(timeout):
                 while not self._events:
                     if self._end is not None:
-                        raise self._end
+                        raise ConnectionLost(self._end.reason, self._end.code)
                     await self._wait()
         except TimeoutError:
             raise TimeoutError(f"no event on {self.topic!r} within {timeout:g} s") from None
@@ -154,32 +161,36 @@ class Subscription:
 
 
 class _Group:
-    """The subscriptions that share one on the wire."""
+    """The subscriptions that share one on the wire.
 
-    def __init__(self, key: str, topic: str) -> None:
+    Attributes:
+        key: What the topic resolved to when it was subscribed; the group stays with it.
+        uri: The full URI as the server told it, or the key.
+        link: The connection on which it was subscribed last.
+        told: Done when that connection's server has taken it in.
+    """
+
+    def __init__(self, key: str, topic: str, link: Link) -> None:
         self.key = key
         self.topic = topic
-        self.members: list[Subscription] = []
-        self.early: list[tuple[str, Any]] | None = []
         self.uri = key
         self.accepted: bool | None = None
-        self.ready: asyncio.Future[None] | None = None
+        self.members: list[Subscription] = []
+        self.early: deque[tuple[str, Any]] = deque(maxlen=MAX_EARLY)
+        self.link = link
+        self.told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def take(self, uri: str, event: Any) -> None:
-        if self.early is not None:
-            if len(self.early) < MAX_EARLY:
-                self.early.append((uri, event))
-        elif uri == self.uri:
-            for member in self.members:
-                member.put(event)
+    def name(self) -> str:
+        """The topic as this group's server understands it: as it was written, unless its prefix has changed since."""
+        return self.topic if self.link.protocol.resolve(self.topic) == self.key else self.uri
 
-    def settle(self, uri: str, accepted: bool | None) -> None:
-        self.uri, self.accepted = uri, accepted
-        early, self.early = self.early or [], None
+    def names(self) -> Iterable[str]:
+        """The URIs of its events. Servers that cannot tell may send back the topic as it was written."""
+        return {self.uri} if self.accepted is not None else {self.uri, self.key, self.topic}
+
+    def put(self, event: Any) -> None:
         for member in self.members:
-            member.uri, member.accepted = uri, accepted
-        for told, event in early:
-            self.take(told, event)
+            member.put(event)
 
 
 class Subscriptions:
@@ -187,85 +198,163 @@ class Subscriptions:
 
     def __init__(self) -> None:
         self._groups: dict[str, _Group] = {}
+        self._named: dict[str, list[_Group]] = {}
+        self._pending: set[_Group] = set()
+        self._tasks: set[asyncio.Future[None]] = set()
 
     def deliver(self, uri: str, event: Any) -> None:
-        """Hand an event to those who subscribed to its topic."""
-        for group in list(self._groups.values()):
-            group.take(uri, event)
+        """Hand an event to those who subscribed to its topic, or keep it for those who may turn out to have."""
+        groups = self._named.get(uri)
+        if groups is None:
+            for group in self._pending:
+                group.early.append((uri, event))
+        else:
+            for group in groups:
+                group.put(event)
 
     async def join(self, subscription: Subscription, link: Link) -> None:
-        """Add a subscription; the first of its topic subscribes on the wire, the others wait for it."""
+        """Add a subscription; the first of its topic subscribes on the wire, the others wait for it.
+
+        Raises ConnectionLost.
+        """
         key = link.protocol.resolve(subscription.topic)
         group = self._groups.get(key)
         if group is None:
-            group = self._groups[key] = _Group(key, subscription.topic)
-            group.members.append(subscription)
-            group.ready = asyncio.get_running_loop().create_future()
-            try:
-                await self._subscribe(group, link)
-            except BaseException:
-                self._groups.pop(key, None)
-                group.ready.cancel()
-                raise
-            group.ready.set_result(None)
-        else:
-            group.members.append(subscription)
-            if group.ready is not None:
-                try:
-                    await asyncio.shield(group.ready)
-                except BaseException:
-                    group.members.remove(subscription)
-                    raise
-            subscription.uri, subscription.accepted = group.uri, group.accepted
+            group = _Group(key, subscription.topic, link)
+            self._subscribe(group, link)
+            self._groups[key] = group
+        group.members.append(subscription)
+        try:
+            # Not awaited itself: who is cancelled here must not take the others along.
+            await asyncio.wait({group.told})
+            group.told.result()
+        except BaseException:
+            self._remove(subscription)
+            raise
+        subscription.uri, subscription.accepted = group.uri, group.accepted
 
-    async def leave(self, subscription: Subscription, link: Link | None) -> None:
+    async def leave(self, subscription: Subscription) -> None:
         """Remove a subscription; the last of its topic unsubscribes on the wire."""
-        group = next((group for group in self._groups.values() if subscription in group.members), None)
-        if group is None:
-            return
-        group.members.remove(subscription)
-        if group.members:
-            return
-        del self._groups[group.key]
-        shared = any(other.uri == group.uri for other in self._groups.values())
-        if link is not None and not shared:
-            with contextlib.suppress(ConnectionLost):
-                await link.send(link.protocol.unsubscribe(group.topic))
+        soon = self._remove(subscription)
+        if soon is not None:
+            await asyncio.wait({soon})
 
     async def restore(self, link: Link) -> None:
         """Put every subscription on a new wire. Raises ConnectionLost."""
         groups = list(self._groups.values())
         for group in groups:
-            group.early = group.early or []
-        async with asyncio.TaskGroup() as tasks:
-            for group in groups:
-                tasks.create_task(self._subscribe(group, link))
+            self._unlist(group)
+            self._subscribe(group, link)
+        if groups:
+            await asyncio.wait({group.told for group in groups})
+        for group in groups:
+            group.told.result()
 
     def end(self, reason: ConnectionLost) -> None:
         """The client is closed for good."""
         for group in self._groups.values():
             for member in group.members:
                 member.end(reason)
+        for group in list(self._groups.values()):
+            self._unlist(group)
         self._groups.clear()
 
-    async def _subscribe(self, group: _Group, link: Link) -> None:
-        await link.send(link.protocol.subscribe(group.topic))
-        uri, accepted = await _ask(link, group.topic, group.key)
-        if accepted is False:
+    # ---- on the wire
+
+    def _subscribe(self, group: _Group, link: Link) -> None:
+        group.link = link
+        name = group.name()
+        text = link.protocol.subscribe(name)
+        group.told = self._start(self._confirm(group, name, text))
+        if _tells(link):
+            self._pending.add(group)
+        else:
+            self._list(group)
+
+    async def _confirm(self, group: _Group, name: str, text: bytes) -> None:
+        try:
+            await group.link.send(text)
+            uri, accepted = await _ask(group.link, name, group.uri)
+        finally:
+            self._pending.discard(group)
+        if accepted is False and group.accepted is not False:
             logger.warning("the server refused the subscription to %r", group.topic)
-        group.settle(uri, accepted)
+        self._unlist(group)
+        group.uri, group.accepted = uri, accepted
+        for member in group.members:
+            member.uri, member.accepted = uri, accepted
+        if self._groups.get(group.key) is group:
+            self._list(group)
+
+    def _remove(self, subscription: Subscription) -> asyncio.Future[None] | None:
+        """Remove a subscription; what is returned is done when the server has been told, if that happens soon.
+
+        Where an answer of the server is waited for first it may take long, and goes on without the caller.
+        """
+        group = next((group for group in self._groups.values() if subscription in group.members), None)
+        if group is None:
+            return None
+        group.members.remove(subscription)
+        if group.members:
+            return None
+        del self._groups[group.key]
+        self._unlist(group)
+        task = self._start(self._unsubscribe(group))
+        return task if group.told.done() and not self._pending else None
+
+    async def _unsubscribe(self, group: _Group) -> None:
+        await asyncio.wait({group.told})
+        # A server knows one subscription where a client may know two names; which ones is clear when it has told.
+        while waiting := {other.told for other in self._pending}:
+            await asyncio.wait(waiting)
+        names = (group.uri, group.key)
+        if group.link.lost.done() or any(other.uri in names or other.key in names for other in self._groups.values()):
+            return
+        await group.link.send(group.link.protocol.unsubscribe(group.name()))
+
+    # ---- books
+
+    def _list(self, group: _Group) -> None:
+        names = group.names()
+        for name in names:
+            self._named.setdefault(name, []).append(group)
+        early, group.early = group.early, deque(maxlen=MAX_EARLY)
+        for uri, event in early:
+            if uri in names:
+                group.put(event)
+
+    def _unlist(self, group: _Group) -> None:
+        for name in group.names():
+            groups = self._named.get(name, [])
+            if group in groups:
+                groups.remove(group)
+            if not groups:
+                self._named.pop(name, None)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Future[None]:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Future[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # looked at, so that asyncio does not warn; those who wait see it too
 
 
-async def _ask(link: Link, topic: str, key: str) -> tuple[str, bool | None]:
+def _tells(link: Link) -> bool:
+    return link.protocol.server_ident.startswith("wampkit")
+
+
+async def _ask(link: Link, name: str, uri: str) -> tuple[str, bool | None]:
     """The full URI of a subscription that was just sent, and whether it stands, as far as the server can tell."""
-    if not link.protocol.server_ident.startswith("wampkit"):
-        await link.round_trip(PING_TIMEOUT)
-        return key, None
-    try:
-        async with asyncio.timeout(ASK_TIMEOUT):
-            uri = await link.call(ASK, topic)
-    except ConnectionLost:
-        raise
-    except (ClientError, CallError, TimeoutError):
-        return key, None
-    return (uri, True) if isinstance(uri, str) else (key, False)
+    if _tells(link):
+        try:
+            async with asyncio.timeout(ASK_TIMEOUT):
+                told = await link.call(ASK, name)
+            return (told, True) if isinstance(told, str) else (uri, False)
+        except (CallError, TimeoutError):
+            pass
+    await link.round_trip(PING_TIMEOUT)
+    return uri, None
