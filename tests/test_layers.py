@@ -8,9 +8,9 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "wampkit"
 
 LAYERS: list[set[str]] = [
-    {"errors", "threads", "frames", "complaints", "work", "fatal"},
+    {"errors", "threads", "frames", "complaints", "eager", "fatal"},
     {"uris", "messages", "depends", "broker", "signatures", "arguments"},
-    {"protocol", "binding", "router"},
+    {"protocol", "binding", "router", "work", "inlet"},
     {"connection", "link"},
     {"topics", "incoming", "keepalive", "lifecycle", "subscriptions"},
     {"middleware", "client"},

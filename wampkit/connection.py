@@ -9,7 +9,6 @@ any politer way (aiohttp's `ws.close()` waits for it without bound).
 from __future__ import annotations
 
 import asyncio
-import itertools
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from aiohttp import WebSocketError, WSMsgType, web
 from .complaints import Complaints
 from .errors import ProtocolError, quote
 from .frames import close_frame, ping_frame, pong_frame, text_frame
+from .inlet import Socket, read
 from .messages import Message
 from .protocol import Protocol
 from .work import Work
@@ -31,8 +31,6 @@ ABNORMAL = 1006
 NOT_ACCEPTED = 1003
 SLOW_READER = 4008
 
-BATCH = 32
-"""Messages of one client after which the others have their turn, however many of its messages wait."""
 
 PONG_WAIT = 0.4
 """The share of the keepalive interval in which a ping must be answered."""
@@ -183,29 +181,32 @@ class Connection:
 
     # ---- in
 
-    async def serve(
-        self, socket: web.WebSocketResponse[Literal[False]], on_message: Callable[[Connection, Message], None]
-    ) -> None:
+    async def serve(self, socket: Socket, on_message: Callable[[Connection, Message], None]) -> None:
         """Read until the connection ends, handing each message to `on_message`, which must not block."""
-        for taken in itertools.count(1):
-            if taken % BATCH == 0:
-                await asyncio.sleep(0)
-            received = await socket.receive()
-            match received.type:
-                case WSMsgType.TEXT:
-                    self._take(received.data, on_message)
-                case WSMsgType.PING:
-                    self.send(pong_frame(received.data))
-                case WSMsgType.PONG:
-                    self._take_pong(received.data)
-                case WSMsgType.BINARY:
-                    self._malformed(ProtocolError(NOT_ACCEPTED, "WAMP v1 is JSON in text messages, not binary"))
-                case WSMsgType.CLOSE:
-                    self._answer_close(received.data, received.extra)
-                    return
-                case _:
-                    self._lost(received.data)
-                    return
+
+        def take(kind: WSMsgType, data: Any, extra: Any) -> bool:
+            if kind is WSMsgType.TEXT:
+                self._take(data, on_message)
+                return True
+            return self._take_other(kind, data, extra)
+
+        await read(socket, take)
+
+    def _take_other(self, kind: WSMsgType, data: Any, extra: Any) -> bool:
+        match kind:
+            case WSMsgType.PING:
+                self.send(pong_frame(data))
+            case WSMsgType.PONG:
+                self._take_pong(data)
+            case WSMsgType.BINARY:
+                self._malformed(ProtocolError(NOT_ACCEPTED, "WAMP v1 is JSON in text messages, not binary"))
+            case WSMsgType.CLOSE:
+                self._answer_close(data, extra)
+                return False
+            case _:
+                self._lost(data)
+                return False
+        return True
 
     def _take(self, data: bytes, on_message: Callable[[Connection, Message], None]) -> None:
         if self._closing:
@@ -234,6 +235,7 @@ class Connection:
         if isinstance(error, WebSocketError):
             self.close_code, self.close_reason = error.code, f"broken frame: {error}"
             self.complaints.add("malformed", f"{self.close_reason} (close code {error.code})")
+            self.close(error.code, self.close_reason)
         else:
             self.close_code, self.close_reason = ABNORMAL, "the connection was lost"
 

@@ -12,6 +12,7 @@ from .complaints import Complaints
 from .connection import Connection, Flusher, SocketOptions
 from .errors import WampError, quote
 from .fatal import is_fatal
+from .inlet import Socket, open_socket
 from .node import Node
 from .protocol import SUBPROTOCOL, Protocol
 
@@ -60,15 +61,8 @@ class Door:
             connection = await self._admit(request)
         except web.HTTPException as refusal:
             return self._refuse(request, refusal)
-        socket = web.WebSocketResponse(
-            protocols=(SUBPROTOCOL,),
-            compress=False,
-            autoclose=False,
-            autoping=False,
-            decode_text=False,
-            # aiohttp refuses what reaches the limit.
-            max_msg_size=self._options.max_message_size + 1,
-        )
+        # aiohttp refuses what reaches the limit.
+        socket = open_socket(protocols=(SUBPROTOCOL,), max_msg_size=self._options.max_message_size + 1)
         # aiohttp would tell its own version and Python's.
         socket.headers["Server"] = self._ident
         await socket.prepare(request)
@@ -115,7 +109,7 @@ class Door:
         response.force_close()
         return response
 
-    async def _serve(self, connection: Connection, socket: web.WebSocketResponse[Any], request: web.Request) -> None:
+    async def _serve(self, connection: Connection, socket: Socket, request: web.Request) -> None:
         transport = request.transport
         if transport is None:
             return

@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
+from . import eager
+
 __all__ = ["Work"]
 
 Job = Callable[[], Awaitable[None]]
@@ -26,14 +28,10 @@ class Work:
 
     def start_call(self, call: Coroutine[Any, Any, None]) -> None:
         """Run a call side by side with the others; it is cancelled when the connection ends."""
-        self._calls.add(self._loop.create_task(self._run_call(call)))
-
-    async def _run_call(self, call: Coroutine[Any, Any, None]) -> None:
-        try:
-            await call
-        finally:
-            # Cheaper than a done callback, which the loop must schedule.
-            self._calls.discard(asyncio.current_task())
+        task = eager.start(call, self._loop)
+        if not task.done():
+            self._calls.add(task)
+            task.add_done_callback(self._calls.discard)
 
     def in_order(self, job: Job, *, outlives: bool) -> None:
         """Run a job after those given before it.
@@ -49,7 +47,10 @@ class Work:
 
     def _start_lane(self) -> None:
         self._outlives = self._lane[0][1]
-        self._lane_task = self._loop.create_task(self._run_lane())
+        # Eager as calls are, or a call would overtake the SUBSCRIBE that came before it.
+        task = eager.start(self._run_lane(), self._loop)
+        if not task.done():
+            self._lane_task = task
 
     async def _run_lane(self) -> None:
         try:
