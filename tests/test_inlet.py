@@ -1,0 +1,101 @@
+"""Both ways in: frames reach their connection alike, and a flood is taken in turns."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from wampkit import App
+from wampkit.inlet import BATCH, direct_road
+
+from .demo_app import make_app
+from .wire import CALL, PUBLISH, SUBSCRIBE, eventually, serve
+
+
+@pytest.fixture(params=["direct", "public"])
+def road(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each of the two ways in."""
+    monkeypatch.setenv("WAMPKIT_INLET", request.param)
+    return str(request.param)
+
+
+def test_the_environment_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The direct road is taken on the aiohttp that it was written for, unless the public one is asked for."""
+    monkeypatch.delenv("WAMPKIT_INLET", raising=False)
+    assert direct_road()
+    monkeypatch.setenv("WAMPKIT_INLET", "public")
+    assert not direct_road()
+
+
+def test_another_aiohttp_takes_the_public_road(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An aiohttp whose private names are not known is used through its public ones."""
+    monkeypatch.delenv("WAMPKIT_INLET", raising=False)
+    for version in ("3.14.4", "3.15.0", "4.0.0a2"):
+        monkeypatch.setattr("aiohttp.__version__", version)
+        assert not direct_road(), version
+    monkeypatch.setattr("aiohttp.__version__", "3.14.9")
+    assert direct_road()
+
+
+async def test_what_comes_before_the_welcome_is_kept(road: str) -> None:
+    """Messages that arrive while on_connect runs are taken after it, in order, and none is lost."""
+    app = make_app()
+    gate = asyncio.Event()
+    app.on_connect(lambda connection: None)
+
+    @app.on_connect
+    async def wait(connection: Any) -> None:
+        await gate.wait()
+
+    async with serve(app) as server:
+        peer = await server.peer()
+        for number in range(5 * BATCH):
+            await peer.send(CALL, str(number), "ping")
+        gate.set()
+        assert [(await peer.next())[1] for _ in range(5 * BATCH)] == [str(number) for number in range(5 * BATCH)]
+
+
+async def test_a_flood_in_one_chunk_leaves_turns_to_others(road: str) -> None:
+    """Thousands of calls that arrive at once do not keep another client's call waiting until all are done."""
+    app = make_app()
+    ran: list[str] = []
+
+    @app.rpc("note")
+    async def note(who: str) -> None:
+        ran.append(who)
+
+    async with serve(app) as server:
+        flood = await server.raw()
+        other = await server.peer()
+        text = json.dumps([CALL, "f", "note", "flood"])
+        size = bytes([0x81, 0x80 | len(text), 0, 0, 0, 0])
+        sent = asyncio.ensure_future(flood.send((size + text.encode()) * 20_000))
+        await eventually(lambda: len(ran) > 0)
+        await other.result("note", "other")
+        assert ran.index("other") < 20_000 - 1
+        sent.cancel()
+
+
+async def test_fragments_and_control_frames_between(road: str) -> None:
+    """A message in fragments with a ping between them is put together, and the ping answered first."""
+    async with serve(make_app()) as server:
+        peer = await server.raw()
+        await peer.send_frame(1, b'[2,"c",', final=False)
+        await peer.send_frame(9, b"hi")
+        await peer.send_frame(0, b'"ping"]')
+        assert await peer.read_frame() == (10, b"hi")
+        assert await peer.read_message() == [3, "c", "pong"]
+
+
+async def test_a_client_that_vanishes_is_noticed(road: str) -> None:
+    """A reset connection leaves no topic and no connection behind."""
+    app = App()
+    app.topic("t", relay=True)
+    async with serve(app) as server:
+        peer = await server.raw()
+        await peer.send_message(SUBSCRIBE, "t")
+        await peer.send_message(PUBLISH, "t", 1)
+        await eventually(lambda: len(app.topics) == 1)
+        peer.reset()
+        await eventually(lambda: len(app.topics) == len(app.connections) == 0)
