@@ -54,7 +54,7 @@ def plan(function: Callable[..., Any], **options: Any) -> Plan:
 
 
 def bound(function: Callable[..., Any], *args: Any) -> list[Any]:
-    return plan(function).bind(list(args))
+    return list(plan(function).bind(list(args)))
 
 
 def refusal(function: Callable[..., Any], *args: Any) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from wampkit import App, Connection
+from wampkit import App, Connection, Limits
 
 from .wire import (
     CALL,
@@ -274,7 +274,7 @@ async def test_subscribing_unsubscribing_and_leaving_in_a_race_leaves_nothing() 
     async with serve(app) as server:
         await asyncio.gather(*[client(server, seed) for seed in range(30)])
         await eventually(lambda: len(app.connections) == 0)
-        assert app.topics._subscribers == {}
+        assert app.topics._audiences == {}
         assert {key: count for key, count in balance.items() if count} == {}
         assert balance
 
@@ -308,7 +308,7 @@ async def test_churn_leaves_no_task_and_no_socket() -> None:
 
 async def test_stalled_subscribers_cost_readers_nothing() -> None:
     """Ten stalled subscribers among readers are cut; every reader gets every event, in order."""
-    app = make(max_queue=100_000)
+    app = make(limits=Limits(queue=100_000))
     ends: list[int | None] = []
     app.on_disconnect(lambda connection: ends.append(connection.close_code))
     async with serve(app) as server:

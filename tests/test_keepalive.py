@@ -4,7 +4,7 @@ import asyncio
 import time
 from typing import Any
 
-from wampkit import App, Connection
+from wampkit import App, Connection, Limits
 
 from .wire import CALL, PUBLISH, RESULT, SUBSCRIBE, Peer, RawPeer, Server, eventually, fds, message, serve
 
@@ -70,7 +70,7 @@ async def test_a_peer_that_talks_but_never_answers_is_cut() -> None:
 
 async def test_a_stalled_reader_under_load_is_cut_and_its_socket_freed() -> None:
     """A peer that reads nothing while much is sent to it, and sends on its own, is cut and its socket freed."""
-    app, ends = make(max_queue=10**9)
+    app, ends = make(limits=Limits(queue=10**9))
     async with serve(app) as server:
         before = fds()
         peer = await server.raw(rcvbuf=4096)

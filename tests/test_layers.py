@@ -8,14 +8,15 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "wampkit"
 
 LAYERS: list[set[str]] = [
-    {"errors", "threads", "frames", "complaints", "eager", "fatal"},
-    {"uris", "messages", "depends", "broker", "signatures", "arguments"},
+    {"errors", "threads", "frames", "complaints", "counters", "eager", "fatal", "flood", "places", "sockets"},
+    {"uris", "limits", "messages", "depends", "broker", "signatures", "arguments", "outbox"},
     {"protocol", "binding", "router", "work", "inlet"},
     {"connection", "link"},
-    {"topics", "incoming", "keepalive", "lifecycle", "subscriptions"},
+    {"topics", "incoming", "keepalive", "lifecycle", "subscriptions", "failures"},
     {"middleware", "client"},
-    {"dispatch"},
-    {"serving", "node"},
+    {"chains"},
+    {"dispatch", "serving"},
+    {"node"},
     {"door"},
     {"app"},
     {"loading", "testing", "httplog"},

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from wampkit import App, Connection
+from wampkit import App, Connection, Limits
 
 from .wire import CALL, PUBLISH, RESULT, SUBSCRIBE, eventually, handshake, message, serve
 
@@ -135,7 +135,7 @@ async def test_an_idle_app_drains_at_once() -> None:
 
 async def test_a_client_that_does_not_answer_the_close_is_cut() -> None:
     """Peers that read nothing, or answer no close, do not hold up a drain for long."""
-    work = Work(max_queue=10**8)
+    work = Work(limits=Limits(queue=10**8))
     async with serve(work.app) as server:
         mute = await server.raw()
         stalled = await server.raw(rcvbuf=4096)

@@ -159,7 +159,7 @@ async def test_publishing_and_unsubscribing_create_no_state(caplog: pytest.LogCa
             await peer.send_message(CALL, "1", "wampkit:subscription", "x")
         assert (await peer.read_message())[:2] == [RESULT, "1"]
         assert app.topics == {}
-        assert app.topics._subscribers == {}
+        assert app.topics._audiences == {}
         assert server.connection(peer).subscriptions == {}
     assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) < 12
 
@@ -660,7 +660,7 @@ async def test_a_poisoned_event_harms_its_sender_only(value: str) -> None:
         assert await other.result("wampkit:subscription", "t:relay/a") == T + "relay/a"
 
 
-@pytest.mark.parametrize("name", ["__proto__", "\u2028", "a b", "*?[]", "é\U0001f600", "x" * 20000, "\n\x1b[2J"])
+@pytest.mark.parametrize("name", ["__proto__", "\u2028", "a b", "*?[]", "é\U0001f600", "x" * 900, "\n\x1b[2J"])
 async def test_topics_may_have_any_name(name: str) -> None:
     """Any text that the pattern matches is a topic of its own."""
     app = make()

@@ -230,10 +230,11 @@ class RawPeer:
         self.head = b""
 
     @classmethod
-    async def connect(cls, port: int, *, rcvbuf: int | None = None) -> Self:
+    async def connect(cls, port: int, *, rcvbuf: int | None = None, source: str = "127.0.0.1") -> Self:
         """A TCP connection, nothing said yet."""
         sock = socket.socket()
         sock.setblocking(False)
+        sock.bind((source, 0))
         if rcvbuf is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
         peer = cls(sock)
@@ -241,9 +242,9 @@ class RawPeer:
         return peer
 
     @classmethod
-    async def open(cls, port: int, path: str = "/ws", *, rcvbuf: int | None = None, behind: bytes = b"") -> Self:
+    async def open(cls, port: int, path: str = "/ws", *, behind: bytes = b"", **options: Any) -> Self:
         """Connect, shake hands and take WELCOME; `behind` is sent in one go with the handshake."""
-        peer = await cls.connect(port, rcvbuf=rcvbuf)
+        peer = await cls.connect(port, **options)
         await peer.send(handshake(path) + behind)
         peer.head = await peer.read_head()
         assert b" 101 " in peer.head.splitlines()[0] + b" ", peer.head

@@ -4,6 +4,7 @@ from .app import App
 from .broker import Broker, MemoryBroker, Publication
 from .client import Client, State, connect
 from .connection import Connection, Connections
+from .counters import Counters
 from .depends import Depends
 from .errors import (
     ERROR_URIS,
@@ -13,11 +14,14 @@ from .errors import (
     DeclarationError,
     HandshakeRefused,
     InvalidArgument,
+    LimitExceeded,
     NotAllowed,
     NotFound,
+    TooManyMessages,
     WampError,
 )
 from .incoming import Call, Incoming, Publish, Subscribe, Unsubscribe
+from .limits import Limits
 from .middleware import AllowOrigins, BlockAddresses, CallNext
 from .router import Router
 from .subscriptions import Subscription
@@ -40,11 +44,14 @@ __all__ = [
     "Connection",
     "ConnectionLost",
     "Connections",
+    "Counters",
     "DeclarationError",
     "Depends",
     "HandshakeRefused",
     "Incoming",
     "InvalidArgument",
+    "LimitExceeded",
+    "Limits",
     "MemoryBroker",
     "NotAllowed",
     "NotFound",
@@ -54,6 +61,7 @@ __all__ = [
     "State",
     "Subscribe",
     "Subscription",
+    "TooManyMessages",
     "Topic",
     "Topics",
     "Unsubscribe",

@@ -7,6 +7,7 @@ C; only when something does not fit is time spent on saying what.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from inspect import Parameter
 from typing import Any
 
@@ -26,7 +27,18 @@ class Arguments:
         owner: What errors call the handler.
     """
 
-    __slots__ = ("_named", "_rest", "_struct", "annotations", "defaults", "name", "names", "required", "variadic")
+    __slots__ = (
+        "_exactly",
+        "_named",
+        "_rest",
+        "_struct",
+        "annotations",
+        "defaults",
+        "name",
+        "names",
+        "required",
+        "variadic",
+    )
 
     def __init__(self, owner: str) -> None:
         self.name = owner
@@ -38,6 +50,7 @@ class Arguments:
         self._struct: type[msgspec.Struct] | None = None
         self._named: type[msgspec.Struct] | None = None
         self._rest: type[msgspec.Struct] | None = None
+        self._exactly = -1  # so many arguments are converted in one step
 
     def add(self, name: str, annotation: Any, default: Any) -> None:
         """Enter a parameter; those with a default come last."""
@@ -57,6 +70,7 @@ class Arguments:
                 for (field, annotation, _), name in zip(fields, self.names, strict=True)
             ]
             self._named = msgspec.defstruct("NamedArguments", named)
+            self._exactly = len(fields)
         if self.variadic is not None and rest is not Any:
             self._rest = msgspec.defstruct("Rest", [("p0", list[rest])], array_like=True)
 
@@ -87,12 +101,17 @@ class Arguments:
             for name, value, default in zip(self.names, values, self.defaults, strict=True)
         ]
 
-    def bind(self, args: list[Any]) -> list[Any]:
+    def bind(self, args: list[Any]) -> Sequence[Any]:
         """The wire's arguments converted to what the handler declares.
 
         Raises:
             InvalidArgument: They do not fit; says which, and what was expected.
         """
+        if len(args) == self._exactly:
+            try:
+                return msgspec.structs.astuple(msgspec.convert(args, self._struct))
+            except msgspec.ValidationError:
+                pass  # what follows finds out why
         if not self.fits(len(args)):
             if self._may_spread(args):
                 return self._bind_spread(args[0])

@@ -54,11 +54,16 @@ class Plan:
         self._keywords: list[tuple[str, Resolver | Dependency]] = []
         self.injected = False
 
-    def bind(self, args: list[Any]) -> list[Any]:
+    @property
+    def plain(self) -> bool:
+        """Whether the handler is called with the wire's values and nothing else, on the loop."""
+        return self.is_async and not self.injected
+
+    def bind(self, args: list[Any]) -> Sequence[Any]:
         """The wire's arguments converted to what the handler declares. Raises InvalidArgument if they do not fit."""
         return self.wire.bind(args)
 
-    async def arguments(self, values: list[Any], scope: Scope) -> tuple[list[Any], dict[str, Any]]:
+    async def arguments(self, values: Sequence[Any], scope: Scope) -> tuple[list[Any], dict[str, Any]]:
         """Positional and keyword arguments: the wire's values with what is injected between them."""
         position = 0
         positional: list[Any] = []
@@ -72,13 +77,13 @@ class Plan:
         keywords = {name: await _resolve(slot, scope) for name, slot in self._keywords}
         return positional, keywords
 
-    async def run(self, values: list[Any], scope: Scope) -> Any:
+    async def run(self, values: Sequence[Any], scope: Scope) -> Any:
         """Call the handler with `bind`'s values; what must be injected comes from `scope`."""
         async with scope:
             positional, keywords = await self.arguments(values, scope)
             return await self.call(scope.threads, positional, keywords)
 
-    async def call(self, threads: Threads, positional: list[Any], keywords: dict[str, Any]) -> Any:
+    async def call(self, threads: Threads, positional: Sequence[Any], keywords: dict[str, Any]) -> Any:
         """Call the handler with exactly these arguments."""
         if self.is_async:
             return await self.function(*positional, **keywords)

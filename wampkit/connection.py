@@ -1,9 +1,8 @@
-"""One socket: what comes in, what goes out, and how it ends.
+"""One socket: what comes in, and how it ends; what goes out stands in `outbox.py`.
 
-Everything that goes out passes `Connection.send`, which never waits: frames of one turn of the loop leave in one
-write, in the order in which they were sent. Everything that comes in is taken by one reader that never awaits a
-handler. A close has a deadline after which the transport is aborted, because a peer that does not read can hold up
-any politer way (aiohttp's `ws.close()` waits for it without bound).
+Everything that comes in is taken by one reader that never awaits a handler. A close has a deadline after which the
+transport is aborted, because a peer that does not read can hold up any politer way (aiohttp's `ws.close()` waits for
+it without bound).
 """
 
 from __future__ import annotations
@@ -12,20 +11,26 @@ import asyncio
 import math
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from aiohttp import WebSocketError, WSMsgType, web
 
 from .complaints import Complaints
+from .counters import Counters
+from .eager import Starter
 from .errors import ProtocolError, quote
+from .flood import Allowance
 from .frames import close_frame, ping_frame, pong_frame, text_frame
-from .inlet import Socket, read
+from .inlet import Inlet, Socket, inlet_of
+from .limits import Limits
 from .messages import Message
+from .outbox import DeflatingOutbox, DroppingOutbox, Flusher, Outbox
 from .protocol import Protocol
+from .sockets import has_failed, prepare_socket
 from .work import Work
 
-__all__ = ["Connection", "Connections", "SocketOptions"]
+__all__ = ["Connection", "Connections", "Hub", "SocketOptions"]
 
 ABNORMAL = 1006
 NOT_ACCEPTED = 1003
@@ -41,28 +46,20 @@ class SocketOptions:
     """How the app's sockets behave; see `App` for what each means."""
 
     malformed: Literal["close", "ignore"] = "close"
-    max_message_size: int = 2 * 1024 * 1024
-    max_queue: int = 1024 * 1024
+    keepalive: float | None = 25.0
     close_timeout: float = 3.0
+    compression: bool = False
 
 
-class Flusher:
-    """Writes what all connections sent in one turn of the loop, in one callback for all of them."""
+@dataclass(frozen=True, slots=True)
+class Hub:
+    """What the connections of a running app share."""
 
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._marked: list[Connection] = []
-
-    def mark(self, connection: Connection) -> None:
-        """Flush a connection at the end of this turn."""
-        if not self._marked:
-            self._loop.call_soon(self._flush)
-        self._marked.append(connection)
-
-    def _flush(self) -> None:
-        marked, self._marked = self._marked, []
-        for connection in marked:
-            connection.flush()
+    options: SocketOptions
+    limits: Limits
+    counters: Counters
+    flusher: Flusher = field(default_factory=Flusher)
+    starter: Starter = field(default_factory=Starter)
 
 
 class Connection:
@@ -77,30 +74,32 @@ class Connection:
     """
 
     __slots__ = (
-        "_closing",
+        "__weakref__",
+        "_complaints",
         "_deadline",
         "_ended",
-        "_flusher",
-        "_loop",
-        "_options",
-        "_outbox",
+        "_hub",
+        "_inlet",
+        "_on_message",
+        "_over",
         "_ping",
         "_ping_at",
         "_ping_due",
         "_transport",
+        "allowance",
         "attributes",
         "close_code",
         "close_reason",
-        "complaints",
         "id",
         "left",
+        "outbox",
         "protocol",
         "request",
         "subscriptions",
         "work",
     )
 
-    def __init__(self, request: web.Request, protocol: Protocol, options: SocketOptions, flusher: Flusher) -> None:
+    def __init__(self, request: web.Request, protocol: Protocol, hub: Hub) -> None:
         self.id = protocol.session
         self.attributes: dict[str, Any] = {}
         self.request = request
@@ -109,16 +108,18 @@ class Connection:
         self.left = False  # whether it has left its topics for good
         self.close_code: int | None = None
         self.close_reason = ""
-        self.complaints = Complaints(f"connection {self.id[:8]} from {quote(request.remote or 'a unix socket', 64)}")
-        self.work = Work()
-        self._options = options
-        self._flusher = flusher
-        self._loop = asyncio.get_running_loop()
+        self.work = Work(hub.starter, hub.limits.calls, self)
+        self.outbox = _outbox(self, hub)
+        rate = hub.limits.messages_per_second
+        self.allowance = None if rate is None else Allowance(rate, hub.limits.burst)
+        self._hub = hub
+        self._complaints: Complaints | None = None
+        self._on_message: Callable[[Connection, Message], None] = _ignore
         self._transport: asyncio.Transport | None = None
-        self._outbox: list[bytes] = []
-        self._closing = False
+        self._inlet: Inlet | None = None
         self._deadline: asyncio.TimerHandle | None = None
-        self._ended = self._loop.create_future()
+        self._over = False
+        self._ended: asyncio.Future[None] | None = None
         self._ping: bytes | None = None
         self._ping_at = 0.0
         self._ping_due = math.inf  # until somebody reads the pongs
@@ -127,75 +128,92 @@ class Connection:
         return f"<Connection {self.id} from {self.request.remote}{' (closed)' if self.closed else ''}>"
 
     @property
-    def connection(self) -> Connection:
-        """Itself: a subscription may stand for a connection, and this is both."""
-        return self
-
-    @property
     def closed(self) -> bool:
         """Whether the connection has ended or is ending; nothing more can be sent then."""
-        return self._closing or self._ended.done()
+        return self.outbox.closed
 
     @property
     def topics(self) -> tuple[str, ...]:
         """The URIs of the topics that this client is subscribed to."""
         return tuple(self.subscriptions)
 
-    # ---- out
-
-    def open(self, transport: asyncio.Transport) -> None:
-        """Take over the sending side of an upgraded socket and send WELCOME."""
-        self._transport = transport
-        self.send(text_frame(self.protocol.welcome()))
-
-    def send(self, frame: bytes) -> None:
-        """Send one frame, whole, in order, without waiting. Ignored once the connection is closing."""
-        if self._closing:
-            return
-        if not self._outbox:
-            self._flusher.mark(self)
-        self._outbox.append(frame)
-
-    def flush(self) -> None:
-        """Write what was sent, at once."""
-        outbox, transport = self._outbox, self._transport
-        if not outbox or transport is None:
-            return
-        if transport.is_closing():
-            # The peer has gone, or half of it; what waits for it would only pile up.
-            outbox.clear()
-            self._arm(self._options.close_timeout)
-            return
-        if transport.get_write_buffer_size() > self._options.max_queue:
-            self.cut(SLOW_READER, f"the client reads too slowly: over {self._options.max_queue} bytes wait for it")
-            return
-        data = outbox[0] if len(outbox) == 1 else b"".join(outbox)
-        outbox.clear()
-        transport.write(data)
-
     @property
     def unsent(self) -> int:
         """Bytes that wait for the peer to read."""
-        buffered = self._transport.get_write_buffer_size() if self._transport is not None else 0
-        return buffered + sum(map(len, self._outbox))
+        return self.outbox.unsent
+
+    @property
+    def dropped(self) -> int:
+        """How many events were dropped because the peer read too slowly; see `Limits.slow_reader`."""
+        return self.outbox.dropped
+
+    @property
+    def complaints(self) -> Complaints:
+        """What is logged about this peer."""
+        if self._complaints is None:
+            remote = quote(self.request.remote or "a unix socket", 64)
+            self._complaints = Complaints(f"connection {self.id[:8]} from {remote}")
+        return self._complaints
+
+    # ---- out
+
+    def open(self, transport: asyncio.Transport, window: int = 0) -> None:
+        """Take over the sending side of an upgraded socket and send WELCOME.
+
+        Args:
+            transport: Where the bytes go.
+            window: The bits of the window if compression was negotiated, else 0.
+        """
+        prepare_socket(transport, self._hub.options.keepalive)
+        self._transport = transport
+        if window:
+            self.outbox = DeflatingOutbox(self, self._hub.flusher, self._hub.limits.queue, window)
+        self.outbox.open(transport)
+        self.outbox.send(text_frame(self.protocol.welcome()))
+
+    def too_slow(self) -> None:
+        """More waits for the peer than may."""
+        self._hub.counters.slow_readers += 1
+        bound = self._hub.limits.queue
+        self.cut(SLOW_READER, f"the client reads too slowly: over {bound} bytes wait for it")
+
+    def events_dropped(self, count: int) -> None:
+        """So many events, which waited for the peer, were dropped."""
+        self._hub.counters.events_dropped += count
+        bound = self._hub.limits.queue
+        self.complaints.add(
+            "dropped", f"the client reads too slowly: over {bound} bytes wait for it, so the oldest events are dropped"
+        )
+
+    def peer_gone(self) -> None:
+        """Nothing can be written any more; what waits is given a little time to leave."""
+        self._arm(self._hub.options.close_timeout)
 
     # ---- in
 
     async def serve(self, socket: Socket, on_message: Callable[[Connection, Message], None]) -> None:
         """Read until the connection ends, handing each message to `on_message`, which must not block."""
+        self._on_message = on_message
+        self._inlet = inlet_of(socket)
+        self.work.enter_context()
+        await self._inlet.read_into(self._take)
 
-        def take(kind: WSMsgType, data: Any, extra: Any) -> bool:
-            if kind is WSMsgType.TEXT:
-                self._take(data, on_message)
-                return True
+    def _take(self, kind: WSMsgType, data: Any, extra: Any) -> bool:
+        if kind is not WSMsgType.TEXT:
             return self._take_other(kind, data, extra)
-
-        await read(socket, take)
+        if not self.outbox.closed:
+            try:
+                message = self.protocol.receive(data)
+            except ProtocolError as error:
+                self._malformed(error)
+            else:
+                self._on_message(self, message)
+        return True
 
     def _take_other(self, kind: WSMsgType, data: Any, extra: Any) -> bool:
         match kind:
             case WSMsgType.PING:
-                self.send(pong_frame(data))
+                self.outbox.send(pong_frame(data))
             case WSMsgType.PONG:
                 self._take_pong(data)
             case WSMsgType.BINARY:
@@ -208,23 +226,24 @@ class Connection:
                 return False
         return True
 
-    def _take(self, data: bytes, on_message: Callable[[Connection, Message], None]) -> None:
-        if self._closing:
-            return
-        try:
-            message = self.protocol.receive(data)
-        except ProtocolError as error:
-            self._malformed(error)
-        else:
-            on_message(self, message)
+    def full(self) -> None:
+        """Too much is under way: let the peer wait."""
+        if self._inlet is not None:
+            self._inlet.hold()
+
+    def relieved(self) -> None:
+        """There is room again."""
+        if self._inlet is not None:
+            self._inlet.release()
 
     def _malformed(self, error: ProtocolError) -> None:
+        self._hub.counters.malformed += 1
         self.complaints.add("malformed", f"malformed message: {error}")
-        if self._options.malformed == "close":
+        if self._hub.options.malformed == "close":
             self.close(error.code, error.reason)
 
     def _answer_close(self, code: int | None, reason: str | None) -> None:
-        if not self._closing:
+        if not self.closed:
             self.close_code, self.close_reason = code or 1005, reason or ""
             self.close(code or 1000)
         self._finish_transport()
@@ -233,6 +252,7 @@ class Connection:
         if self.close_code is not None:
             return
         if isinstance(error, WebSocketError):
+            self._hub.counters.malformed += 1
             self.close_code, self.close_reason = error.code, f"broken frame: {error}"
             self.complaints.add("malformed", f"{self.close_reason} (close code {error.code})")
             self.close(error.code, self.close_reason)
@@ -252,21 +272,26 @@ class Connection:
             interval: Seconds between pings.
             late: Seconds for which the loop could neither send the ping nor read its answer.
         """
-        if self._transport is None or self._ended.done():
+        transport = self._transport
+        if transport is None or self._over:
             return
-        if self._ping is None:
-            if now >= self._ping_due:
-                self._ping_at, self._ping_due = now, now + interval
-                self._ping = os.urandom(4)
-                self.send(ping_frame(self._ping))
-            return
-        self._ping_at += late
-        if now - self._ping_at >= interval * PONG_WAIT:
-            self.cut(ABNORMAL, f"keepalive: no pong within {interval * PONG_WAIT:g} s")
+        if self.work.full:
+            # Nobody reads its pongs, but a peer that has gone shows in the socket once something was sent.
+            self._ping_at = now
+            if has_failed(transport):
+                self.cut(ABNORMAL, "the connection was lost")
+        elif self._ping is not None:
+            self._ping_at += late
+            if now - self._ping_at >= interval * PONG_WAIT:
+                self.cut(ABNORMAL, f"keepalive: no pong within {interval * PONG_WAIT:g} s")
+        if now >= self._ping_due and (self._ping is None or self.work.full):
+            self._ping_at, self._ping_due = now, now + interval
+            self._ping = os.urandom(4)
+            self.outbox.send(ping_frame(self._ping))
 
     def start_keepalive(self, interval: float) -> None:
         """Let the first ping be due one interval from now."""
-        self._ping_due = self._loop.time() + interval
+        self._ping_due = asyncio.get_running_loop().time() + interval
 
     def _take_pong(self, payload: bytes) -> None:
         if payload == self._ping:
@@ -279,38 +304,53 @@ class Connection:
 
         What was sent before still leaves. A peer that does not answer in time is cut.
         """
-        if self._closing:
+        if self.closed:
             return
         if self.close_code is None:
             self.close_code, self.close_reason = code, reason
-        self.send(close_frame(code, reason))
-        self._closing = True
-        self.flush()
-        self._arm(self._options.close_timeout)
+        self.outbox.send(close_frame(code, reason))
+        self.outbox.close()
+        self._arm(self._hub.options.close_timeout)
+
+    def hang_up(self, code: int, reason: str) -> None:
+        """End the connection without a closing handshake, once what was sent has left; does not wait.
+
+        Args:
+            code: What `close_code` will be; the peer does not learn it.
+            reason: Why it ended.
+        """
+        if self.close_code is None:
+            self.close_code, self.close_reason = code, reason
+        self.outbox.close()
+        self._finish_transport()
 
     def cut(self, code: int, reason: str) -> None:
         """End the connection at once, without a word to the peer; what was not sent is lost."""
         if self.close_code is None:
             self.close_code, self.close_reason = code, reason
             self.complaints.add("cut", reason)
-        self._closing = True
+        self.outbox.closed = True
         self._abort()
 
     async def wait_closed(self) -> None:
         """Wait until the socket is gone."""
+        if self._over:
+            return
+        if self._ended is None:
+            self._ended = asyncio.get_running_loop().create_future()
         await asyncio.shield(self._ended)
 
     def _finish_transport(self) -> None:
         """Close once what is buffered has left, and by force if it does not leave."""
-        self.flush()
+        self.outbox.flush()
         if self._transport is not None:
             self._transport.close()
             if self._transport.get_write_buffer_size():
-                self._arm(self._options.close_timeout)
+                self._arm(self._hub.options.close_timeout)
 
     def _arm(self, seconds: float) -> None:
         if self._deadline is None:
-            self._deadline = self._loop.call_later(seconds, self._abort)
+            self._deadline = asyncio.get_running_loop().call_later(seconds, self._abort)
 
     def _abort(self) -> None:
         if self._transport is not None:
@@ -318,7 +358,6 @@ class Connection:
 
     def end(self) -> None:
         """Nobody reads any more: whatever happens now, the socket is freed."""
-        self._closing = True
         if self.close_code is None:
             self.close_code, self.close_reason = ABNORMAL, "the server stopped"
         transport = self._transport
@@ -328,10 +367,21 @@ class Connection:
             if self._deadline is not None:
                 self._deadline.cancel()
         else:
-            self._arm(self._options.close_timeout)
-        self._outbox.clear()
-        if not self._ended.done():
+            self._arm(self._hub.options.close_timeout)
+        self.outbox.forget()
+        self._inlet = None
+        self._over = True
+        if self._ended is not None and not self._ended.done():
             self._ended.set_result(None)
+
+
+def _ignore(connection: Connection, message: Message) -> None:
+    pass
+
+
+def _outbox(connection: Connection, hub: Hub) -> Outbox:
+    kind = Outbox if hub.limits.slow_reader == "close" else DroppingOutbox
+    return kind(connection, hub.flusher, hub.limits.queue)
 
 
 class Connections:

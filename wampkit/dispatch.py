@@ -2,53 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from . import messages
-from .binding import Plan
+from .chains import Procedure, ServedTopic, call_way, run_plan, way
 from .connection import Connection
-from .depends import Scope
-from .errors import NotAllowed, NotFound, WampError, answer_for, quote
+from .counters import Counters
+from .errors import LimitExceeded, NotAllowed, NotFound, TooManyMessages, WampError, answer_for, quote
+from .failures import Failures
 from .fatal import is_fatal
 from .frames import text_frame
-from .incoming import Call, Incoming, Publish, Subscribe, Unsubscribe
-from .middleware import CallNext, fold
-from .router import Declaration, Table
+from .incoming import Incoming, Publish, Subscribe, Unsubscribe
+from .limits import Limits
+from .router import Table
 from .threads import Threads
-from .topics import Topic, Topics
+from .topics import Topics
 from .uris import expand
 
-__all__ = ["Dispatcher", "Policy", "Procedure", "ServedTopic"]
+__all__ = ["Dispatcher", "Policy"]
 
-logger = logging.getLogger("wampkit")
+TOO_MUCH = 1008
 
 _NO_VARIABLES: Mapping[str, str] = {}
-_NO_KEYWORDS: dict[str, Any] = {}
-
-
-@dataclass(frozen=True, slots=True)
-class Procedure:
-    """A procedure ready to run; one of wampkit's own passes no middleware."""
-
-    route: Declaration
-    plan: Plan
-    middlewares: tuple[Any, ...]
-    own: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class ServedTopic:
-    """A topic ready to be used."""
-
-    route: Declaration
-    plan: Plan | None
-    on_subscribe: tuple[Plan, ...]
-    on_unsubscribe: tuple[Plan, ...]
-    middlewares: tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +35,6 @@ class Policy:
 
     error_uris: Mapping[str, str]
     prefixes: Mapping[str, str]
-    error_handlers: Mapping[type[BaseException], Callable[[Any], Any]]
-    on_error: Callable[[BaseException, Connection], Awaitable[None]]
     debug: bool
     exclude_publisher: bool
 
@@ -72,7 +48,10 @@ class Dispatcher:
         register: Who is subscribed.
         middlewares: The app's message middlewares, outermost first; they see unknown URIs too.
         threads: Where blocking handlers run.
+        failures: What becomes of exceptions.
         policy: What the app decides.
+        limits: What a client may ask for.
+        counters: Where refusals are counted.
     """
 
     def __init__(
@@ -82,18 +61,26 @@ class Dispatcher:
         register: Topics,
         middlewares: tuple[Any, ...],
         threads: Threads,
+        failures: Failures,
         policy: Policy,
+        limits: Limits,
+        counters: Counters,
     ) -> None:
         self._procedures = procedures
         self._topics = topics
         self._register = register
         self._threads = threads
+        self._failures = failures
         self._policy = policy
+        self._limits = limits
+        self._counters = counters
         self._draining = False
-        self._calls = _Chains(middlewares, procedures, self._run_call)
-        self._publishes = _Chains(middlewares, topics, self._run_publish)
-        self._subscribes = _Chains(middlewares, topics, self._run_subscribe)
-        self._unsubscribes = _Chains(middlewares, topics, self._run_unsubscribe)
+        self._rated = limits.messages_per_second is not None
+        uri = policy.error_uris["timeout"]
+        self._calls = {each: call_way(each, middlewares, threads, register, uri) for each in (None, *procedures)}
+        self._publishes = {each: way(each, middlewares, self._run_publish) for each in (None, *topics)}
+        self._subscribes = {each: way(each, middlewares, self._run_subscribe) for each in (None, *topics)}
+        self._unsubscribes = {each: way(each, middlewares, self._run_unsubscribe) for each in (None, *topics)}
 
     def drain(self) -> None:
         """Begin nothing more; what is under way ends as usual."""
@@ -101,114 +88,85 @@ class Dispatcher:
 
     def receive(self, connection: Connection, message: messages.Message) -> None:
         """Take one message. Never blocks: calls run side by side, topic messages in the order they came."""
-        if self._draining:
+        if self._draining or (self._rated and not self._admit(connection, message)):
             return
-        if isinstance(message, messages.Call):
+        if type(message) is messages.Call:
             connection.work.start_call(self._call(connection, message))
         elif isinstance(message, messages.Subscribe | messages.Unsubscribe | messages.Publish):
             outlives = not isinstance(message, messages.Subscribe)
-            connection.work.in_order(lambda: self._topic_message(connection, message), outlives=outlives)
+            connection.work.in_order(partial(self._topic_message, connection, message), outlives=outlives)
+
+    def _admit(self, connection: Connection, message: messages.Message) -> bool:
+        """Whether the client may send one more message now; refuses the message otherwise."""
+        if connection.allowance is None or connection.allowance.take():
+            return True
+        self._counters.over_limit += 1
+        reason = f"more than {self._limits.messages_per_second:g} messages a second"
+        if self._limits.flood == "close":
+            connection.complaints.add("flood", f"closed: {reason}")
+            connection.close(TOO_MUCH, reason)
+        elif isinstance(message, messages.Call):
+            connection.work.start_call(self._refuse_call(connection, message, TooManyMessages(reason)))
+        else:
+            what = f"{type(message).__name__.upper()} {quote(getattr(message, 'uri', ''))}"
+            connection.complaints.add("flood", f"{what} dropped: {reason}")
+        return False
 
     # ---- calls
 
     async def _call(self, connection: Connection, message: messages.Call) -> None:
         try:
-            result = await self._result(connection, message)
+            procedure, variables = self._found(self._procedures, message.uri)
+            result = await self._calls[procedure](connection, message, variables)
         except BaseException as error:
             if is_fatal(error):
                 raise
-            text = await self._answer(connection, message, error)
-        else:
-            text = await self._write_result(connection, message, result)
-        connection.send(text_frame(text))
-
-    async def _write_result(self, connection: Connection, message: messages.Call, result: Any) -> bytes:
+            await self._refuse_call(connection, message, error)
+            return
         try:
-            return connection.protocol.result(message.id, result)
+            text = connection.protocol.result(message.id, result)
         except Exception as error:
-            await self._report(connection, error, f"procedure {quote(message.uri)}: writing its result as JSON")
-            description = "the result cannot be written as JSON"
-            if self._policy.debug:
-                description += f": {error}"
-            return connection.protocol.error(message.id, self._policy.error_uris["internal"], description)
+            text = await self._unwritable(connection, message, error)
+        connection.outbox.send(text_frame(text))
 
-    async def _result(self, connection: Connection, message: messages.Call) -> Any:
-        found = self._procedures.find(message.uri)
-        procedure, variables = found if found is not None else (None, _NO_VARIABLES)
-        call = Call(
-            connection=connection,
-            uri=message.uri,
-            route=procedure.route if procedure is not None else None,
-            variables=variables,
-            id=message.id,
-            args=message.args,
-        )
-        timeout = procedure.route.timeout if procedure is not None else None
-        if timeout is None:
-            return await self._calls.of(procedure)(call)
-        try:
-            async with asyncio.timeout(timeout) as limit:
-                return await self._calls.of(procedure)(call)
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            uri = self._policy.error_uris["timeout"]
-            raise WampError(uri, f"{call.name}: no result within {timeout:g} s") from None
+    def _found(self, table: Table[Any], uri: str) -> tuple[Any, Mapping[str, str]]:
+        """What a URI means, or None with no variables."""
+        found = table.find(uri)
+        if found is not None and not found[1]:
+            return found
+        # A declared name is as long as it is; what a client made up is not.
+        if len(uri.encode()) > self._limits.uri_length:
+            self._counters.over_limit += 1
+            raise LimitExceeded(f"the URI is longer than {self._limits.uri_length} bytes")
+        return (None, _NO_VARIABLES) if found is None else found
 
-    async def _run_call(self, procedure: Procedure | None, message: Incoming) -> Any:
-        assert isinstance(message, Call)
-        if procedure is None:
-            raise NotFound(f"no such procedure: {quote(message.uri)}")
-        values = procedure.plan.bind(message.args)
-        return await self._run(procedure.plan, values, message)
+    async def _unwritable(self, connection: Connection, message: messages.Call, error: Exception) -> bytes:
+        await self._failures.report(connection, error, f"procedure {quote(message.uri)}: writing its result as JSON")
+        description = "the result cannot be written as JSON"
+        if self._policy.debug:
+            description += f": {error}"
+        return connection.protocol.error(message.id, self._policy.error_uris["internal"], description)
 
-    async def _answer(self, connection: Connection, message: messages.Call, error: BaseException) -> bytes:
+    async def _refuse_call(self, connection: Connection, message: messages.Call, error: BaseException) -> None:
         what = f"procedure {quote(message.uri)}"
-        error = await self._explained(connection, error, what)
+        error = await self._failures.explained(connection, error, what)
         try:
             uri, description, details = answer_for(error, self._policy.error_uris, debug=self._policy.debug)
-            return connection.protocol.error(message.id, expand(uri, self._policy.prefixes), description, details)
+            text = connection.protocol.error(message.id, expand(uri, self._policy.prefixes), description, details)
         except Exception as failure:
-            await self._report(connection, failure, f"{what}: writing its error as JSON")
+            await self._failures.report(connection, failure, f"{what}: writing its error as JSON")
             uri = self._policy.error_uris["internal"]
-            return connection.protocol.error(message.id, uri, "the error cannot be written as JSON")
-
-    async def _explained(self, connection: Connection, error: BaseException, what: str) -> BaseException:
-        """What the app makes of an error: its own handlers first; whatever is unexpected is reported."""
-        if isinstance(error, WampError):
-            return error
-        handler = _lookup(self._policy.error_handlers, type(error))
-        if handler is not None:
-            try:
-                answer = handler(error)
-                if asyncio.iscoroutine(answer):
-                    answer = await answer
-                if isinstance(answer, WampError):
-                    return answer
-            except WampError as raised:
-                return raised
-            except BaseException as failure:
-                if is_fatal(failure):
-                    raise
-                await self._report(connection, failure, f"the error handler for {type(error).__name__}")
-                return failure
-        await self._report(connection, error, what)
-        return error
-
-    async def _report(self, connection: Connection, error: BaseException, what: str) -> None:
-        kind = (what, type(error), _line_of(error))
-        connection.complaints.add(kind, f"{what} failed", level=logging.ERROR, error=error)
-        await self._policy.on_error(error, connection)
+            text = connection.protocol.error(message.id, uri, "the error cannot be written as JSON")
+        connection.outbox.send(text_frame(text))
 
     # ---- topics
 
     async def _topic_message(
         self, connection: Connection, message: messages.Subscribe | messages.Unsubscribe | messages.Publish
     ) -> None:
-        found = self._topics.find(message.uri)
-        topic, variables = found if found is not None else (None, _NO_VARIABLES)
-        route = topic.route if topic is not None else None
         try:
+            topic, variables = self._found(self._topics, message.uri)
+            route = topic.route if topic is not None else None
             if isinstance(message, messages.Publish):
                 publish = Publish(
                     connection=connection,
@@ -220,13 +178,13 @@ class Dispatcher:
                     exclude=message.exclude,
                     eligible=message.eligible,
                 )
-                await self._publishes.of(topic)(publish)
+                await self._publishes[topic](publish)
             elif isinstance(message, messages.Subscribe):
                 subscribe = Subscribe(connection=connection, uri=message.uri, route=route, variables=variables)
-                await self._subscribes.of(topic)(subscribe)
+                await self._subscribes[topic](subscribe)
             else:
                 unsubscribe = Unsubscribe(connection=connection, uri=message.uri, route=route, variables=variables)
-                await self._unsubscribes.of(topic)(unsubscribe)
+                await self._unsubscribes[topic](unsubscribe)
         except BaseException as error:
             if is_fatal(error):
                 raise
@@ -236,7 +194,7 @@ class Dispatcher:
         """WAMP v1 has no answer to a refused topic message: the client hears nothing, the log does."""
         verb = type(message).__name__.upper()
         what = f"{verb} {quote(getattr(message, 'uri', ''))}"
-        error = await self._explained(connection, error, what)
+        error = await self._failures.explained(connection, error, what)
         if isinstance(error, WampError):
             connection.complaints.add(("refused", verb), f"{what} refused: {error.description or error.uri}")
 
@@ -247,7 +205,7 @@ class Dispatcher:
         event = message.event
         if topic.plan is not None:
             values = topic.plan.bind([event] if topic.plan.wire.names else [])
-            event = await self._run(topic.plan, values, message)
+            event = await run_plan(topic.plan, values, message, self._threads, self._register)
             if event is None:
                 return None
         elif not topic.route.relay:
@@ -265,10 +223,13 @@ class Dispatcher:
             raise NotFound("no such topic")
         if self._register.has(uri, connection.id):
             return
+        if len(connection.subscriptions) >= self._limits.subscriptions:
+            self._counters.over_limit += 1
+            raise LimitExceeded(f"more than {self._limits.subscriptions} subscriptions")
         try:
             await self._register.propose(uri, connection)
             for hook in topic.on_subscribe:
-                await self._run(hook, [], message)
+                await run_plan(hook, [], message, self._threads, self._register)
         except BaseException:
             await self._register.remove(uri, connection.id)
             raise
@@ -286,16 +247,16 @@ class Dispatcher:
                 return
         except Exception as error:
             # The subscription is gone from this node all the same.
-            await self._report(connection, error, "telling the broker of a topic's last subscriber")
+            await self._failures.report(connection, error, "telling the broker of a topic's last subscriber")
         if topic is None:
             return
         for hook in topic.on_unsubscribe:
             try:
-                await self._run(hook, [], message)
+                await run_plan(hook, [], message, self._threads, self._register)
             except BaseException as error:
                 if is_fatal(error):
                     raise
-                await self._report(connection, error, f"on_unsubscribe of {quote(uri)}")
+                await self._failures.report(connection, error, f"on_unsubscribe of {quote(uri)}")
 
     async def leave(self, connection: Connection) -> None:
         """End all subscriptions of a connection that has ended, running each one's hooks whatever fails."""
@@ -304,54 +265,7 @@ class Dispatcher:
             await self._leave(connection, uri)
 
     async def _leave(self, connection: Connection, uri: str) -> None:
-        found = self._topics.find(uri)
-        topic, variables = found if found is not None else (None, _NO_VARIABLES)
+        topic, variables = self._topics.find(uri) or (None, _NO_VARIABLES)
         route = topic.route if topic is not None else None
         message = Unsubscribe(connection=connection, uri=uri, route=route, variables=variables)
         await self._run_unsubscribe(topic, message)
-
-    # ---- parts
-
-    def _run(self, plan: Plan, values: list[Any], message: Incoming) -> Awaitable[Any]:
-        if not plan.injected:
-            return plan.call(self._threads, values, _NO_KEYWORDS)
-        topic = Topic(message.uri, self._register)
-        return plan.run(values, Scope(message.connection, message, topic, message.variables, self._threads))
-
-
-class _Chains:
-    """For one type of message: what runs it, folded into its middlewares once for each route."""
-
-    def __init__(
-        self, outer: tuple[Any, ...], targets: Iterable[Any], innermost: Callable[[Any, Incoming], Awaitable[Any]]
-    ) -> None:
-        def end(target: Any) -> CallNext:
-            return lambda message: innermost(target, message)
-
-        def chain(target: Any) -> CallNext:
-            own = isinstance(target, Procedure) and target.own
-            return fold(() if own else (*outer, *target.middlewares), end(target))
-
-        self._unknown = fold(outer, end(None))
-        self._chains = {id(target): chain(target) for target in targets}
-
-    def of(self, target: Procedure | ServedTopic | None) -> CallNext:
-        return self._unknown if target is None else self._chains[id(target)]
-
-
-def _lookup(
-    handlers: Mapping[type[BaseException], Callable[[Any], Any]], kind: type[BaseException]
-) -> Callable[[Any], Any] | None:
-    """The handler of the nearest class in the exception's ancestry."""
-    for ancestor in kind.__mro__:
-        handler = handlers.get(ancestor)
-        if handler is not None:
-            return handler
-    return None
-
-
-def _line_of(error: BaseException) -> int:
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace.tb_lineno if trace is not None else 0

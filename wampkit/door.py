@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -9,11 +10,12 @@ from typing import Any
 from aiohttp import HttpVersion11, WSCloseCode, web
 
 from .complaints import Complaints
-from .connection import Connection, Flusher, SocketOptions
+from .connection import Connection, Hub
 from .errors import WampError, quote
 from .fatal import is_fatal
 from .inlet import Socket, open_socket
 from .node import Node
+from .places import Places
 from .protocol import SUBPROTOCOL, Protocol
 
 __all__ = ["Door"]
@@ -27,9 +29,10 @@ class Door:
     Args:
         node: The running app.
         gates: The middlewares' `connect` methods, outermost first.
+        hub: What connections share.
         prefixes: The prefixes that every connection begins with.
+        known: Names and the URIs that they mean by these prefixes.
         ident: The server's name in WELCOME.
-        options: How sockets behave.
         require_subprotocol: Whether a client that offers no subprotocol is refused.
     """
 
@@ -37,19 +40,21 @@ class Door:
         self,
         node: Node,
         gates: Iterable[Any],
+        hub: Hub,
         prefixes: Mapping[str, str],
+        known: Mapping[str, str],
         ident: str,
-        options: SocketOptions,
         require_subprotocol: bool,
     ) -> None:
         self._node = node
         self._gates = tuple(gates)
+        self._hub = hub
         self._prefixes = prefixes
+        self._known = known
         self._ident = ident
-        self._options = options
-        self._flusher = Flusher()
         self._require_subprotocol = require_subprotocol
         self._complaints = Complaints("refused handshakes")
+        self._places = Places(hub.limits.connections, hub.limits.connections_per_address)
 
     def close(self) -> None:
         """Write what was counted and not logged."""
@@ -57,23 +62,30 @@ class Door:
 
     async def __call__(self, request: web.Request) -> web.StreamResponse:
         """Serve one handshake and, if it is let in, the connection that it becomes."""
+        address = request.remote
+        try:
+            self._places.enter(address)
+        except web.HTTPException as refusal:
+            return self._refuse(request, refusal)
+        try:
+            return await self._let_in(request)
+        finally:
+            self._places.leave(address)
+
+    async def _let_in(self, request: web.Request) -> web.StreamResponse:
         try:
             connection = await self._admit(request)
         except web.HTTPException as refusal:
             return self._refuse(request, refusal)
-        # aiohttp refuses what reaches the limit.
-        socket = open_socket(protocols=(SUBPROTOCOL,), max_msg_size=self._options.max_message_size + 1)
-        # aiohttp would tell its own version and Python's.
-        socket.headers["Server"] = self._ident
-        await socket.prepare(request)
-        await self._serve(connection, socket, request)
-        return socket
+        return await self._serve(request, connection)
 
     async def _admit(self, request: web.Request) -> Connection:
         self._check_open()
         _check_handshake(request, self._require_subprotocol)
-        protocol = Protocol("server", prefixes=self._prefixes, ident=self._ident)
-        connection = Connection(request, protocol, self._options, self._flusher)
+        protocol = Protocol(
+            "server", prefixes=self._prefixes, ident=self._ident, known=self._known, limits=self._hub.limits
+        )
+        connection = Connection(request, protocol, self._hub)
         await self._pass_gates(connection)
         self._check_open()
         return connection
@@ -96,6 +108,7 @@ class Door:
             raise web.HTTPServiceUnavailable(text="the server is restarting", headers={"Retry-After": "1"})
 
     def _refuse(self, request: web.Request, refusal: web.HTTPException) -> web.Response:
+        self._hub.counters.refused += 1
         remote = quote(request.remote or "a unix socket", 64)
         self._complaints.add(
             (refusal.status, refusal.text), f"HTTP {refusal.status} to {remote}: {refusal.text}", level=logging.INFO
@@ -109,13 +122,25 @@ class Door:
         response.force_close()
         return response
 
-    async def _serve(self, connection: Connection, socket: Socket, request: web.Request) -> None:
+    async def _serve(self, request: web.Request, connection: Connection) -> web.StreamResponse:
+        options, limits = self._hub.options, self._hub.limits
+        # aiohttp refuses what reaches its limit.
+        socket = open_socket(
+            protocols=(SUBPROTOCOL,), max_msg_size=limits.message_size + 1, compress=options.compression
+        )
+        # aiohttp would tell its own version and Python's.
+        socket.headers["Server"] = self._ident
+        await socket.prepare(request)
         transport = request.transport
-        if transport is None:
-            return
+        if transport is not None:
+            await self._serve_socket(connection, socket, transport)
+        return socket
+
+    async def _serve_socket(self, connection: Connection, socket: Socket, transport: asyncio.Transport) -> None:
         node = self._node
-        connection.open(transport)
+        connection.open(transport, window=int(socket.compress))
         node.connections.add(connection)
+        self._hub.counters.connections += 1
         try:
             await self._welcome(connection)
             if node.keepalive is not None:

@@ -19,9 +19,11 @@ __all__ = [
     "DeclarationError",
     "HandshakeRefused",
     "InvalidArgument",
+    "LimitExceeded",
     "NotAllowed",
     "NotFound",
     "ProtocolError",
+    "TooManyMessages",
     "WampError",
     "answer_for",
     "quote",
@@ -33,6 +35,8 @@ ERROR_URIS: Mapping[str, str] = MappingProxyType(
         "invalid_argument": "http://api.wamp.ws/error#invalid-argument",
         "not_allowed": "http://api.wamp.ws/error#not_authorized",
         "timeout": "http://api.wamp.ws/error#timeout",
+        "limit_exceeded": "http://api.wamp.ws/error#limit-exceeded",
+        "too_many_messages": "http://api.wamp.ws/error#too-many-messages",
         "internal": "http://api.wamp.ws/error#internal",
         "generic": "http://api.wamp.ws/error#generic",
     }
@@ -40,7 +44,7 @@ ERROR_URIS: Mapping[str, str] = MappingProxyType(
 """The error URI of each kind of failure; `App(error_uris={...})` replaces any of them.
 
 WAMP v1 defines no error URI. `NoSuchRPCEndpoint`, `generic`, `internal` and `invalid-argument` are those of
-autobahn-python 0.8, `not_authorized` that of WampSharp; `timeout` follows their form.
+autobahn-python 0.8, `not_authorized` that of WampSharp; the others follow their form.
 """
 
 
@@ -92,12 +96,24 @@ class NotAllowed(_KindError):
     kind = "not_allowed"
 
 
+class LimitExceeded(_KindError):
+    """The caller asks for more than `Limits` allow."""
+
+    kind = "limit_exceeded"
+
+
+class TooManyMessages(_KindError):
+    """The caller sends more messages than `Limits` allow."""
+
+    kind = "too_many_messages"
+
+
 class ProtocolError(Exception):
     """The peer sent what WAMP v1 does not allow.
 
     Args:
-        code: The WebSocket close code that answers it: 1007 (not JSON), 1002 (not a legal message) or 1003
-            (binary), RFC 6455 section 7.4.1.
+        code: The WebSocket close code that answers it: 1007 (not JSON), 1002 (not a legal message), 1003
+            (binary) or 1008 (more than may be asked for), RFC 6455 section 7.4.1.
         reason: What was wrong, for the close frame and the log.
     """
 

@@ -12,12 +12,12 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import aiohttp
 from aiohttp import WSMsgType, web
 
-__all__ = ["Take", "direct_road", "open_socket", "read"]
+__all__ = ["Inlet", "Socket", "Take", "direct_road", "inlet_of", "open_socket"]
 
 Socket = web.WebSocketResponse[Literal[False]]
 
@@ -39,25 +39,56 @@ def direct_road() -> bool:
     return WRITTEN_FOR[0] <= version < WRITTEN_FOR[1]
 
 
-def open_socket(**options: Any) -> Socket:
-    """A server's WebSocket with what WAMP needs of it."""
-    options |= {"compress": False, "autoclose": False, "autoping": False, "decode_text": False}
-    return _DirectSocket(**options) if direct_road() else web.WebSocketResponse(**options)
+def open_socket(*, compress: bool, **options: Any) -> Socket:
+    """A server's WebSocket with what WAMP needs of it. One that may compress takes the public road."""
+    options |= {"compress": compress, "autoclose": False, "autoping": False, "decode_text": False}
+    return _DirectSocket(**options) if direct_road() and not compress else web.WebSocketResponse(**options)
 
 
-async def read(socket: Socket, take: Take) -> None:
-    """Hand each frame to `take` until it returns False; an ERROR or CLOSED frame is the last."""
-    if isinstance(socket, _DirectSocket):
-        await socket.queue.read_into(take)
-        return
-    taken = 0
-    while True:
-        taken += 1
-        if taken % BATCH == 0:
-            await asyncio.sleep(0)
-        received = await socket.receive()
-        if not take(received.type, received.data, received.extra):
-            return
+class Inlet(Protocol):
+    """Where the frames of one socket come from."""
+
+    async def read_into(self, take: Take) -> None:
+        """Hand each frame to `take` until it returns False; an ERROR or CLOSED frame is the last."""
+
+    def hold(self) -> None:
+        """Hand on nothing more for now, so that TCP holds the peer back."""
+
+    def release(self) -> None:
+        """Go on."""
+
+
+def inlet_of(socket: Socket) -> Inlet:
+    """The way in that an upgraded socket has."""
+    return socket.queue if isinstance(socket, _DirectSocket) else _PublicInlet(socket)
+
+
+class _PublicInlet(Inlet):
+    """The public road: aiohttp queues the frames and pauses the transport when it has many."""
+
+    __slots__ = ("_free", "_socket")
+
+    def __init__(self, socket: Socket) -> None:
+        self._socket = socket
+        self._free = asyncio.Event()
+        self._free.set()
+
+    async def read_into(self, take: Take) -> None:
+        taken = 0
+        while True:
+            taken += 1
+            if taken % BATCH == 0:
+                await asyncio.sleep(0)
+            await self._free.wait()
+            received = await self._socket.receive()
+            if not take(received.type, received.data, received.extra):
+                return
+
+    def hold(self) -> None:
+        self._free.clear()
+
+    def release(self) -> None:
+        self._free.set()
 
 
 # ---- the direct road: all that is private of aiohttp stands below
@@ -69,80 +100,119 @@ from aiohttp._websocket.reader import WebSocketDataQueue, WebSocketReader  # noq
 class _Queue(WebSocketDataQueue):
     """Stands where aiohttp queues messages, and hands them on instead.
 
-    Until `read_into` begins, and where one chunk holds more than a batch, frames are kept and reading is paused.
+    Until `read_into` begins, while it is held, and where one chunk holds more than a batch, frames are kept and the
+    transport reads no more.
     """
 
     def prepare(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
         self._turns = loop
-        self._take: Take | None = None
-        self._kept: deque[tuple[WSMsgType, Any, Any]] = deque()
-        self._held = False
-        self._taken = 0
+        self._take: Take = _keep_all
+        self._kept: deque[tuple[WSMsgType, Any, Any]] | None = None
+        self._paused = False
+        self._left = 0  # how many more of this batch may be handed on at once
+        self._begun = False
+        self._free = True
         self._done: asyncio.Future[None] = loop.create_future()
 
     async def read_into(self, take: Take) -> None:
-        self._take = take
+        self._take, self._begun = take, True
         self._work_off()
         try:
             await self._done
         finally:
-            self._take = None
-            self._kept.clear()
+            self._begun = False
+            self._take = _keep_all
+            self._kept = None
+
+    def hold(self) -> None:
+        self._free = False
+        self._left = 0
+        self._pause()
+
+    def release(self) -> None:
+        if not self._free:
+            self._free = True
+            self._turns.call_soon(self._work_off)
 
     # what the parser calls
 
     def feed_data(self, data: Any, size: int) -> None:
-        if self._take is None or self._kept or self._taken >= BATCH:
-            self._keep(data)
+        if self._left > 0:
+            self._left -= 1
+            if not self._take(data[0], data[1], data[2]):
+                self._finish()
         else:
-            self._taken += 1
-            self._hand_on(data)
+            self._keep(data)
 
     def feed_eof(self) -> None:
-        self._end(None)
+        self._end((WSMsgType.CLOSED, None, None))
 
     def set_exception(self, exc: BaseException, exc_cause: BaseException | None = None) -> None:
-        self._end(exc)
-
-    def _end(self, error: BaseException | None) -> None:
-        kind = WSMsgType.CLOSED if error is None else WSMsgType.ERROR
-        if self._take is None or self._kept:
-            self._keep((kind, error, None))
-        else:
-            self._hand_on((kind, error, None))
+        self._end((WSMsgType.ERROR, exc, None))
 
     # batches
 
     def begin_chunk(self) -> None:
-        self._taken = 0
+        if self._begun and self._free and not self._kept:
+            self._left = BATCH
 
-    def _hand_on(self, data: Any) -> None:
+    def _keep(self, frame: tuple[WSMsgType, Any, Any]) -> None:
         if self._done.done():
             return
-        if self._take is not None and not self._take(data[0], data[1], data[2]):
-            self._done.set_result(None)
-
-    def _keep(self, data: Any) -> None:
-        self._kept.append(data)
-        if not self._held:
-            self._held = True
-            if not self._transport.is_closing():
-                self._transport.pause_reading()
-            if self._take is not None:
+        if self._kept is None:
+            self._kept = deque()
+        self._kept.append(frame)
+        if not self._paused:
+            self._pause()
+            if self._begun and self._free:
                 self._turns.call_soon(self._work_off)
 
+    def _end(self, last: tuple[WSMsgType, Any, Any]) -> None:
+        # Nobody is left to be held back.
+        self._left = 0
+        self._keep(last)
+        self._free = True
+        if self._begun:
+            self._work_off()
+
     def _work_off(self) -> None:
+        kept = self._kept
         for _ in range(BATCH):
-            if not self._kept or self._take is None:
+            if not kept or not self._free or not self._begun:
                 break
-            self._hand_on(self._kept.popleft())
-        if self._kept:
-            self._turns.call_soon(self._work_off)
-        elif self._held:
-            self._held = False
+            frame = kept.popleft()
+            if not self._take(frame[0], frame[1], frame[2]):
+                self._finish()
+                return
+        if kept:
+            if self._free and self._begun:
+                self._turns.call_soon(self._work_off)
+        elif self._free:
+            self._resume()
+
+    def _finish(self) -> None:
+        self._left = 0
+        self._begun = False
+        self._kept = None
+        if not self._done.done():
+            self._done.set_result(None)
+
+    def _pause(self) -> None:
+        if not self._paused:
+            self._paused = True
+            if not self._transport.is_closing():
+                self._transport.pause_reading()
+
+    def _resume(self) -> None:
+        if self._paused:
+            self._paused = False
             if not self._transport.is_closing():
                 self._transport.resume_reading()
+
+
+def _keep_all(kind: WSMsgType, data: Any, extra: Any) -> bool:
+    return True
 
 
 class _Chunks:

@@ -28,14 +28,14 @@ __all__ = [
     "decode",
     "encode",
     "encode_value",
-    "event_text",
+    "event_begin",
 ]
 
 MALFORMED_JSON = 1007
 MALFORMED_MESSAGE = 1002
 
 MAX_NESTING = 128
-"""How deep lists and objects of one message may nest, the message's own list included."""
+"""How deep lists and objects of a message may nest by default, its own list included."""
 
 
 class Welcome(msgspec.Struct, frozen=True):
@@ -167,19 +167,23 @@ def _publish_elements(message: Publish) -> list[Any]:
     return elements
 
 
-def event_text(uri: str, event: bytes) -> bytes:
-    """An EVENT around an event that is JSON text already, so that publishing encodes it once."""
-    return b"[8," + encode_value(uri) + b"," + event + b"]"
+def event_begin(uri: str) -> bytes:
+    """How each EVENT of a topic begins. The event as JSON text and a `]` follow, so that publishing encodes it once."""
+    return b"[8," + encode_value(uri) + b","
 
 
-def decode(data: bytes | str) -> Message:
+def decode(data: bytes | str, nesting: int = MAX_NESTING) -> Message:
     """The message in one text frame.
+
+    Args:
+        data: The text, as bytes or decoded.
+        nesting: How deep its lists and objects may nest.
 
     Raises:
         ProtocolError: 1007 if the text is not JSON in UTF-8, nests too deep or holds a number that no double can;
             1002 if it is JSON but no WAMP v1 message.
     """
-    elements = _parse(data)
+    elements = _parse(data, nesting)
     if type(elements) is not list or not elements:
         raise ProtocolError(MALFORMED_MESSAGE, "a WAMP message is a JSON list that begins with its type number")
     code = elements[0]
@@ -193,6 +197,7 @@ def decode(data: bytes | str) -> Message:
 # ---- JSON, strictly
 
 
+_LONGEST_DOUBLE = 309  # digits
 _LONG_INTEGER = re.compile(rb"(?<![0-9])[0-9]{309}")
 # Possessive, and the closing quote optional, so that no text makes it look at a byte twice.
 _TEXT_OR_BRACKET = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[{]|[\]}]', re.DOTALL)
@@ -201,16 +206,17 @@ _ESCAPE = re.compile(
 )
 
 
-def _parse(data: bytes | str) -> Any:
+def _parse(data: bytes | str, nesting: int) -> Any:
     if isinstance(data, str):
         data = data.encode("utf-8", "surrogatepass")
-    if data.count(b"[") + data.count(b"{") > MAX_NESTING and _nesting(data) > MAX_NESTING:
-        raise ProtocolError(MALFORMED_JSON, f"nested deeper than {MAX_NESTING} levels")
+    # A text that is no longer than it may nest cannot nest too deep; most are not longer.
+    if len(data) > nesting and data.count(b"[") + data.count(b"{") > nesting and _nesting(data) > nesting:
+        raise ProtocolError(MALFORMED_JSON, f"nested deeper than {nesting} levels")
     try:
         value = _decode_json(data)
     except (ValueError, RecursionError) as error:
         value = _parse_surrogates(data, error)
-    if len(data) > 309 and _LONG_INTEGER.search(data):
+    if len(data) > _LONGEST_DOUBLE and _LONG_INTEGER.search(data):
         _refuse_long_integers(value)
     return value
 

@@ -115,10 +115,7 @@ def fold(messages: Iterable[Any], innermost: CallNext) -> CallNext:
 
 
 def _link(middleware: Any, call_next: CallNext) -> CallNext:
-    async def link(message: Incoming) -> Any:
-        return await middleware(message, call_next)
-
-    return link
+    return lambda message: middleware(message, call_next)
 
 
 class BlockAddresses:

@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Coroutine, Iterator
-from typing import Any
+from typing import Any, Literal
 
 from .broker import Broker
 from .connection import Connection, Connections
+from .counters import Counters
 from .dispatch import Dispatcher
 from .keepalive import keep_alive
 from .lifecycle import Hooks
@@ -46,7 +47,9 @@ class Node:
         dispatcher: What takes the messages.
         threads: Where blocking functions run.
         hooks: The app's hooks.
+        counters: What happened.
         keepalive: Seconds between pings, or None for none.
+        goodbye: Whether clients are left with a close frame when the app drains.
     """
 
     def __init__(
@@ -57,7 +60,9 @@ class Node:
         dispatcher: Dispatcher,
         threads: Threads,
         hooks: Hooks,
+        counters: Counters,
         keepalive: float | None,
+        goodbye: Literal["close", "drop"],
     ) -> None:
         self.connections = connections
         self.topics = topics
@@ -65,7 +70,9 @@ class Node:
         self.dispatcher = dispatcher
         self.threads = threads
         self.hooks = hooks
+        self.counters = counters
         self.keepalive = keepalive
+        self._goodbye = goodbye
         self.started = False  # whether every start-up hook has run
         self.draining = False
         self._clock: asyncio.Task[None] | None = None
@@ -104,7 +111,8 @@ class Node:
                 logger.warning("%d connections had calls that took longer than %g s", len(late), deadline)
         self._last_words = 0.0
         for connection in self.connections:
-            connection.close(SERVICE_RESTART, "the server restarts")
+            leave = connection.close if self._goodbye == "close" else connection.hang_up
+            leave(SERVICE_RESTART, "the server restarts")
         self._cancel_arrivals()
         await self._closed(CLOSE_PATIENCE)
         for connection in self.connections:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from .errors import ProtocolError
+from .limits import Limits
 from .messages import (
     MALFORMED_MESSAGE,
     Call,
@@ -38,11 +39,11 @@ VERSION = 1
 
 Side = Literal["server", "client"]
 
-# What may arrive at each side once the session stands; WELCOME, which makes it stand, is checked apart.
-_LEGAL: dict[Side, frozenset[type[Message]]] = {
-    "server": frozenset({Prefix, Call, Subscribe, Unsubscribe, Publish}),
-    "client": frozenset({CallResult, CallFailed, Event}),
-}
+TOO_MUCH = 1008
+
+# What a server is asked, by a name that it must resolve.
+_REQUESTS: frozenset[type[Message]] = frozenset({Call, Subscribe, Unsubscribe, Publish})
+_ANSWERS: frozenset[type[Message]] = frozenset({CallResult, CallFailed, Event})
 
 
 class Protocol:
@@ -52,11 +53,21 @@ class Protocol:
         side: Which end this is.
         prefixes: The prefixes that hold before any PREFIX message: the app's, or those a client will send.
         ident: The server's free text in WELCOME.
+        known: Names and the URIs that they mean by these prefixes, so that the usual ones need not be taken apart.
+        limits: What the other side may ask for.
     """
 
-    __slots__ = ("_defaults", "_legal", "_own", "ident", "server_ident", "session", "side")
+    __slots__ = ("_defaults", "_known", "_limits", "_own", "_requests", "ident", "server_ident", "session", "side")
 
-    def __init__(self, side: Side, *, prefixes: Mapping[str, str] | None = None, ident: str = "wampkit") -> None:
+    def __init__(
+        self,
+        side: Side,
+        *,
+        prefixes: Mapping[str, str] | None = None,
+        ident: str = "wampkit",
+        known: Mapping[str, str] | None = None,
+        limits: Limits | None = None,
+    ) -> None:
         self.side = side
         self.ident = ident
         # 24 random bytes: others learn the id through exclude and eligible, nobody can guess it.
@@ -64,7 +75,9 @@ class Protocol:
         self.server_ident = ""
         self._defaults: Mapping[str, str] = prefixes or {}
         self._own: dict[str, str] | None = None
-        self._legal = _LEGAL[side]
+        self._known: Mapping[str, str] = known or {}
+        self._limits = limits or _ANY
+        self._requests = _REQUESTS if side == "server" else frozenset()
 
     # ---- in
 
@@ -72,22 +85,32 @@ class Protocol:
         """The message in one text frame, with its URIs resolved; PREFIX and WELCOME have taken effect already.
 
         Raises:
-            ProtocolError: The text is no message, or not one that may come from the other side now.
+            ProtocolError: The text is no message, or not one that may come from the other side now, or it asks for
+                more than the limits allow.
         """
-        message = decode(data)
+        message = decode(data, self._limits.nesting)
         kind = type(message)
-        if kind not in self._legal:
-            self._welcome_or_refuse(message)
-        elif self.side == "client":
+        if kind in self._requests:
+            name: str = message.uri  # type: ignore[union-attr]  # each of the four has one
+            uri = self._known.get(name) or self.resolve(name)
+            return message if uri == name else msgspec.structs.replace(message, uri=uri)
+        if self.side == "server" and isinstance(message, Prefix):
+            self._take_prefix(message)
+        elif self.side == "client" and kind in _ANSWERS:
             if not self.session:
                 raise ProtocolError(MALFORMED_MESSAGE, "the first message of a server is WELCOME")
-        elif isinstance(message, Prefix):
-            self.set_prefix(message.prefix, message.uri)
-        elif isinstance(message, Call | Publish | Subscribe | Unsubscribe):
-            uri = self.resolve(message.uri)
-            if uri is not message.uri:
-                return msgspec.structs.replace(message, uri=uri)
+        else:
+            self._welcome_or_refuse(message)
         return message
+
+    def _take_prefix(self, message: Prefix) -> None:
+        most = self._limits.uri_length
+        if len(message.uri.encode()) > most or len(message.prefix.encode()) > most:
+            raise ProtocolError(TOO_MUCH, f"a prefix or its URI is longer than {most} bytes")
+        own = self._own
+        if own is not None and message.prefix not in own and len(own) >= self._limits.prefixes + len(self._defaults):
+            raise ProtocolError(TOO_MUCH, f"more than {self._limits.prefixes} prefixes")
+        self.set_prefix(message.prefix, message.uri)
 
     def _welcome_or_refuse(self, message: Message) -> None:
         name = type(message).__name__
@@ -116,6 +139,7 @@ class Protocol:
         if self._own is None:
             self._own = dict(self._defaults)
         self._own[prefix] = uri
+        self._known = {}
 
     # ---- out: a server's messages
 
@@ -163,4 +187,5 @@ class Protocol:
         return encode(Publish(uri, event, exclude_me, exclude, eligible))
 
 
+_ANY = Limits()
 _WIRE_NAMES = {"CallResult": "CALLRESULT", "CallFailed": "CALLERROR"}

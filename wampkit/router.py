@@ -214,13 +214,13 @@ class Table(Generic[T]):
     """What a URI means, for one kind of thing: exact names first, then patterns, the most literal first."""
 
     def __init__(self) -> None:
-        self._exact: dict[str, T] = {}
+        self._exact: dict[str, tuple[T, Mapping[str, str]]] = {}
         self._patterns: list[tuple[Pattern, T]] = []
 
     def add(self, uri: str, pattern: Pattern | None, item: T) -> None:
         """Enter an item; call `sort` when all are in."""
         if pattern is None:
-            self._exact[uri] = item
+            self._exact[uri] = (item, _NO_VARIABLES)
         else:
             self._patterns.append((pattern, item))
 
@@ -229,14 +229,14 @@ class Table(Generic[T]):
         self._patterns.sort(key=lambda entry: entry[0].literalness, reverse=True)
 
     def __iter__(self) -> Iterator[T]:
-        yield from self._exact.values()
+        yield from (item for item, _ in self._exact.values())
         yield from (item for _, item in self._patterns)
 
     def find(self, uri: str) -> tuple[T, Mapping[str, str]] | None:
         """The item that `uri` means, with the variables' values; None if there is none."""
-        item = self._exact.get(uri)
-        if item is not None:
-            return item, _NO_VARIABLES
+        return self._exact.get(uri) or self._match(uri)
+
+    def _match(self, uri: str) -> tuple[T, Mapping[str, str]] | None:
         for pattern, item in self._patterns:
             values = pattern.match(uri)
             if values is not None:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from .binding import Injectables, Plan, compile_handler
+from .chains import Procedure, ServedTopic
 from .connection import Connection
-from .dispatch import Procedure, ServedTopic
 from .errors import DeclarationError
 from .incoming import Call, Publish, Subscribe, Unsubscribe
 from .middleware import split
 from .router import Declaration, Table
 from .topics import Topic
+from .uris import expand
 
-__all__ = ["compile_routes"]
+__all__ = ["compile_routes", "known_names"]
 
 
 def compile_routes(routes: Iterable[Declaration], *own: Declaration) -> tuple[Table[Procedure], Table[ServedTopic]]:
@@ -41,6 +42,22 @@ def compile_routes(routes: Iterable[Declaration], *own: Declaration) -> tuple[Ta
     procedures.sort()
     topics.sort()
     return procedures, topics
+
+
+def known_names(
+    procedures: Iterable[Procedure], topics: Iterable[ServedTopic], prefixes: Mapping[str, str]
+) -> dict[str, str]:
+    """The names under which clients know what is declared, URI or CURIE, and the URI that each means."""
+    declared = [each.route for each in procedures] + [each.route for each in topics]
+    routes = [route for route in declared if route.pattern is None]
+    curies = {
+        f"{prefix}:{route.uri.removeprefix(uri)}": route.uri
+        for route in routes
+        for prefix, uri in prefixes.items()
+        if route.uri.startswith(uri)
+    }
+    names = {name: uri for name, uri in curies.items() if expand(name, prefixes) == uri}
+    return names | {route.uri: route.uri for route in routes if expand(route.uri, prefixes) == route.uri}
 
 
 _CALL: Injectables = {

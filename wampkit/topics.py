@@ -8,43 +8,38 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, cast
 
 from .broker import Broker, Publication
 from .connection import Connection
 from .frames import text_frame
-from .messages import encode_value, event_text
+from .messages import encode_value, event_begin
+from .outbox import Flusher, Receiver
 
-__all__ = ["Subscriber", "Topic", "Topics"]
-
-
-class Subscriber(Protocol):
-    """Whoever can receive a frame; a `Connection`, or its stand-in while `on_subscribe` decides."""
-
-    @property
-    def id(self) -> str:
-        """The session id."""
-
-    @property
-    def connection(self) -> Connection:
-        """The connection that it stands for."""
-
-    def send(self, frame: bytes) -> None:
-        """Take a frame without waiting."""
+__all__ = ["Topic", "Topics"]
 
 
 class _Candidate:
-    """A subscriber while `on_subscribe` decides: it keeps what is published and receives it once accepted."""
+    """Stands for a subscriber while `on_subscribe` decides: keeps what is published until it is accepted."""
 
-    __slots__ = ("connection", "frames", "id")
+    __slots__ = ("events", "owner")
 
-    def __init__(self, connection: Connection) -> None:
-        self.id = connection.id
-        self.connection = connection
-        self.frames: list[bytes] = []
+    def __init__(self, owner: Connection) -> None:
+        self.owner = owner
+        self.events: list[tuple[bytes, int]] = []
 
-    def send(self, frame: bytes) -> None:
-        self.frames.append(frame)
+    def send_events(self, frames: bytes, count: int) -> None:
+        self.events.append((frames, count))
+
+
+class _Audience:
+    """Who receives the events of one topic, by session id, and how each EVENT of it begins."""
+
+    __slots__ = ("begin", "receivers")
+
+    def __init__(self, uri: str) -> None:
+        self.begin = event_begin(uri)
+        self.receivers: dict[str, Receiver] = {}
 
 
 class _Talk:
@@ -116,64 +111,77 @@ class Topics(Mapping[str, Topic]):
 
     Args:
         broker: What carries publications.
+        flusher: What writes to the subscribers.
         known: Says whether a topic of this URI is declared.
     """
 
-    def __init__(self, broker: Broker, known: Callable[[str], bool]) -> None:
+    def __init__(self, broker: Broker, flusher: Flusher, known: Callable[[str], bool]) -> None:
         self._broker = broker
+        self._flusher = flusher
         self._known = known
-        self._subscribers: dict[str, dict[str, Subscriber]] = {}
+        self._audiences: dict[str, _Audience] = {}
         self._carried: set[str] = set()
         self._talks: dict[str, _Talk] = {}
 
     # ---- walking
 
     def __getitem__(self, uri: str) -> Topic:
-        if uri not in self._subscribers:
+        if uri not in self._audiences:
             raise KeyError(uri)
         return Topic(uri, self)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(list(self._subscribers))
+        return iter(list(self._audiences))
 
     def __len__(self) -> int:
-        return len(self._subscribers)
+        return len(self._audiences)
 
     def subscribers(self, uri: str) -> list[Connection]:
         """The connections of this node that are subscribed to `uri`."""
-        return [each.connection for each in self._subscribers.get(uri, {}).values()]
+        return [cast(Connection, receiver.owner) for receiver in self._receivers(uri).values()]
 
     def count(self, uri: str) -> int:
         """How many connections of this node are subscribed to `uri`."""
-        return len(self._subscribers.get(uri, ()))
+        return len(self._receivers(uri))
+
+    def _receivers(self, uri: str) -> dict[str, Receiver]:
+        audience = self._audiences.get(uri)
+        return {} if audience is None else audience.receivers
 
     # ---- coming and going
 
     def has(self, uri: str, session: str) -> bool:
         """Whether a session is subscribed to `uri`, or about to be."""
-        return session in self._subscribers.get(uri, ())
+        return session in self._receivers(uri)
 
     async def propose(self, uri: str, connection: Connection) -> None:
         """Enter a subscription on approval: events are kept for it until `accept` or `remove`."""
-        self._subscribers.setdefault(uri, {})[connection.id] = _Candidate(connection)
+        self._flusher.settle()
+        audience = self._audiences.get(uri)
+        if audience is None:
+            audience = self._audiences[uri] = _Audience(uri)
+        audience.receivers[connection.id] = _Candidate(connection)
         await self._tell_broker(uri)
 
     def accept(self, uri: str, connection: Connection) -> None:
         """Make a proposed subscription stand and hand it the events that were kept."""
-        subscribers = self._subscribers[uri]
-        candidate = subscribers[connection.id]
-        subscribers[connection.id] = connection
+        self._flusher.settle()
+        receivers = self._audiences[uri].receivers
+        candidate = receivers[connection.id]
+        receivers[connection.id] = connection.outbox
         if isinstance(candidate, _Candidate):
-            for frame in candidate.frames:
-                connection.send(frame)
+            for frames, count in candidate.events:
+                connection.outbox.send_events(frames, count)
 
     async def remove(self, uri: str, session: str) -> bool:
         """End a subscription, and the topic with its last one. False if there was none."""
-        subscribers = self._subscribers.get(uri)
-        if subscribers is None or subscribers.pop(session, None) is None:
+        receivers = self._receivers(uri)
+        if session not in receivers:
             return False
-        if not subscribers:
-            del self._subscribers[uri]
+        self._flusher.settle()
+        del receivers[session]
+        if not receivers:
+            del self._audiences[uri]
             await self._tell_broker(uri)
         return True
 
@@ -183,16 +191,16 @@ class Topics(Mapping[str, Topic]):
         A broker may take its time: whoever comes meanwhile waits for it too, so that no subscription stands
         before its events are heard, and none is undone by an older goodbye.
         """
-        if uri not in self._talks and (uri in self._subscribers) == (uri in self._carried):
+        if uri not in self._talks and (uri in self._audiences) == (uri in self._carried):
             return
         talk = self._talks.setdefault(uri, _Talk())
         talk.users += 1
         try:
             async with talk.lock:
-                if uri in self._subscribers and uri not in self._carried:
+                if uri in self._audiences and uri not in self._carried:
                     await self._broker.subscribe(uri)
                     self._carried.add(uri)
-                elif uri not in self._subscribers and uri in self._carried:
+                elif uri not in self._audiences and uri in self._carried:
                     self._carried.discard(uri)
                     await self._broker.unsubscribe(uri)
         finally:
@@ -210,7 +218,7 @@ class Topics(Mapping[str, Topic]):
         for ids in (exclude, eligible):
             if isinstance(ids, str):
                 raise TypeError(f"exclude and eligible are lists of session ids, not the text {ids!r}")
-        if uri not in self._subscribers and not self._known(uri):
+        if uri not in self._audiences and not self._known(uri):
             raise ValueError(f"no topic is declared that {uri!r} could be; declare it with @app.topic or app.topic")
         await self._broker.publish(
             Publication(uri, encode_value(event), frozenset(exclude), None if eligible is None else frozenset(eligible))
@@ -218,18 +226,20 @@ class Topics(Mapping[str, Topic]):
 
     def deliver(self, publication: Publication) -> None:
         """Give a publication to this node's subscribers: one frame, made once. Never waits for slow receivers."""
-        subscribers = self._subscribers.get(publication.topic)
-        if not subscribers:
+        audience = self._audiences.get(publication.topic)
+        if audience is None:
             return
-        frame = text_frame(event_text(publication.topic, publication.event))
-        for subscriber in _receivers(subscribers, publication):
-            subscriber.send(frame)
-
-
-def _receivers(subscribers: dict[str, Subscriber], publication: Publication) -> Iterable[Subscriber]:
-    exclude, eligible = publication.exclude, publication.eligible
-    if eligible is not None:
-        return [subscribers[session] for session in eligible - exclude if session in subscribers]
-    if exclude:
-        return [subscriber for session, subscriber in subscribers.items() if session not in exclude]
-    return subscribers.values()
+        frame = text_frame(audience.begin + publication.event + b"]")
+        receivers, exclude = audience.receivers, publication.exclude
+        if publication.eligible is not None:
+            self._flusher.settle()
+            for session in publication.eligible - exclude:
+                if session in receivers:
+                    receivers[session].send_events(frame, 1)
+        elif exclude and not exclude.isdisjoint(receivers):
+            self._flusher.settle()
+            for session, receiver in receivers.items():
+                if session not in exclude:
+                    receiver.send_events(frame, 1)
+        else:
+            self._flusher.publish(receivers, frame)

@@ -3,35 +3,65 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine
+from contextvars import copy_context
+from typing import Any, Protocol
 
-from . import eager
+from .eager import Starter
 
 __all__ = ["Work"]
 
-Job = Callable[[], Awaitable[None]]
+Job = Callable[[], Coroutine[Any, Any, None]]
+
+JOBS_A_TURN = 64
+"""Topic messages that waited for their turn and are taken before others have theirs."""
+
+
+class Owner(Protocol):
+    """Whose work it is: the connection."""
+
+    def full(self) -> None:
+        """There is as much under way as may be."""
+
+    def relieved(self) -> None:
+        """There is less again."""
 
 
 class Work:
-    """The calls and the lane of one connection."""
+    """The calls and the lane of one connection.
 
-    __slots__ = ("_calls", "_lane", "_lane_task", "_loop", "_outlives")
+    Args:
+        starter: What starts them.
+        most: How many calls and jobs there may be before it is `full`.
+        owner: Who is told of that.
+    """
 
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
+    __slots__ = ("_calls", "_context", "_lane", "_lane_task", "_most", "_outlives", "_owner", "_starter", "full")
+
+    def __init__(self, starter: Starter, most: int, owner: Owner) -> None:
+        self._starter = starter
+        self._most = most
+        self._owner = owner
         self._calls: set[asyncio.Task[None]] = set()
-        self._lane: deque[tuple[Job, bool]] = deque()
+        self._lane: deque[tuple[Job, bool]] | None = None
         self._lane_task: asyncio.Task[None] | None = None
         self._outlives = False
+        self._context = copy_context()
+        self.full = False
+
+    def enter_context(self) -> None:
+        """Let what starts from now on see the context variables that are set now."""
+        self._context = copy_context()
 
     def start_call(self, call: Coroutine[Any, Any, None]) -> None:
         """Run a call side by side with the others; it is cancelled when the connection ends."""
-        task = eager.start(call, self._loop)
-        if not task.done():
+        task = self._starter.start(call, self._context.copy())
+        if task is not None:
             self._calls.add(task)
-            task.add_done_callback(self._calls.discard)
+            task.add_done_callback(self._call_ended)
+            self._count()
 
     def in_order(self, job: Job, *, outlives: bool) -> None:
         """Run a job after those given before it.
@@ -41,47 +71,72 @@ class Work:
             outlives: Whether it still counts when the connection has ended: what a client published before it
                 left was published, but to subscribe it would be senseless.
         """
+        if self._lane_task is None and not self._lane:
+            self._start_job(job, outlives)
+            return
+        if self._lane is None:
+            self._lane = deque()
         self._lane.append((job, outlives))
-        if self._lane_task is None:
-            self._start_lane()
+        self._count()
 
-    def _start_lane(self) -> None:
-        self._outlives = self._lane[0][1]
-        # Eager as calls are, or a call would overtake the SUBSCRIBE that came before it.
-        task = eager.start(self._run_lane(), self._loop)
-        if not task.done():
+    def _start_job(self, job: Job, outlives: bool) -> None:
+        self._outlives = outlives
+        task = self._starter.start(job(), self._context.copy())
+        if task is not None:
             self._lane_task = task
+            task.add_done_callback(self._job_ended)
 
-    async def _run_lane(self) -> None:
-        try:
-            while self._lane:
-                job, self._outlives = self._lane.popleft()
-                await job()
-        finally:
-            self._lane_task = None
+    def _job_ended(self, task: asyncio.Task[None]) -> None:
+        self._lane_task = None
+        self._next_jobs()
+
+    def _next_jobs(self) -> None:
+        lane = self._lane
+        for _ in range(JOBS_A_TURN):
+            if not lane or self._lane_task is not None:
+                break
+            self._start_job(*lane.popleft())
+        if lane and self._lane_task is None:
+            asyncio.get_running_loop().call_soon(self._next_jobs)
+        self._count()
+
+    def _call_ended(self, task: asyncio.Task[None]) -> None:
+        self._calls.discard(task)
+        self._count()
+
+    def _count(self) -> None:
+        full = len(self._calls) + (len(self._lane) if self._lane else 0) >= self._most
+        if full is not self.full:
+            self.full = full
+            if full:
+                self._owner.full()
+            else:
+                self._owner.relieved()
 
     async def settled(self) -> None:
         """Wait until the jobs given so far have run."""
-        if self._lane_task is None:
+        if self._lane_task is None and not self._lane:
             return
-        reached = self._loop.create_future()
+        reached = asyncio.get_running_loop().create_future()
 
         async def mark() -> None:
             if not reached.done():
                 reached.set_result(None)
 
-        self._lane.append((mark, True))
+        self.in_order(mark, outlives=True)
         await reached
 
     @property
     def busy(self) -> bool:
         """Whether calls or jobs are under way."""
-        return bool(self._calls) or self._lane_task is not None
+        return bool(self._calls) or self._lane_task is not None or bool(self._lane)
 
     async def finish(self) -> None:
         """Wait for the calls and jobs that are under way."""
-        while under_way := {task for task in self._tasks(lane=True) if not task.done()}:
-            await asyncio.wait(under_way)
+        while self.busy:
+            if self._calls:
+                await asyncio.wait(set(self._calls))
+            await self.settled()
 
     async def end(self, last_words: float, patience: float) -> int:
         """Cancel what needs the connection and let the rest run out.
@@ -93,16 +148,20 @@ class Work:
         Returns:
             How many handlers did not end when they were cancelled.
         """
-        self._lane = deque(each for each in self._lane if each[1])
+        if self._lane:
+            self._lane = deque(each for each in self._lane if each[1])
         doomed = self._tasks(lane=not self._outlives)
         stuck = await _cancel(doomed, patience)
-        if self._lane and self._lane_task is None:
-            self._start_lane()
-        lane = self._tasks(lane=True) - self._calls - doomed
-        if lane and last_words > 0:
-            await asyncio.wait(lane, timeout=last_words)
-        self._lane.clear()
-        return stuck + await _cancel(lane, patience)
+        if last_words > 0 and self._lane_task not in doomed:
+            await self._run_out(last_words)
+        if self._lane:
+            self._lane.clear()
+        return stuck + await _cancel(self._tasks(lane=True) - doomed, patience)
+
+    async def _run_out(self, patience: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                await self.settled()
 
     def _tasks(self, *, lane: bool) -> set[asyncio.Task[None]]:
         lane_task = self._lane_task if lane else None

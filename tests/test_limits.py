@@ -1,0 +1,377 @@
+"""Every bound: one below it, at it and beyond it, what the client learns, and that nobody else is harmed."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from wampkit import App, Connection, DeclarationError, Limits, connect
+
+from .wire import CALL, ERROR, PREFIX, PUBLISH, RESULT, SUBSCRIBE, Server, eventually, handshake, serve
+
+LIMIT = "http://api.wamp.ws/error#limit-exceeded"
+FLOOD = "http://api.wamp.ws/error#too-many-messages"
+
+
+def make(**limits: Any) -> App:
+    """An app with a few procedures and topics, and these limits."""
+    app = App(prefixes={"t": "http://x/"}, limits=Limits(**limits), keepalive=1)
+
+    @app.rpc("echo")
+    async def echo(value: object) -> object:
+        return value
+
+    @app.rpc("item/{name}")
+    async def item(name: str) -> str:
+        return name
+
+    @app.rpc("count")
+    async def count(conn: Connection) -> int:
+        return len(conn.topics)
+
+    app.topic("t:{name}", relay=True)
+    return app
+
+
+async def is_well(server: Server) -> bool:
+    """Whether another client is served."""
+    peer = await server.peer()
+    return await peer.result("echo", "still here") == "still here"
+
+
+# ---- the options
+
+
+@pytest.mark.parametrize(
+    ("limits", "word"),
+    [
+        ({"message_size": 0}, "message_size"),
+        ({"nesting": -1}, "nesting"),
+        ({"calls": None}, "calls"),
+        ({"queue": "1 MiB"}, "queue"),
+        ({"connections": 0}, "connections"),
+        ({"prefixes": True}, "prefixes"),
+        ({"messages_per_second": 0}, "messages_per_second"),
+        ({"messages_per_second": float("nan")}, "messages_per_second"),
+        ({"burst": 5}, "burst"),
+        ({"flood": "shout"}, "flood"),
+        ({"slow_reader": "wait"}, "slow_reader"),
+    ],
+)
+def test_a_limit_that_cannot_work_is_refused(limits: dict[str, Any], word: str) -> None:
+    """A wrong limit is an error at once that names it."""
+    with pytest.raises(DeclarationError, match=word):
+        Limits(**limits)
+
+
+def test_the_defaults_are_documented() -> None:
+    """The table of the README has each limit with its default."""
+    from dataclasses import fields
+    from pathlib import Path
+
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    for field in fields(Limits):
+        default = "off" if field.default is None else f"`{json.dumps(field.default)}`"
+        default = {"1052672": "1 MiB + 4 KiB", "1048576": "1 MiB"}.get(default.strip("`"), default)
+        if isinstance(field.default, int) and "iB" not in default:
+            default = f"{field.default:,}"
+        assert f"| `{field.name}` | {default} |" in readme, f"{field.name}: {default}"
+
+
+# ---- messages
+
+
+async def test_the_largest_message_is_taken_and_one_byte_more_closes() -> None:
+    """A message of exactly `message_size` bytes is answered, one byte more closes with 1009."""
+    size = 2000
+    async with serve(make(message_size=size)) as server:
+        begin, end = '[2,"1","echo","', '"]'
+        room = size - len(begin) - len(end)
+        peer = await server.peer()
+        for length in (room - 1, room):
+            await peer.send_text(begin + "x" * length + end)
+            assert (await peer.next())[:2] == [RESULT, "1"]
+        await peer.send_text(begin + "x" * (room + 1) + end)
+        assert (await peer.closed())[0] == 1009
+        assert await is_well(server)
+
+
+async def test_by_default_one_mebibyte_of_argument_is_taken() -> None:
+    """1 MiB and its envelope is answered, 1 MiB and 8 KiB closes with 1009."""
+    async with serve(make()) as server:
+        peer = await server.peer()
+        assert len(await peer.result("echo", "x" * 2**20)) == 2**20
+        await peer.send(CALL, "1", "echo", "x" * (2**20 + 8192))
+        assert (await peer.closed())[0] == 1009
+
+
+@pytest.mark.parametrize("nesting", [3, 10, 200])
+async def test_nesting_is_bounded(nesting: int) -> None:
+    """Lists and objects nest as deep as the limit says, and one level more closes with 1007."""
+    async with serve(make(nesting=nesting)) as server:
+        for depth in (nesting - 1, nesting):
+            peer = await server.peer()
+            await peer.send_text('[2,"1","echo",' + "[" * (depth - 1) + "]" * (depth - 1) + "]")
+            assert (await peer.next())[:2] == [RESULT, "1"]
+        await peer.send_text('[2,"2","echo",' + '{"a":' * nesting + "1" + "}" * nesting + "]")
+        code, reason = await peer.closed()
+        assert (code, reason) == (1007, f"nested deeper than {nesting} levels")
+        assert await is_well(server)
+
+
+async def test_a_uri_is_bounded_in_bytes_with_its_prefix_expanded() -> None:
+    """A URI at the limit is looked up; one byte more is answered with limit_exceeded, and the connection goes on."""
+    async with serve(make(uri_length=100)) as server:
+        peer = await server.peer()
+        for name in ("x" * 95, "\u00e9" * 47 + "x"):
+            assert len(("item/" + name).encode()) == 100
+            assert await peer.result("item/" + name) == name
+            answer = await peer.call("item/" + name + "x")
+            assert answer == [ERROR, answer[1], LIMIT, "the URI is longer than 100 bytes"]
+        assert (await peer.call("y" * 101))[2] == LIMIT
+        assert (await peer.call("y" * 100))[2] == "http://api.wamp.ws/error#NoSuchRPCEndpoint"
+        assert (await peer.call("t:" + "z" * 94))[2] == LIMIT
+        await peer.send(SUBSCRIBE, "t:" + "z" * 91)
+        await peer.send(SUBSCRIBE, "t:" + "z" * 92)
+        assert await peer.result("count") == 1
+
+
+async def test_prefixes_are_bounded() -> None:
+    """As many prefixes as the limit says, besides the app's own; one more closes with 1008, redefining does not."""
+    async with serve(make(prefixes=3)) as server:
+        peer = await server.peer()
+        for number in range(3):
+            await peer.send(PREFIX, f"p{number}", "http://x/")
+        await peer.send(PREFIX, "p1", "ec")
+        await peer.send(PREFIX, "t", "http://y/")
+        assert await peer.result("p1:ho", 1) == 1
+        await peer.send(PREFIX, "p3", "http://x/")
+        assert await peer.closed() == (1008, "more than 3 prefixes")
+        assert await is_well(server)
+
+
+@pytest.mark.parametrize("prefix", [["p" * 51, "http://x/"], ["p", "u" * 51]])
+async def test_a_prefix_is_as_short_as_a_uri(prefix: list[str]) -> None:
+    """A prefix, and what it stands for, is no longer than a URI may be."""
+    async with serve(make(uri_length=50)) as server:
+        peer = await server.peer()
+        await peer.send(PREFIX, *[text[:50] for text in prefix])
+        assert await peer.result("echo", 1) == 1
+        await peer.send(PREFIX, *prefix)
+        assert await peer.closed() == (1008, "a prefix or its URI is longer than 50 bytes")
+
+
+async def test_subscriptions_are_bounded() -> None:
+    """Subscriptions beyond the limit are refused, and a place that is given back can be taken again."""
+    app = make(subscriptions=3)
+    async with serve(app) as server:
+        peer = await server.peer()
+        for number in range(5):
+            await peer.send(SUBSCRIBE, f"t:{number}")
+        assert await peer.result("count") == 3
+        assert app.counters.over_limit == 2
+        assert await peer.result("wampkit:subscription", "t:3") is None
+        await peer.send(6, "t:0")
+        await peer.send(SUBSCRIBE, "t:4")
+        assert await peer.result("wampkit:subscription", "t:4") == "http://x/4"
+        assert await is_well(server)
+
+
+async def test_the_client_learns_that_a_subscription_was_refused() -> None:
+    """wampkit's own client knows that its subscription does not stand."""
+    async with (
+        serve(make(subscriptions=1)) as server,
+        connect(server.url) as client,
+        client.subscribe("t:1") as one,
+        client.subscribe("t:2") as two,
+    ):
+        assert (one.accepted, two.accepted) == (True, False)
+
+
+# ---- calls in flight
+
+
+@pytest.mark.parametrize("road", ["direct", "public"])
+async def test_calls_in_flight_are_bounded_and_none_is_lost(road: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With as many calls under way as may be, reading pauses; each call is answered in the end, in time for others."""
+    monkeypatch.setenv("WAMPKIT_INLET", road)
+    app = make(calls=10)
+    gate = asyncio.Event()
+    running: set[int] = set()
+    most = 0
+
+    @app.rpc("wait")
+    async def wait(number: int) -> int:
+        nonlocal most
+        running.add(number)
+        most = max(most, len(running))
+        await gate.wait()
+        running.discard(number)
+        return number
+
+    async with serve(app) as server:
+        peer = await server.peer()
+        for number in range(200):
+            await peer.send(CALL, str(number), "wait", number)
+        await eventually(lambda: len(running) == 10)
+        assert await is_well(server)
+        assert len(running) == 10
+        gate.set()
+        answers = [await peer.next() for _ in range(200)]
+        assert sorted(answer[2] for answer in answers) == list(range(200))
+        assert most == 10
+
+
+@pytest.mark.parametrize("road", ["direct", "public"])
+async def test_a_flood_of_topic_messages_waits_in_the_wire(road: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Publishing to a slow handler pauses reading too, keeps the order and loses nothing."""
+    monkeypatch.setenv("WAMPKIT_INLET", road)
+    app = make(calls=5)
+    gate = asyncio.Event()
+    got: list[int] = []
+
+    @app.topic("slow")
+    async def slow(event: int) -> None:
+        await gate.wait()
+        got.append(event)
+
+    async with serve(app) as server:
+        peer = await server.peer()
+        for number in range(100):
+            await peer.send(PUBLISH, "slow", number)
+        await eventually(lambda: server.connection(peer).work.full)
+        assert await is_well(server)
+        gate.set()
+        assert await peer.result("echo", "after") == "after"
+        await eventually(lambda: len(got) == 100)
+        assert got == list(range(100))
+
+
+@pytest.mark.parametrize("road", ["direct", "public"])
+async def test_a_client_that_waits_for_its_turn_is_not_cut(road: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keepalive does not hold it against a client that nobody reads its pongs."""
+    monkeypatch.setenv("WAMPKIT_INLET", road)
+    app = make(calls=1)
+    app.keepalive = 0.1
+    gate = asyncio.Event()
+
+    @app.rpc("wait")
+    async def wait() -> str:
+        await gate.wait()
+        return "done"
+
+    async with serve(app) as server:
+        peer = await server.peer()
+        await peer.send(CALL, "1", "wait")
+        await peer.send(CALL, "2", "echo", 1)
+        end = asyncio.get_running_loop().time() + 0.5
+        await eventually(lambda: asyncio.get_running_loop().time() > end)
+        gate.set()
+        assert await peer.next() == [RESULT, "1", "done"]
+        assert await peer.next() == [RESULT, "2", 1]
+
+
+async def test_a_client_that_is_held_back_and_vanishes_is_noticed() -> None:
+    """A reset connection is noticed although nobody reads from it, and its calls are cancelled."""
+    app = make(calls=2)
+    app.keepalive = 0.2
+    cancelled: list[int] = []
+
+    @app.rpc("hang")
+    async def hang(number: int) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.append(number)
+
+    async with serve(app) as server:
+        peer = await server.raw()
+        for number in range(4):
+            await peer.send_message(CALL, str(number), "hang", number)
+        await eventually(lambda: server.connection(peer).work.full)
+        peer.reset()
+        await eventually(lambda: len(app.connections) == 0)
+        assert sorted(cancelled)[:2] == [0, 1]
+
+
+# ---- messages a second
+
+
+async def test_calls_beyond_the_rate_get_their_own_error() -> None:
+    """A burst passes, the next call is answered with too_many_messages, and time gives messages back."""
+    app = make(messages_per_second=20, burst=5)
+    async with serve(app) as server:
+        peer = await server.peer()
+        answers = [await peer.call("echo", number) for number in range(5)]
+        assert all(answer[0] == RESULT for answer in answers)
+        refused = await peer.call("echo", 6)
+        assert refused == [ERROR, refused[1], FLOOD, "more than 20 messages a second"]
+        assert app.counters.over_limit >= 1
+        async with asyncio.timeout(5):
+            while (await peer.call("echo", 7))[0] == ERROR:
+                pass
+        assert await is_well(server)
+
+
+async def test_topic_messages_beyond_the_rate_are_dropped_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """A PUBLISH has no answer in WAMP v1: the log has it, and the connection goes on."""
+    app = make(messages_per_second=0.001, burst=3)
+    async with serve(app) as server:
+        watcher, peer = await server.peer(), await server.peer()
+        await watcher.subscribe("t:a")
+        for number in range(10):
+            await peer.send(PUBLISH, "t:a", number)
+        assert [(await watcher.next())[2] for _ in range(3)] == [0, 1, 2]
+        await eventually(lambda: app.counters.over_limit == 7)
+        assert not server.connection(peer).closed
+    assert "PUBLISH 'http://x/a' dropped: more than 0.001 messages a second" in caplog.text
+
+
+async def test_a_flood_can_close_the_connection() -> None:
+    """With flood="close" the first message too many closes with 1008."""
+    async with serve(make(messages_per_second=0.001, burst=2, flood="close")) as server:
+        peer = await server.peer()
+        for number in range(2):
+            assert await peer.result("echo", number) == number
+        await peer.send(CALL, "x", "echo", 1)
+        assert await peer.closed() == (1008, "more than 0.001 messages a second")
+        assert await is_well(server)
+
+
+# ---- connections
+
+
+async def test_connections_in_all_are_bounded() -> None:
+    """One connection too many is refused with 503, and a place that becomes free can be taken."""
+    app = make(connections=2)
+    async with serve(app) as server:
+        first, second = await server.peer(), await server.peer()
+        refused = await server.ask(handshake())
+        assert refused.startswith(b"HTTP/1.1 503 ")
+        assert b"Retry-After: 1" in refused
+        assert app.counters.refused == 1
+        await first.close()
+        await eventually(lambda: len(app.connections) == 1)
+        assert await (await server.peer()).result("echo", 1) == 1
+        assert await second.result("echo", 2) == 2
+
+
+async def test_connections_of_one_address_are_bounded() -> None:
+    """One connection too many from an address is refused with 429; other addresses are let in."""
+    async with serve(make(connections_per_address=2)) as server:
+        peers = [await server.peer(), await server.peer()]
+        assert (await server.ask(handshake())).startswith(b"HTTP/1.1 429 ")
+        other = await server.raw(source="127.0.0.2")
+        await other.send_message(CALL, "1", "echo", 1)
+        assert await other.read_message() == [RESULT, "1", 1]
+        assert [await peer.result("echo", 1) for peer in peers] == [1, 1]
+
+
+async def test_a_refused_handshake_gives_its_place_back() -> None:
+    """A handshake that a middleware refuses, or that is none, does not count any more."""
+    app = make(connections=1, connections_per_address=1)
+    async with serve(app) as server:
+        for _ in range(3):
+            assert (await server.ask(handshake(protocol="other"))).startswith(b"HTTP/1.1 400 ")
+        assert await (await server.peer()).result("echo", 1) == 1

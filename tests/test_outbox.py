@@ -1,0 +1,337 @@
+"""The way out: order, joining, fairness, and what becomes of clients that read slowly."""
+
+import asyncio
+import json
+from typing import Any
+
+import aiohttp
+import pytest
+
+from wampkit import App, Connection, Limits
+
+from .wire import CALL, EVENT, RESULT, SUBSCRIBE, RawPeer, Server, eventually, serve
+
+
+def make(**options: Any) -> App:
+    """An app with relayed topics and a procedure that publishes."""
+    app = App(prefixes={"t": "http://x/"}, **options)
+    app.topic("t:{name}", relay=True)
+
+    @app.rpc("echo")
+    async def echo(value: object) -> object:
+        return value
+
+    return app
+
+
+# ---- order
+
+
+@pytest.mark.parametrize("road", ["direct", "public"])
+async def test_each_client_receives_in_the_order_in_which_the_app_sent(
+    road: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under load, events of several topics and results reach each connection exactly as the handlers sent them."""
+    monkeypatch.setenv("WAMPKIT_INLET", road)
+    app = make()
+    sent: list[Any] = []
+
+    @app.rpc("work")
+    async def work(number: int, conn: Connection) -> int:
+        for step in range(number % 4):
+            topic = f"t:{(number + step) % 3}"
+            sent.append([EVENT, f"http://x/{(number + step) % 3}", [number, step]])
+            await app.publish(topic, [number, step])
+            if (number + step) % 7 == 0:
+                await asyncio.sleep(0)
+        sent.append([RESULT, conn.id, number])
+        return number
+
+    async with serve(app) as server:
+        peers = [await server.raw() for _ in range(8)]
+        for index, peer in enumerate(peers):
+            for topic in range(3):
+                if index % 4 != topic:
+                    await peer.send_message(SUBSCRIBE, f"t:{topic}")
+        await eventually(lambda: sum(len(app.topics.get(f"http://x/{n}", ())) for n in range(3)) == 18)
+        for number in range(300):
+            for peer in peers:
+                await peer.send_message(CALL, peer.id, "work", number)
+        await eventually(lambda: sum(each[0] == RESULT for each in sent) == 8 * 300)
+        for index, peer in enumerate(peers):
+            mine = [
+                each for each in sent if (each[1] == peer.id if each[0] == RESULT else int(each[1][-1]) != index % 4)
+            ]
+            assert [await peer.read_message() for _ in mine] == mine
+
+
+async def test_an_event_arrives_before_the_result_of_the_call_that_published_it() -> None:
+    """The event stands before the result on the wire, for the caller as for anybody."""
+    app = make()
+
+    @app.rpc("announce")
+    async def announce(text: str) -> str:
+        await app.publish("t:news", text)
+        return text
+
+    async with serve(app) as server:
+        peer = await server.peer()
+        await peer.subscribe("t:news")
+        for number in range(50):
+            await peer.send(CALL, str(number), "announce", f"n{number}")
+        for number in range(50):
+            assert await peer.next() == [EVENT, "http://x/news", f"n{number}"]
+            assert await peer.next() == [RESULT, str(number), f"n{number}"]
+
+
+async def test_events_of_one_turn_reach_those_who_were_subscribed_when_they_were_published() -> None:
+    """Who subscribes or leaves between two events of one turn gets exactly those of its time."""
+    app = make()
+
+    @app.rpc("mixed")
+    async def mixed(conn: Connection) -> None:
+        await app.publish("t:a", 1)
+        await app.publish("t:a", 2, exclude=[conn.id])
+        await app.publish("t:a", 3)
+        await app.publish("t:b", 4)
+        await app.publish("t:a", 5, eligible=[conn.id])
+        await app.publish("t:a", 6)
+
+    async with serve(app) as server:
+        peer, other = await server.raw(), await server.peer()
+        await other.subscribe("t:a")
+        await other.subscribe("t:b")
+        text = b"".join(
+            _masked(message)
+            for message in (
+                [CALL, "1", "mixed"],
+                [SUBSCRIBE, "t:a"],
+                [CALL, "2", "mixed"],
+                [6, "t:a"],
+                [CALL, "3", "mixed"],
+            )
+        )
+        await peer.send(text)
+        wanted = [[RESULT, "1", None], *[[EVENT, "http://x/a", n] for n in (1, 3, 5, 6)], [RESULT, "2", None]]
+        assert [await peer.read_message() for _ in range(7)] == [*wanted, [RESULT, "3", None]]
+        assert [(await other.next())[2] for _ in range(15)] == [1, 2, 3, 4, 6] * 3
+
+
+def _masked(message: list[Any]) -> bytes:
+    text = json.dumps(message).encode()
+    return bytes([0x81, 0x80 | len(text), 0, 0, 0, 0]) + text
+
+
+async def test_a_call_does_not_wait_until_everybody_has_an_event() -> None:
+    """While an event goes to many subscribers, a call of somebody else is answered between them."""
+    app = make()
+    async with serve(app) as server:
+        peer = await server.peer()
+        crowd = [await server.raw() for _ in range(400)]
+        for each in crowd:
+            await each.send_message(SUBSCRIBE, "t:crowd")
+        await eventually(lambda: len(app.topics.get("http://x/crowd", ())) == 400)
+        await app.publish("t:crowd", "x")
+        assert await peer.result("echo", 1) == 1
+        waiting = sum(server.connection(each).outbox.unsent > 0 for each in crowd)
+        for each in crowd:
+            assert (await each.read_message())[2] == "x"
+    assert waiting <= 400 - 128
+
+
+# ---- slow readers
+
+
+async def _stalled(server: Server, app: App) -> RawPeer:
+    peer = await server.raw(rcvbuf=4096)
+    await peer.send_message(SUBSCRIBE, "t:a")
+    await eventually(lambda: peer.id in {each.id for each in app.topics.get("http://x/a", ())})
+    return peer
+
+
+async def test_dropping_keeps_the_newest_events_and_the_connection() -> None:
+    """With slow_reader="drop" the oldest events that wait are dropped and counted; what is left arrives in order."""
+    app = make(limits=Limits(queue=100_000, slow_reader="drop"), keepalive=None)
+    async with serve(app) as server:
+        peer = await _stalled(server, app)
+        connection = server.connection(peer)
+        count = 0
+        async with asyncio.timeout(20):
+            while connection.dropped < 500:
+                await app.publish("t:a", [count, "x" * 1000])
+                count += 1
+                assert connection.unsent <= 100_000 + 1100
+                await asyncio.sleep(0)
+        await app.publish("t:a", "the end")
+        got = []
+        while (event := (await peer.read_message())[2]) != "the end":
+            got.append(event[0])
+        assert got == sorted(set(got))
+        assert got[-1] == count - 1
+        assert len(got) == count - connection.dropped
+        assert app.counters.events_dropped == connection.dropped
+        await peer.send_message(CALL, "1", "echo", "alive")
+        assert await peer.read_message() == [RESULT, "1", "alive"]
+
+
+async def test_dropping_never_drops_an_answer() -> None:
+    """Results stand between events that are dropped, and all of them arrive, in order."""
+    app = make(limits=Limits(queue=50_000, slow_reader="drop"), keepalive=None)
+    async with serve(app) as server:
+        peer = await _stalled(server, app)
+        connection = server.connection(peer)
+        calls = 0
+        async with asyncio.timeout(20):
+            while connection.dropped < 300 or calls < 20:
+                await app.publish("t:a", "x" * 2000)
+                if calls < 20:
+                    await peer.send_message(CALL, str(calls), "echo", calls)
+                    calls += 1
+                await asyncio.sleep(0)
+        await peer.send_message(CALL, "last", "echo", "last")
+        answers: list[Any] = []
+        while not answers or answers[-1] != "last":
+            message = await peer.read_message()
+            if message[0] == RESULT:
+                answers.append(message[1])
+        assert answers == [*map(str, range(20)), "last"]
+
+
+async def test_a_client_whose_answers_pile_up_is_cut_all_the_same() -> None:
+    """Where answers alone pass the bound, dropping does not help, and the connection is cut with 4008."""
+    app = make(limits=Limits(queue=50_000, slow_reader="drop"), keepalive=None)
+    codes: list[int | None] = []
+
+    @app.on_disconnect
+    async def left(connection: Connection) -> None:
+        codes.append(connection.close_code)
+
+    async with serve(app) as server:
+        peer = await server.raw(rcvbuf=4096)
+        async with asyncio.timeout(20):
+            while not codes:
+                await peer.send_message(CALL, "1", "echo", "x" * 10_000)
+                await asyncio.sleep(0)
+        assert codes == [4008]
+        assert app.counters.slow_readers == 1
+
+
+async def test_what_was_dropped_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """The log says that a client reads too slowly, and does not repeat it for each event."""
+    app = make(limits=Limits(queue=20_000, slow_reader="drop"), keepalive=None)
+    async with serve(app) as server:
+        peer = await _stalled(server, app)
+        async with asyncio.timeout(20):
+            while server.connection(peer).dropped < 2000:
+                await app.publish("t:a", "x" * 1000)
+                await asyncio.sleep(0)
+    lines = [record.message for record in caplog.records if "oldest events are dropped" in record.message]
+    assert 1 <= len(lines) <= 4
+
+
+async def test_a_reader_that_keeps_up_loses_nothing_under_either_policy() -> None:
+    """Many times the bound in one turn after another reaches a client that reads."""
+    for policy in ("close", "drop"):
+        app = make(limits=Limits(queue=200_000, slow_reader=policy))
+        async with serve(app) as server:
+            peer = await server.peer()
+            await peer.subscribe("t:a")
+            for number in range(200):
+                for part in range(5):
+                    await app.publish("t:a", [number, part, "x" * 2000])
+                for part in range(5):
+                    assert (await peer.next())[2][:2] == [number, part]
+
+
+async def test_a_burst_to_a_stalled_reader_within_one_turn_is_bounded() -> None:
+    """The bound holds within one turn too: no handler can pile up more for one client than it and a message."""
+    app = make(limits=Limits(queue=100_000), keepalive=None)
+    async with serve(app) as server:
+        peer = await _stalled(server, app)
+        connection = server.connection(peer)
+        most = 0
+        for _ in range(5000):
+            await app.publish("t:a", "x" * 1000)
+            app.topics  # noqa: B018
+            connection.outbox._flusher.settle()
+            most = max(most, connection.unsent)
+        assert most <= 100_000 + 1100
+        assert connection.close_code == 4008
+        assert app.counters.slow_readers == 1
+
+
+# ---- compression
+
+
+async def test_compression_is_there_for_those_who_ask() -> None:
+    """With App(compression=True) a client that offers it receives compressed events and results, in order."""
+    app = make(compression=True)
+    async with serve(app) as server:
+        peer, plain = await server.peer(compress=15), await server.peer()
+        assert peer.socket.compress
+        assert not plain.socket.compress
+        await peer.subscribe("t:a")
+        for number in range(5):
+            await app.publish("t:a", [number, "x" * 5000])
+        for number in range(5):
+            assert (await peer.next())[2] == [number, "x" * 5000]
+        assert await peer.result("echo", "y" * 10_000) == "y" * 10_000
+        assert await plain.result("echo", "z") == "z"
+
+
+async def test_a_compressed_message_that_inflates_beyond_the_limit_is_refused() -> None:
+    """A small frame that holds a large message closes with 1009, and the server lives."""
+    app = make(compression=True, limits=Limits(message_size=10_000))
+    async with serve(app) as server:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.ws_connect(server.url, protocols=("wamp",), compress=15) as socket,
+        ):
+            await socket.receive()
+            await socket.send_str(json.dumps([CALL, "1", "echo", "x" * 1_000_000]))
+            closed = await socket.receive()
+            assert closed.data == 1009
+        assert await (await server.peer()).result("echo", 1) == 1
+
+
+async def test_compressed_frames_are_smaller() -> None:
+    """What a client that negotiated compression receives is a fraction of the text."""
+    app = make(compression=True)
+    async with serve(app) as server:
+        raw = await server.tcp()
+        extension = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"
+        from .wire import handshake
+
+        await raw.send(handshake("/ws", extension))
+        assert b"permessage-deflate" in await raw.read_head()
+        await raw.read_frame()
+        await raw.send_message(CALL, "1", "echo", "x" * 10_000)
+        size = 0
+        opcode, payload = await raw.read_frame()
+        size += len(payload)
+        assert opcode & 0x0F == 1
+        assert size < 200
+
+
+# ---- the kernel's share
+
+
+async def test_the_kernel_takes_little_for_a_peer_that_reads_nothing() -> None:
+    """What a stalled peer costs, the kernel's buffers of the server's socket included, is at most 1.2 MiB."""
+    import fcntl
+    import struct
+    import termios
+
+    app = make(keepalive=None)
+    most = 0
+    async with serve(app) as server:
+        peer = await _stalled(server, app)
+        connection = server.connection(peer)
+        descriptor = connection.request.transport.get_extra_info("socket").fileno()  # type: ignore[union-attr]
+        async with asyncio.timeout(20):
+            while not connection.closed:
+                queued = struct.unpack("i", fcntl.ioctl(descriptor, termios.TIOCOUTQ, b"\0" * 4))[0]
+                most = max(most, connection.unsent + queued)
+                await app.publish("t:a", "x" * 10_000)
+                await asyncio.sleep(0)
+    assert 1024 * 1024 <= most <= 1.2 * 1024 * 1024

@@ -1,0 +1,28 @@
+"""What happened since the app started, in numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Counters"]
+
+
+@dataclass(slots=True)
+class Counters:
+    """Counts that only grow, from one start of the app to its stop; read them from `app.counters`.
+
+    Attributes:
+        connections: Connections that were welcomed.
+        refused: Handshakes that were answered with an HTTP error.
+        malformed: Messages and frames that broke WAMP v1 or WebSocket.
+        slow_readers: Connections that were cut because more waited for them than `Limits.queue`.
+        events_dropped: Events that were dropped for slow readers, with `Limits(slow_reader="drop")`.
+        over_limit: Messages that were refused because of a bound in `Limits`.
+    """
+
+    connections: int = 0
+    refused: int = 0
+    malformed: int = 0
+    slow_readers: int = 0
+    events_dropped: int = 0
+    over_limit: int = 0

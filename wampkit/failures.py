@@ -1,0 +1,74 @@
+"""What becomes of an exception: the app's own handlers are asked, and whatever nobody expected is reported."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from .connection import Connection
+from .errors import WampError
+from .fatal import is_fatal
+
+__all__ = ["ErrorHandlers", "Failures"]
+
+ErrorHandlers = Mapping[type[BaseException], Callable[[Any], Any]]
+
+
+class Failures:
+    """Explains exceptions by the app's error handlers.
+
+    Args:
+        handlers: What makes a `WampError` of an exception, by its class.
+        on_error: Told of every exception that nobody expected.
+    """
+
+    def __init__(
+        self, handlers: ErrorHandlers, on_error: Callable[[BaseException, Connection], Awaitable[None]]
+    ) -> None:
+        self._handlers = handlers
+        self._on_error = on_error
+
+    async def explained(self, connection: Connection, error: BaseException, what: str) -> BaseException:
+        """What the app makes of an error: its own handlers first; whatever is unexpected is reported."""
+        if isinstance(error, WampError):
+            return error
+        handler = self._handler_for(type(error))
+        if handler is not None:
+            try:
+                answer = handler(error)
+                if asyncio.iscoroutine(answer):
+                    answer = await answer
+                if isinstance(answer, WampError):
+                    return answer
+            except WampError as raised:
+                return raised
+            except BaseException as failure:
+                if is_fatal(failure):
+                    raise
+                await self.report(connection, failure, f"the error handler for {type(error).__name__}")
+                return failure
+        await self.report(connection, error, what)
+        return error
+
+    async def report(self, connection: Connection, error: BaseException, what: str) -> None:
+        """Log an exception and tell the app's hooks of it."""
+        kind = (what, type(error), _line_of(error))
+        connection.complaints.add(kind, f"{what} failed", level=logging.ERROR, error=error)
+        await self._on_error(error, connection)
+
+    def _handler_for(self, kind: type[BaseException]) -> Callable[[Any], Any] | None:
+        """The handler of the nearest class in the exception's ancestry."""
+        for ancestor in kind.__mro__:
+            handler = self._handlers.get(ancestor)
+            if handler is not None:
+                return handler
+        return None
+
+
+def _line_of(error: BaseException) -> int:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace.tb_lineno if trace is not None else 0

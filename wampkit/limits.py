@@ -1,0 +1,77 @@
+"""Every bound that the server keeps, with the default that is safe to deploy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from .errors import DeclarationError
+
+__all__ = ["Limits"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one client, and all of them together, may ask of the server: `App(limits=Limits(calls=100))`.
+
+    Args:
+        message_size: Bytes of the largest message taken; a larger one closes its connection with 1009. The default
+            takes one MiB of arguments and 4 KiB of what stands around them.
+        nesting: How deep lists and objects of one message may nest, the message's own list included; deeper ones
+            are malformed (1007).
+        uri_length: Bytes of a URI, prefix expanded. A longer one is answered with the error kind `limit_exceeded`;
+            in a PREFIX it closes the connection with 1008, since WAMP v1 has no answer to PREFIX.
+        prefixes: PREFIX messages with different names that one connection may send; one more closes it with 1008.
+        subscriptions: Topics that one connection may be subscribed to; further ones are refused.
+        calls: Calls and topic messages of one connection that may be under way or wait for their turn. When there
+            are as many, reading from it pauses until one has ended, so that TCP holds the client back.
+        messages_per_second: How many messages of one connection are taken in the long run, or None for any number.
+        burst: How many messages it may send at once, after a pause that was long enough; None for as many as it
+            may send in one second. Only with `messages_per_second`.
+        flood: What becomes of messages beyond that: "refuse" answers calls with the error kind
+            `too_many_messages` and drops the rest with a line in the log, "close" closes the connection with 1008.
+        queue: Bytes that may wait for a client that reads slowly.
+        slow_reader: What becomes of a client for which more waits: "close" cuts it, with `close_code` 4008, "drop"
+            drops the oldest events that wait for it and keeps the connection, unless it is answers that pile up.
+        connections: How many connections there may be, handshakes included, or None; more are refused with HTTP 503.
+        connections_per_address: How many there may be from one address, or None; more are refused with HTTP 429.
+
+    Raises:
+        DeclarationError: A bound is below one, or no such policy exists.
+    """
+
+    # messages
+    message_size: int = 1024 * 1024 + 4096
+    nesting: int = 128
+    uri_length: int = 1024
+    # one connection
+    prefixes: int = 1_000
+    subscriptions: int = 10_000
+    calls: int = 1_000
+    messages_per_second: float | None = None
+    burst: int | None = None
+    flood: Literal["refuse", "close"] = "refuse"
+    queue: int = 1024 * 1024
+    slow_reader: Literal["close", "drop"] = "close"
+    # all of them
+    connections: int | None = None
+    connections_per_address: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.flood not in ("refuse", "close"):
+            raise DeclarationError(f"Limits: flood is 'refuse' or 'close', not {self.flood!r}")
+        if self.slow_reader not in ("close", "drop"):
+            raise DeclarationError(f"Limits: slow_reader is 'close' or 'drop', not {self.slow_reader!r}")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name in ("flood", "slow_reader"):
+                continue
+            may_be_none = field.default is None
+            if value is None and may_be_none:
+                continue
+            least = 0 if field.name == "messages_per_second" else 1
+            if isinstance(value, bool) or not isinstance(value, int | float) or not (value >= least and value > 0):
+                wanted = "a number above 0" + (" or None" if may_be_none else "")
+                raise DeclarationError(f"Limits: {field.name} is {wanted}, not {value!r}")
+        if self.burst is not None and self.messages_per_second is None:
+            raise DeclarationError("Limits: burst means nothing without messages_per_second")
