@@ -44,7 +44,7 @@ def main() -> int:
         _show(results, options)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except (Failure, OSError, ValueError) as error:
+    except (Failure, OSError) as error:
         parser.exit(2, f"benchmarks: {error}\n")
     if interrupted:
         return INTERRUPTED
@@ -54,11 +54,11 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     assert __doc__ is not None
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--rounds", type=_positive_int, help="how often each server is measured (default 5)")
-    parser.add_argument("--seconds", type=_positive, help="how long one measurement lasts (default 2)")
+    parser.add_argument("--rounds", type=_rounds, help="how often each server is measured (default 5)")
+    parser.add_argument("--seconds", type=_seconds, help="how long one measurement lasts (default 2)")
     parser.add_argument("--quick", action="store_true", help="2 rounds of half a second: to see that it works")
-    parser.add_argument("--only", default="", metavar="WORD,...", help="scenarios whose names contain one of these")
-    parser.add_argument("--servers", default="", metavar="WORD,...", help="servers whose names contain one of these")
+    parser.add_argument("--only", default="", metavar="WORD,...", help="these scenarios; a part of the name will do")
+    parser.add_argument("--servers", default="", metavar="WORD,...", help="these servers; a part of the name will do")
     parser.add_argument("--uvloop", action="store_true", help="run the Python servers on uvloop")
     parser.add_argument(
         "--ratchet",
@@ -73,20 +73,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _positive(text: str) -> float:
+def _seconds(text: str) -> float:
     if not 0 < (number := float(text)) <= 3600:
-        raise ValueError
+        raise argparse.ArgumentTypeError("must be above 0, and at most 3600")
     return number
 
 
-def _positive_int(text: str) -> int:
+def _rounds(text: str) -> int:
     if (number := int(text)) < 1:
-        raise ValueError
+        raise argparse.ArgumentTypeError("must be 1 or more")
     return number
-
-
-_positive.__name__ = "number"
-_positive_int.__name__ = "whole number"
 
 
 def _listing(servers: list[Server]) -> str:
@@ -119,10 +115,15 @@ def _measure(options: argparse.Namespace) -> tuple[Results, bool]:
 
 
 def _chosen(things: list[T], words: str, kind: str) -> list[T]:
-    chosen = [each for each in things if any(word in each.name for word in words.split(","))]
-    if not chosen:
-        raise Failure(f"no {kind} contains {words!r}; there are {', '.join(each.name for each in things)}")
-    return chosen
+    """Those whose name one of the words is, or is a part of if no name is that word."""
+    names = [each.name for each in things]
+    found: set[str] = set()
+    for word in words.split(","):
+        matches = {word} if word in names else {name for name in names if word in name}
+        if not matches:
+            raise Failure(f"no {kind} is called {word!r}; there are {', '.join(names)}")
+        found |= matches
+    return [each for each in things if each.name in found]
 
 
 def _show(results: Results, options: argparse.Namespace) -> None:

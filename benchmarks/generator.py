@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Failure", "build", "command", "figures"]
+__all__ = ["Failure", "Fault", "build", "command", "figures"]
 
 HERE = Path(__file__).parent
 SOURCE = HERE / "wampload.c"
@@ -19,6 +19,10 @@ EXECUTABLE = HERE / ".build" / "wampload"
 
 class Failure(Exception):
     """A run that counts for nothing: a wrong or missing answer, a lost connection, a server that did not start."""
+
+
+class Fault(Failure):
+    """What the generator found wrong with a server."""
 
 
 def build() -> None:
@@ -51,14 +55,14 @@ def figures(output: str) -> dict[str, float]:
     """The figures of a run that found no fault.
 
     Raises:
-        Failure: It found one.
+        Fault: It found one.
     """
     try:
         result: dict[str, Any] = json.loads(output)
     except ValueError:
-        raise Failure("the generator ended without figures") from None
+        raise Fault("the generator ended without figures") from None
     if not result.get("ok"):
-        raise Failure(str(result.get("first_error") or result.get("error") or "the generator gives no reason"))
+        raise Fault(str(result.get("first_error") or result.get("error") or "the generator gives no reason"))
     if not result.get("rate"):
-        raise Failure("nothing was answered in the time that was measured")
+        raise Fault("nothing was answered in the time that was measured")
     return {name: float(value) for name, value in result.items() if type(value) in (int, float)}

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from . import generator
 from .catalogue import Server
-from .generator import Failure
+from .generator import Failure, Fault
 from .processes import Process, started
 
 __all__ = ["Figures", "Lab", "Load", "Running"]
@@ -60,7 +60,8 @@ class Load:
         """Its figures, once it has ended.
 
         Raises:
-            Failure: It found a fault, or does not end.
+            Fault: It found one.
+            Failure: It does not end.
         """
         try:
             return generator.figures(self.process.output(self.seconds + PATIENCE))
@@ -101,9 +102,9 @@ class Lab:
                 if probe:
                     self.load(running, server.dialect.call, {"conns": 1}, warmup=0, seconds=0.05)
                 yield running
-            except Failure as failure:
+            except Fault as fault:
                 last = process.last_words()
-                raise Failure(f"{failure} (the server said: {last})" if last else str(failure)) from None
+                raise Failure(f"{fault} (the server said: {last})" if last else str(fault)) from None
 
     def load(
         self,

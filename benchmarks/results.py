@@ -9,10 +9,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .generator import Failure
 from .lab import Figures
 from .scenarios import Cell, Target
 
 __all__ = ["Results", "Run", "spread"]
+
+SATURATING = {"rpc-64x1", "rpc-64x16", "fan-out-1000", "fan-out-1000x8", "topics-250x4", "churn", "connect-5000"}
+"""Scenarios in which a server always has something to do."""
+
+ENOUGH = 0.8
+"""The share of a core below which a process that always has something to do was kept from it."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,11 @@ class Results:
         """The measurements that failed."""
         return [run for run in self.runs if run.error]
 
+    def disturbed(self) -> int:
+        """How many measurements got much less of the server's core than they could have used."""
+        busy = [run.figures for run in self.runs if run.scenario in SATURATING and "srv_cpu" in run.figures]
+        return sum(figures["srv_cpu"] < ENOUGH and figures["gen_cpu"] < ENOUGH for figures in busy)
+
     # ---- the file
 
     def write(self, path: Path, targets: Iterable[Target]) -> None:
@@ -94,13 +106,17 @@ class Results:
 
     @classmethod
     def read(cls, path: Path) -> Results:
-        """What `write` has written; raises ValueError if that is something else."""
+        """What `write` has written.
+
+        Raises:
+            Failure: That is something else.
+        """
         try:
             stored: dict[str, Any] = json.loads(path.read_text())
             runs = [Run(**run) for run in stored["runs"]]
             return cls(stored["machine"], stored["rounds"], stored["seconds"], stored["notes"], runs)
-        except (KeyError, TypeError):
-            raise ValueError("no figures of this benchmark") from None
+        except (KeyError, TypeError, ValueError):
+            raise Failure(f"{path} holds no figures that --json wrote") from None
 
 
 def spread(values: Sequence[float]) -> float:

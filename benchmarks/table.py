@@ -24,6 +24,9 @@ def report(results: Results) -> str:
     if targets := [_target(results, target) for target in TARGETS if results.of(*_place(target))]:
         parts.append(_table(("target", "median", "lowest", "highest", "wanted", ""), targets))
     remarks = [*results.notes, *_failures(results)]
+    if disturbed := results.disturbed():
+        busy = "the machine was busy with something else"
+        remarks.append(f"{disturbed} of {len(results.runs)} runs got too little of the server's core: {busy}")
     if remarks:
         parts.append("\n".join(f"- {remark}" for remark in remarks))
     return "\n\n".join(parts)

@@ -43,14 +43,21 @@ async def serve(request: web.Request) -> web.WebSocketResponse:
                     topics.get(message[1], set()).discard(socket)
                     mine.discard(message[1])
                 case 7:
-                    event = dumps([8, message[1], message[2]])
-                    for subscriber in list(topics.get(message[1], ())):
-                        if subscriber is not socket:
-                            await subscriber.send_str(event)
+                    await relay(socket, message[1], message[2])
     finally:
         for topic in mine:
             topics[topic].discard(socket)
     return socket
+
+
+async def relay(publisher: web.WebSocketResponse, topic: str, event: Any) -> None:
+    text = dumps([8, topic, event])
+    for subscriber in list(topics.get(topic, ())):
+        if subscriber is not publisher:
+            try:
+                await subscriber.send_str(text)
+            except ConnectionError:
+                continue
 
 
 async def answer(socket: web.WebSocketResponse, message: list[Any]) -> None:
