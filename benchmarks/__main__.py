@@ -16,7 +16,7 @@ from . import generator, machine, plot, session
 from .catalogue import KIT, Server, catalogue
 from .generator import Failure
 from .lab import Lab
-from .processes import end_on_sigterm
+from .processes import end_once
 from .results import Results
 from .scenarios import SCENARIOS, TARGETS, Scenario
 from .table import report, said
@@ -28,7 +28,7 @@ INTERRUPTED = 130
 
 def main() -> int:
     """Do what the command line says; the exit code is 1 if wampkit itself failed anywhere."""
-    end_on_sigterm()
+    end_once()
     parser = _parser()
     options = parser.parse_args()
     try:

@@ -12,9 +12,11 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, NoReturn
 
-__all__ = ["Process", "end_on_sigterm", "started"]
+__all__ = ["Process", "end_once", "started"]
 
 ROOT = Path(__file__).parent.parent
+
+ENDING = {signal.SIGINT, signal.SIGTERM}
 
 GRACE = 5.0
 """Seconds that a process has to end when it is asked to."""
@@ -54,10 +56,12 @@ class Process:
 
     def end(self) -> None:
         """Ask it to end, and kill it if it does not."""
-        self._popen.terminate()
         try:
+            self._popen.terminate()
             self._popen.wait(GRACE)
         except subprocess.TimeoutExpired:
+            pass
+        finally:  # also if a signal came in between
             self._popen.kill()
             self._popen.wait()
         self.stdin.close()
@@ -68,34 +72,43 @@ class Process:
 def started(command: Sequence[str], core: int | None) -> Iterator[Process]:
     """A process on a core, which is ended afterwards."""
 
-    def pin() -> None:
+    def prepare() -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
         if core is not None:
             os.sched_setaffinity(0, {core})
 
     with tempfile.TemporaryFile("w+") as stderr:
-        # A session of its own: Ctrl-C reaches the benchmark alone, which then ends what it has started.
-        popen = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-            start_new_session=True,
-            preexec_fn=pin,
-        )
-        process = Process(popen, stderr)
+        # A signal that came while the process is being started would leave it to nobody.
+        previous = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
         try:
-            yield process
+            # A session of its own: Ctrl-C reaches the benchmark alone, which then ends what it has started.
+            popen = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                start_new_session=True,
+                preexec_fn=prepare,
+            )
+            process = Process(popen, stderr)
+            try:
+                signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+                yield process
+            finally:
+                process.end()
         finally:
-            process.end()
+            signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
-def end_on_sigterm() -> None:
-    """Let SIGTERM unwind this process as Ctrl-C does, so that what it has started is ended."""
+def end_once() -> None:
+    """Let the first SIGINT or SIGTERM unwind this process, and no further one disturb it in ending what it started."""
 
     def interrupt(number: int, frame: FrameType | None) -> NoReturn:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for each in ENDING:
+            signal.signal(each, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)
+    for each in ENDING:
+        signal.signal(each, interrupt)
