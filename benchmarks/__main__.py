@@ -1,141 +1,138 @@
-"""Measure wampkit against a hand-written aiohttp server, in turn, in one run, and print the ratios.
+"""Measure wampkit against other servers, in turn, in one session, and print the figures and their ratios.
 
-    python -m benchmarks                # five rounds, about two minutes
-    python -m benchmarks --rounds 3 --seconds 1 --only rpc
-
-Needs gcc, for the load generator `wampload.c`, which checks every reply and every event that it counts. The servers
-run on one core and the generator on another where the machine has two. Ratios travel between machines, absolute
-figures do not; the spread is (largest - smallest) / median over the rounds.
+Linux only, with gcc for the load generator, which checks every answer and every event that it counts. What the
+figures mean, and what they do not, is told in docs/performance.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import shutil
-import socket
-import statistics
-import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
-HERE = Path(__file__).parent
-GENERATOR = HERE / ".build" / "wampload"
+from . import generator, machine, plot, session
+from .catalogue import KIT, Server, catalogue
+from .generator import Failure
+from .lab import Lab
+from .processes import end_once
+from .results import Results
+from .scenarios import SCENARIOS, TARGETS, Scenario
+from .table import report, said
 
-RPC = ["--call", '[2,"%I","http://example.com/calc#add",1.5,2]', "--reply", '[3,"%I",3.5]']
-FAN_OUT = ["--mode", "fanout", "--pubs", "1"]
+T = TypeVar("T", Scenario, Server)
 
-SCENARIOS: dict[str, tuple[str, list[str]]] = {
-    "rpc-64x1": ("calls/s, 64 connections x 1 in flight", ["--mode", "rpc", "--conns", "64", "--inflight", "1", *RPC]),
-    "rpc-64x16": ("calls/s, 64 x 16", ["--mode", "rpc", "--conns", "64", "--inflight", "16", *RPC]),
-    "rpc-1x1": ("calls/s, 1 x 1", ["--mode", "rpc", "--conns", "1", "--inflight", "1", *RPC]),
-    "fan-out-1000": ("events/s to 1,000, one in flight", [*FAN_OUT, "--conns", "1000", "--window", "1"]),
-    "fan-out-1000x8": ("events/s to 1,000, eight in flight", [*FAN_OUT, "--conns", "1000", "--window", "8"]),
-}
-SERVERS = {"wampkit": "benchmarks.served", "by hand": "benchmarks.handwritten"}
-
-# A subscriber proves that its SUBSCRIBE was taken with a call that both servers answer alike.
-SCRIPT = ["--proto", "wamp", "--path", "/ws", "--noscript", "--script", "<[0,%*"]
-SUBSCRIBED = [
-    "--sub", '>[5,"%T"]', "--sub", '>[2,"1","http://example.com/calc#add",1.5,2]', "--sub", '<[3,"1",3.5]',
-    "--pub", '[7,"%T","%P"]', "--event", '[8,"%T","%P"]',
-]  # fmt: skip
+INTERRUPTED = 130
 
 
-def main() -> None:
-    """Parse the arguments, measure, print."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5, help="how often each server is measured (default 5)")
-    parser.add_argument("--seconds", type=float, default=2.0, help="how long one measurement lasts (default 2)")
-    parser.add_argument("--only", default="", help="scenarios whose name contains this")
+def main() -> int:
+    """Do what the command line says; the exit code is 1 if wampkit itself failed anywhere."""
+    end_once()
+    parser = _parser()
     options = parser.parse_args()
-    names = [name for name in SCENARIOS if options.only in name]
-    if not names:
-        parser.error(f"no scenario contains {options.only!r}; there are {', '.join(SCENARIOS)}")
-    build()
-    print(f"{options.rounds} rounds of {options.seconds:g} s, servers in turn, Python {sys.version.split()[0]}\n")
-    print(f"{'':36}{'wampkit':>12}{'by hand':>12}{'ratio':>8}{'lowest':>8}{'highest':>8}{'spread':>8}")
-    for name in names:
-        report(SCENARIOS[name][0], measure(name, options.rounds, options.seconds))
-
-
-def build() -> None:
-    """Compile the generator if it is older than its source."""
-    source = HERE / "wampload.c"
-    if GENERATOR.exists() and GENERATOR.stat().st_mtime > source.stat().st_mtime:
-        return
-    if shutil.which("gcc") is None:
-        raise SystemExit("benchmarks: gcc is needed to build the load generator; install it (Debian: apt install gcc)")
-    GENERATOR.parent.mkdir(exist_ok=True)
-    subprocess.run(["gcc", "-O2", "-w", "-o", str(GENERATOR), str(source)], check=True)
-
-
-def measure(name: str, rounds: int, seconds: float) -> dict[str, list[float]]:
-    """The rates of each server, round by round; each process is warmed up once, then measured in turn."""
-    rates: dict[str, list[float]] = {server: [] for server in SERVERS}
-    with started("wampkit") as kit, started("by hand") as hand:
-        ports = {"wampkit": kit, "by hand": hand}
-        for server, port in ports.items():
-            load(server, name, port, 0.3)
-        for _ in range(rounds):
-            for server, port in ports.items():
-                rates[server].append(load(server, name, port, seconds))
-    return rates
-
-
-@contextmanager
-def started(server: str) -> Iterator[int]:
-    """A server process on a free port, ended afterwards."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [*pinned(0), sys.executable, "-m", SERVERS[server], str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=HERE.parent)
     try:
-        assert process.stdout is not None
-        if process.stdout.readline() != b"ready\n":
-            raise SystemExit(f"benchmarks: the server {server!r} did not start")
-        yield port
-    finally:
-        process.terminate()
-        process.wait(10)
+        if options.plot:
+            plot.check(options.plot)
+        if options.list:
+            print(_listing(catalogue(ratchet=options.ratchet)))
+            return 0
+        results = Results.read(options.read) if options.read else None
+        interrupted = False
+        if results is None:
+            results, interrupted = _measure(options)
+        _show(results, options)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except (Failure, OSError) as error:
+        parser.exit(2, f"benchmarks: {error}\n")
+    if interrupted:
+        return INTERRUPTED
+    return int(any(run.server == KIT for run in results.failures()))
 
 
-def load(server: str, name: str, port: int, seconds: float) -> float:
-    """One run of the generator: the rate that it counted, or the end if any reply was wrong."""
-    arguments = SCENARIOS[name][1]
-    script = SCRIPT + (SUBSCRIBED if "fanout" in arguments else [])
-    timing = ["--warmup", "0.3", "--duration", str(seconds), "--port", str(port)]
-    command = [*pinned(1), str(GENERATOR), *arguments, *script, *timing]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60 + 10 * seconds)
-    result = json.loads(done.stdout or "{}")
-    if not result.get("ok"):
-        reason = result.get("first_error") or result.get("error") or done.stderr
-        raise SystemExit(f"benchmarks: {name} on {server}: {reason}")
-    return float(result["rate"])
-
-
-def pinned(core: int) -> list[str]:
-    """The command that keeps a process on one core, where there are cores to keep apart."""
-    cores = sorted(os.sched_getaffinity(0))
-    return ["taskset", "-c", str(cores[core])] if len(cores) > 1 and shutil.which("taskset") else []
-
-
-def report(title: str, rates: dict[str, list[float]]) -> None:
-    """One line: both medians, and the ratio of each round."""
-    kit, hand = rates["wampkit"], rates["by hand"]
-    ratios = [a / b for a, b in zip(kit, hand, strict=True)]
-    middle = statistics.median(ratios)
-    spread = (max(ratios) - min(ratios)) / middle
-    print(
-        f"{title:36}{statistics.median(kit):12,.0f}{statistics.median(hand):12,.0f}{middle:8.2f}"
-        f"{min(ratios):8.2f}{max(ratios):8.2f}{spread:8.0%}",
-        flush=True,
+def _parser() -> argparse.ArgumentParser:
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--rounds", type=_rounds, help="how often each server is measured (default 5)")
+    parser.add_argument("--seconds", type=_seconds, help="how long one measurement lasts (default 2)")
+    parser.add_argument("--quick", action="store_true", help="2 rounds of half a second: to see that it works")
+    parser.add_argument("--only", default="", metavar="WORD,...", help="these scenarios; a part of the name will do")
+    parser.add_argument("--servers", default="", metavar="WORD,...", help="these servers; a part of the name will do")
+    parser.add_argument("--uvloop", action="store_true", help="run the Python servers on uvloop")
+    parser.add_argument(
+        "--ratchet",
+        default=os.environ.get("RATCHET_AUTOLOAD", ""),
+        metavar="FILE",
+        help="the vendor/autoload.php behind which Composer has put cboden/ratchet (default: $RATCHET_AUTOLOAD)",
     )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the raw figures")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw a .png or .svg (needs matplotlib)")
+    parser.add_argument("--read", type=Path, metavar="FILE", help="measure nothing: show what --json wrote earlier")
+    parser.add_argument("--list", action="store_true", help="name the scenarios and servers, and measure nothing")
+    return parser
+
+
+def _seconds(text: str) -> float:
+    if not 0 < (number := float(text)) <= 3600:
+        raise argparse.ArgumentTypeError("must be above 0, and at most 3600")
+    return number
+
+
+def _rounds(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return number
+
+
+def _listing(servers: list[Server]) -> str:
+    scenarios = [f"  {each.name:16} {each.title}" for each in SCENARIOS]
+    named = [f"  {each.name:16}{f' not installed: {each.missing}' if each.missing else ''}" for each in servers]
+    return "\n".join(["scenarios", *scenarios, "servers", *map(str.rstrip, named)])
+
+
+def _measure(options: argparse.Namespace) -> tuple[Results, bool]:
+    """What was measured, and whether somebody stopped it half-way."""
+    rounds = options.rounds or (2 if options.quick else 5)
+    seconds = options.seconds or (0.5 if options.quick else 2.0)
+    scenarios = _chosen(SCENARIOS, options.only, "scenario")
+    servers = _chosen(catalogue(uvloop=options.uvloop, ratchet=options.ratchet), options.servers, "server")
+    wanted = session.plan(scenarios, servers, machine.open_files())
+    cores = machine.cores()
+    if cores[0] is None:
+        wanted.notes.append("there is one core only, which the servers and the generator share")
+    generator.build()
+    results = Results(machine.facts(uvloop=options.uvloop), rounds, seconds, wanted.notes)
+    try:
+        for run in session.run(Lab(seconds, cores), wanted, results):
+            outcome = run.error or f"{said('rate', run.figures['rate'])}/s"
+            place = f"round {run.round} of {rounds}, {run.scenario}, {run.server}"
+            print(f"{place}: {outcome}", file=sys.stderr, flush=True)
+    except KeyboardInterrupt:
+        wanted.notes.append("stopped before the end")
+        return results, True
+    return results, False
+
+
+def _chosen(things: list[T], words: str, kind: str) -> list[T]:
+    """Those whose name one of the words is, or is a part of if no name is that word."""
+    names = [each.name for each in things]
+    found: set[str] = set()
+    for word in words.split(","):
+        matches = {word} if word in names else {name for name in names if word in name}
+        if not matches:
+            raise Failure(f"no {kind} is called {word!r}; there are {', '.join(names)}")
+        found |= matches
+    return [each for each in things if each.name in found]
+
+
+def _show(results: Results, options: argparse.Namespace) -> None:
+    print(report(results))
+    if options.json:
+        results.write(options.json, TARGETS)
+    if options.plot:
+        plot.draw(results, options.plot)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

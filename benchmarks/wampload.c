@@ -1,4 +1,4 @@
-// wampload - single-threaded epoll WebSocket load generator; benchmarks/__main__.py builds and drives it
+// wampload - single-threaded epoll WebSocket load generator; benchmarks/generator.py builds it, benchmarks/lab.py drives it
 // gcc -O2 -Wall -o wampload wampload.c
 #define _GNU_SOURCE
 #include <arpa/inet.h>

@@ -1,14 +1,16 @@
 """A minimal WAMP v1 server by hand: aiohttp, the standard library's json, a `send_str` loop, and no checks at all.
 
-It speaks the same wire as `served.py`: the measure of what a framework costs, or saves.
+It speaks the same wire as `kit`: the measure of what a framework costs, or saves.
 """
 
-import asyncio
 import json
 import secrets
-import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from aiohttp import WSMsgType, web
+
+from . import listening
 
 topics: dict[str, set[web.WebSocketResponse]] = {}
 dumps = json.JSONEncoder(separators=(",", ":")).encode
@@ -18,7 +20,7 @@ async def add(x: float, y: float) -> float:
     return x + y
 
 
-procedures = {"http://example.com/calc#add": add}
+procedures: dict[str, Callable[..., Awaitable[Any]]] = {"http://example.com/calc#add": add}
 
 
 async def serve(request: web.Request) -> web.WebSocketResponse:
@@ -41,17 +43,24 @@ async def serve(request: web.Request) -> web.WebSocketResponse:
                     topics.get(message[1], set()).discard(socket)
                     mine.discard(message[1])
                 case 7:
-                    event = dumps([8, message[1], message[2]])
-                    for subscriber in list(topics.get(message[1], ())):
-                        if subscriber is not socket:
-                            await subscriber.send_str(event)
+                    await relay(socket, message[1], message[2])
     finally:
         for topic in mine:
             topics[topic].discard(socket)
     return socket
 
 
-async def answer(socket: web.WebSocketResponse, message: list) -> None:
+async def relay(publisher: web.WebSocketResponse, topic: str, event: Any) -> None:
+    text = dumps([8, topic, event])
+    for subscriber in list(topics.get(topic, ())):
+        if subscriber is not publisher:
+            try:
+                await subscriber.send_str(text)
+            except ConnectionError:
+                continue
+
+
+async def answer(socket: web.WebSocketResponse, message: list[Any]) -> None:
     procedure = procedures.get(message[2])
     if procedure is None:
         await socket.send_str(dumps([4, message[1], "http://api.wamp.ws/error#NoSuchRPCEndpoint", "no such procedure"]))
@@ -59,15 +68,7 @@ async def answer(socket: web.WebSocketResponse, message: list) -> None:
         await socket.send_str(dumps([3, message[1], await procedure(*message[3:])]))
 
 
-async def main(port: int) -> None:
-    app = web.Application()
-    app.router.add_get("/ws", serve)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", port, backlog=1024).start()
-    print("ready", flush=True)
-    await asyncio.Event().wait()
-
-
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1])))
+    application = web.Application()
+    application.router.add_get("/ws", serve)
+    listening.main(listening.aiohttp_site, application)
