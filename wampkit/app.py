@@ -303,7 +303,16 @@ class App:
             procedures, served, topics, tuple(messages), threads, failures, policy, self.limits, counters
         )
         node = Node(
-            Connections(), topics, broker, dispatcher, threads, self._hooks, counters, self.keepalive, self._goodbye
+            Connections(),
+            topics,
+            broker,
+            dispatcher,
+            hub.starter,
+            threads,
+            self._hooks,
+            counters,
+            self.keepalive,
+            self._goodbye,
         )
         self._node = node
         known = known_names(procedures, served, self.prefixes)

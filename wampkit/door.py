@@ -13,7 +13,7 @@ from .complaints import Complaints
 from .connection import Connection, Hub
 from .errors import WampError, quote
 from .fatal import is_fatal
-from .inlet import Socket, open_socket
+from .inlet import Socket, direct_road, open_socket
 from .node import Node
 from .places import Places
 from .protocol import SUBPROTOCOL, Protocol
@@ -54,6 +54,7 @@ class Door:
         self._ident = ident
         self._require_subprotocol = require_subprotocol
         self._complaints = Complaints("refused handshakes")
+        self._direct = direct_road()
         self._places = Places(hub.limits.connections, hub.limits.connections_per_address)
 
     def close(self) -> None:
@@ -61,23 +62,33 @@ class Door:
         self._complaints.close()
 
     async def __call__(self, request: web.Request) -> web.StreamResponse:
-        """Serve one handshake and, if it is let in, the connection that it becomes."""
+        """Serve one handshake and, if it is let in, the connection that it becomes.
+
+        All of a connection's life is this one coroutine: each further one around its idle time would cost memory.
+        """
         address = request.remote
         try:
             self._places.enter(address)
         except web.HTTPException as refusal:
             return self._refuse(request, refusal)
         try:
-            return await self._let_in(request)
+            connection = await self._admit(request)
+            socket = await self._upgrade(request)
+        except web.HTTPException as refusal:
+            self._places.leave(address)
+            return self._refuse(request, refusal)
+        except BaseException:
+            self._places.leave(address)
+            raise
+        try:
+            if request.transport is not None:
+                await self._welcome(connection, socket, request.transport)
+                await connection.serve(socket, self._node.dispatcher.receive)
         finally:
             self._places.leave(address)
-
-    async def _let_in(self, request: web.Request) -> web.StreamResponse:
-        try:
-            connection = await self._admit(request)
-        except web.HTTPException as refusal:
-            return self._refuse(request, refusal)
-        return await self._serve(request, connection)
+            connection.end()
+            await self._node.farewell(connection)
+        return socket
 
     async def _admit(self, request: web.Request) -> Connection:
         self._check_open()
@@ -86,8 +97,9 @@ class Door:
             "server", prefixes=self._prefixes, ident=self._ident, known=self._known, limits=self._hub.limits
         )
         connection = Connection(request, protocol, self._hub)
-        await self._pass_gates(connection)
-        self._check_open()
+        if self._gates:
+            await self._pass_gates(connection)
+            self._check_open()
         return connection
 
     async def _pass_gates(self, connection: Connection) -> None:
@@ -122,36 +134,29 @@ class Door:
         response.force_close()
         return response
 
-    async def _serve(self, request: web.Request, connection: Connection) -> web.StreamResponse:
-        options, limits = self._hub.options, self._hub.limits
+    async def _upgrade(self, request: web.Request) -> Socket:
         # aiohttp refuses what reaches its limit.
+        most = self._hub.limits.message_size + 1
         socket = open_socket(
-            protocols=(SUBPROTOCOL,), max_msg_size=limits.message_size + 1, compress=options.compression
+            direct=self._direct, protocols=(SUBPROTOCOL,), max_msg_size=most, compress=self._hub.options.compression
         )
         # aiohttp would tell its own version and Python's.
         socket.headers["Server"] = self._ident
         await socket.prepare(request)
-        transport = request.transport
-        if transport is not None:
-            await self._serve_socket(connection, socket, transport)
         return socket
 
-    async def _serve_socket(self, connection: Connection, socket: Socket, transport: asyncio.Transport) -> None:
+    async def _welcome(self, connection: Connection, socket: Socket, transport: asyncio.Transport) -> None:
+        """Send WELCOME and run the connect hooks; what they raise closes the connection."""
         node = self._node
         connection.open(transport, window=int(socket.compress))
         node.connections.add(connection)
         self._hub.counters.connections += 1
-        try:
-            await self._welcome(connection)
-            if node.keepalive is not None:
-                connection.start_keepalive(node.keepalive)
-            await connection.serve(socket, node.dispatcher.receive)
-        finally:
-            connection.end()
-            await node.farewell(connection)
+        if node.hooks.greet:
+            await self._greet(connection)
+        if node.keepalive is not None:
+            connection.start_keepalive(node.keepalive)
 
-    async def _welcome(self, connection: Connection) -> None:
-        """Run the connect hooks; what they raise closes the connection."""
+    async def _greet(self, connection: Connection) -> None:
         hooks, threads = self._node.hooks, self._node.threads
         try:
             with self._node.may_be_cancelled():
@@ -179,5 +184,5 @@ def _check_handshake(request: web.Request, require_subprotocol: bool) -> None:
             raise web.HTTPBadRequest(text="offer the WebSocket subprotocol 'wamp'")
     elif SUBPROTOCOL not in [name.strip() for name in offer.split(",")]:
         raise web.HTTPBadRequest(text="this server speaks WAMP v1: offer the WebSocket subprotocol 'wamp'")
-    if request.version != HttpVersion11 or not web.WebSocketResponse(protocols=(SUBPROTOCOL,)).can_prepare(request):
-        raise web.HTTPBadRequest(text="this is no valid WebSocket handshake")
+    if request.version != HttpVersion11:
+        raise web.HTTPBadRequest(text="a WebSocket handshake needs HTTP 1.1")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Literal, Protocol
 
 import aiohttp
@@ -39,17 +39,20 @@ def direct_road() -> bool:
     return WRITTEN_FOR[0] <= version < WRITTEN_FOR[1]
 
 
-def open_socket(*, compress: bool, **options: Any) -> Socket:
-    """A server's WebSocket with what WAMP needs of it. One that may compress takes the public road."""
+def open_socket(*, direct: bool, compress: bool, **options: Any) -> Socket:
+    """A server's WebSocket with what WAMP needs of it. One that may compress takes the public road in any case."""
     options |= {"compress": compress, "autoclose": False, "autoping": False, "decode_text": False}
-    return _DirectSocket(**options) if direct_road() and not compress else web.WebSocketResponse(**options)
+    return _DirectSocket(**options) if direct and not compress else _Socket(**options)
 
 
 class Inlet(Protocol):
     """Where the frames of one socket come from."""
 
-    async def read_into(self, take: Take) -> None:
+    def read_into(self, take: Take) -> Awaitable[None]:
         """Hand each frame to `take` until it returns False; an ERROR or CLOSED frame is the last."""
+
+    def close(self) -> None:
+        """Hand on nothing any more."""
 
     def hold(self) -> None:
         """Hand on nothing more for now, so that TCP holds the peer back."""
@@ -61,6 +64,13 @@ class Inlet(Protocol):
 def inlet_of(socket: Socket) -> Inlet:
     """The way in that an upgraded socket has."""
     return socket.queue if isinstance(socket, _DirectSocket) else _PublicInlet(socket)
+
+
+class _Socket(web.WebSocketResponse[Literal[False]]):
+    """A WebSocket that is closed by its connection alone."""
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Nothing is left to be written when aiohttp asks for it."""
 
 
 class _PublicInlet(Inlet):
@@ -83,6 +93,9 @@ class _PublicInlet(Inlet):
             received = await self._socket.receive()
             if not take(received.type, received.data, received.extra):
                 return
+
+    def close(self) -> None:
+        self._free.set()
 
     def hold(self) -> None:
         self._free.clear()
@@ -115,15 +128,14 @@ class _Queue(WebSocketDataQueue):
         self._free = True
         self._done: asyncio.Future[None] = loop.create_future()
 
-    async def read_into(self, take: Take) -> None:
+    def read_into(self, take: Take) -> Awaitable[None]:
         self._take, self._begun = take, True
         self._work_off()
-        try:
-            await self._done
-        finally:
-            self._begun = False
-            self._take = _keep_all
-            self._kept = None
+        return self._done
+
+    def close(self) -> None:
+        self._finish()
+        self._take = _keep_all
 
     def hold(self) -> None:
         self._free = False
@@ -230,7 +242,7 @@ class _Chunks:
         return self._feed(data)
 
 
-class _DirectSocket(web.WebSocketResponse[Literal[False]]):
+class _DirectSocket(_Socket):
     """A WebSocket whose parser feeds our queue from its first byte on."""
 
     queue: _Queue

@@ -99,6 +99,11 @@ class Hooks:
         for hook in reversed(self._shutdown):
             await _run_logged(threads, "on_shutdown", hook)
 
+    @property
+    def greet(self) -> bool:
+        """Whether there are connect hooks."""
+        return bool(self._connect)
+
     async def connected(self, threads: Threads, connection: Connection) -> None:
         """Run the connect hooks; what one raises refuses the client."""
         for hook in self._connect:

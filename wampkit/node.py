@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
+from contextvars import copy_context
 from typing import Any, Literal
 
 from .broker import Broker
 from .connection import Connection, Connections
 from .counters import Counters
 from .dispatch import Dispatcher
+from .eager import Starter
 from .keepalive import keep_alive
 from .lifecycle import Hooks
 from .threads import Threads
@@ -45,6 +47,7 @@ class Node:
         topics: Who is subscribed to what.
         broker: What carries publications.
         dispatcher: What takes the messages.
+        starter: What starts coroutines at once.
         threads: Where blocking functions run.
         hooks: The app's hooks.
         counters: What happened.
@@ -58,6 +61,7 @@ class Node:
         topics: Topics,
         broker: Broker,
         dispatcher: Dispatcher,
+        starter: Starter,
         threads: Threads,
         hooks: Hooks,
         counters: Counters,
@@ -68,6 +72,7 @@ class Node:
         self.topics = topics
         self.broker = broker
         self.dispatcher = dispatcher
+        self._starter = starter
         self.threads = threads
         self.hooks = hooks
         self.counters = counters
@@ -176,7 +181,11 @@ class Node:
 
     async def farewell(self, connection: Connection) -> None:
         """Cancel a connection's work, leave its topics and tell the hooks: all of it, whoever cancels the caller."""
-        await self._keep(self._farewell(connection))
+        task = self._starter.start(self._farewell(connection), copy_context())
+        if task is not None:
+            self._farewells.add(task)
+            task.add_done_callback(self._farewells.discard)
+            await asyncio.shield(task)
 
     async def _farewell(self, connection: Connection) -> None:
         try:
@@ -187,10 +196,4 @@ class Node:
             await self.hooks.disconnected(self.threads, connection)
         finally:
             self.connections.discard(connection)
-            connection.complaints.close()
-
-    async def _keep(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._farewells.add(task)
-        task.add_done_callback(self._farewells.discard)
-        await asyncio.shield(task)
+            connection.forget()

@@ -41,6 +41,20 @@ class Owner(Protocol):
         """The peer has gone, or half of it, and something was to be written to it."""
 
 
+class _Nobody:
+    def too_slow(self) -> None:
+        pass
+
+    def events_dropped(self, count: int) -> None:
+        pass
+
+    def peer_gone(self) -> None:
+        pass
+
+
+NOBODY = _Nobody()
+
+
 class Receiver(Protocol):
     """Whoever takes events for a connection: its outbox, or a stand-in."""
 
@@ -210,9 +224,10 @@ class Outbox:
         self.flush()
 
     def forget(self) -> None:
-        """Take nothing more and let go of everything."""
+        """Take nothing more and let go of everything, the owner too: cycles would wait for the garbage collector."""
         self.closed = True
         self._frames = []
+        self.owner = NOBODY
 
 
 class DroppingOutbox(Outbox):

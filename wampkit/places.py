@@ -43,6 +43,8 @@ class Places:
     def leave(self, address: str | None) -> None:
         """Give a place back."""
         self._inside -= 1
+        if self._most_per_address is None or address is None:
+            return
         if self._by_address[address] > 1:
             self._by_address[address] -= 1
         else:

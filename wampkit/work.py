@@ -29,6 +29,17 @@ class Owner(Protocol):
         """There is less again."""
 
 
+class _Nobody:
+    def full(self) -> None:
+        pass
+
+    def relieved(self) -> None:
+        pass
+
+
+NOBODY = _Nobody()
+
+
 class Work:
     """The calls and the lane of one connection.
 
@@ -148,6 +159,8 @@ class Work:
         Returns:
             How many handlers did not end when they were cancelled.
         """
+        if not self.busy:
+            return 0
         if self._lane:
             self._lane = deque(each for each in self._lane if each[1])
         doomed = self._tasks(lane=not self._outlives)
@@ -162,6 +175,10 @@ class Work:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(patience):
                 await self.settled()
+
+    def forget(self) -> None:
+        """Let go of the owner; nothing is started any more."""
+        self._owner = NOBODY
 
     def _tasks(self, *, lane: bool) -> set[asyncio.Task[None]]:
         lane_task = self._lane_task if lane else None
