@@ -53,9 +53,14 @@ def catalogue(*, uvloop: bool = False, ratchet: str = "") -> list[Server]:
         missing = f"the Python package {needs}" if needs and find_spec(needs) is None else ""
         return Server(name, dialect, command, missing)
 
+    def wampkit(name: str, module: str) -> Server:
+        loop = "uvloop" if uvloop else "asyncio"
+        app = f"benchmarks.servers.{module}:app"
+        return Server(name, WAMP, (sys.executable, "-m", "wampkit", "run", app, "--port", "PORT", "--loop", loop))
+
     return [
-        python(KIT, "kit"),
-        python(KIT_MIDDLEWARE, "kit_middleware"),
+        wampkit(KIT, "kit"),
+        wampkit(KIT_MIDDLEWARE, "kit_middleware"),
         python("by hand", "by_hand"),
         python("shared frame", "shared_frame"),
         python("raw echo", "echo", ECHO),

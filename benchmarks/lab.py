@@ -95,7 +95,7 @@ class Lab:
         """
         port = _free_port()
         with started([word.replace("PORT", str(port)) for word in server.command], self.cores[0]) as process:
-            if process.stdout.readline() != "ready\n":
+            if not process.stdout.readline():
                 raise Failure(f"the server did not start: {process.last_words()}")
             running = Running(server, port, process.pid)
             try:

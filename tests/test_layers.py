@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "wampkit"
 
 LAYERS: list[set[str]] = [
-    {"errors", "threads", "frames", "complaints", "counters", "eager", "fatal", "flood", "places", "sockets"},
+    {"errors", "threads", "frames", "complaints", "counters", "eager", "fatal", "flood", "memory", "places", "sockets"},
     {"uris", "limits", "messages", "depends", "broker", "signatures", "arguments", "outbox"},
     {"protocol", "binding", "router", "work", "inlet"},
     {"connection", "link"},

@@ -18,6 +18,8 @@ from .errors import InvalidArgument, quote
 __all__ = ["Arguments", "problem_of"]
 
 _EMPTY = Parameter.empty
+_convert = msgspec.convert
+_as_tuple = msgspec.structs.astuple
 
 
 class Arguments:
@@ -109,7 +111,7 @@ class Arguments:
         """
         if len(args) == self._exactly:
             try:
-                return msgspec.structs.astuple(msgspec.convert(args, self._struct))
+                return _as_tuple(_convert(args, self._struct))
             except msgspec.ValidationError:
                 pass  # what follows finds out why
         if not self.fits(len(args)):

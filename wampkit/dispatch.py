@@ -78,6 +78,7 @@ class Dispatcher:
         self._rated = limits.messages_per_second is not None
         uri = policy.error_uris["timeout"]
         self._calls = {each: call_way(each, middlewares, threads, register, uri) for each in (None, *procedures)}
+        self._exact_calls = {each.route.uri: self._calls[each] for each in procedures if each.route.pattern is None}
         self._publishes = {each: way(each, middlewares, self._run_publish) for each in (None, *topics)}
         self._subscribes = {each: way(each, middlewares, self._run_subscribe) for each in (None, *topics)}
         self._unsubscribes = {each: way(each, middlewares, self._run_unsubscribe) for each in (None, *topics)}
@@ -115,16 +116,20 @@ class Dispatcher:
     # ---- calls
 
     async def _call(self, connection: Connection, message: messages.Call) -> None:
+        variables = _NO_VARIABLES
+        way = self._exact_calls.get(message.uri)
         try:
-            procedure, variables = self._found(self._procedures, message.uri)
-            result = await self._calls[procedure](connection, message, variables)
+            if way is None:
+                procedure, variables = self._found(self._procedures, message.uri)
+                way = self._calls[procedure]
+            result = await way(connection, message, variables)
         except BaseException as error:
             if is_fatal(error):
                 raise
             await self._refuse_call(connection, message, error)
             return
         try:
-            text = connection.protocol.result(message.id, result)
+            text = messages.encode_value([3, message.id, result])
         except Exception as error:
             text = await self._unwritable(connection, message, error)
         connection.outbox.send(text_frame(text))

@@ -12,6 +12,7 @@ which a task becomes the current one, which asyncio provides for tasks of other 
 from __future__ import annotations
 
 import asyncio
+import sys
 from asyncio.tasks import _enter_task, _leave_task, _register_task, _unregister_task
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
@@ -22,6 +23,13 @@ from weakref import getweakrefcount
 __all__ = ["Starter"]
 
 DONE: Any = object()
+
+if sys.version_info >= (3, 12):
+    from asyncio import current_task
+else:
+    from asyncio.tasks import _current_tasks  # type: ignore[attr-defined]  # unknown to typeshed
+
+    current_task = _current_tasks.get  # in Python 3.11 the public function is written in Python
 
 
 class Starter:
@@ -45,7 +53,7 @@ class Starter:
             The task that goes on with it, or None if it is done.
         """
         loop, spare = self._loop, self._spare
-        outer = asyncio.current_task(loop)
+        outer = current_task(loop)
         if outer is not None:
             if outer is spare:
                 spare = self._renew()

@@ -110,6 +110,10 @@ class _PublicInlet(Inlet):
 from aiohttp._websocket.reader import WebSocketDataQueue, WebSocketReader  # noqa: E402
 
 
+COMPILED = WebSocketDataQueue.__module__.endswith("_c")
+"""Whether aiohttp's parser is the compiled one, whose fields are 0 and None from the start."""
+
+
 class _Queue(WebSocketDataQueue):
     """Stands where aiohttp queues messages, and hands them on instead.
 
@@ -117,7 +121,13 @@ class _Queue(WebSocketDataQueue):
     transport reads no more.
     """
 
-    def prepare(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+    __slots__ = ("_begun", "_done", "_free", "_kept", "_left", "_paused", "_take", "_transport", "_turns")
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        # Not aiohttp's own: its queue is never used here, and would be 1 kB of each idle connection.
+        if not COMPILED:
+            self._size = self._limit = 0
+            self._stalled_reader = None
         self._transport = transport
         self._turns = loop
         self._take: Take = _keep_all
@@ -254,8 +264,7 @@ class _DirectSocket(_Socket):
             raise ConnectionResetError("the connection was lost")
         self._ws_protocol = protocol
         self._writer = writer
-        self.queue = self._reader = _Queue(request.protocol, 2**16, loop=loop)
-        self.queue.prepare(transport, loop)
+        self.queue = self._reader = _Queue(transport, loop)
         self._parser = WebSocketReader(self.queue, self._max_msg_size, compress=False, decode_text=False)
         request.protocol.set_parser(_Chunks(self.queue, self._parser))  # type: ignore[arg-type]  # it has what is called
         request.protocol.keep_alive(False)

@@ -183,7 +183,14 @@ def decode(data: bytes | str, nesting: int = MAX_NESTING) -> Message:
         ProtocolError: 1007 if the text is not JSON in UTF-8, nests too deep or holds a number that no double can;
             1002 if it is JSON but no WAMP v1 message.
     """
-    elements = _parse(data, nesting)
+    if type(data) is not bytes or len(data) > nesting:
+        data = _checked(data, nesting)
+    try:
+        elements = _decode_json(data)
+    except (ValueError, RecursionError) as error:
+        elements = _parse_surrogates(data, error)
+    if len(data) > _LONGEST_DOUBLE and _LONG_INTEGER.search(data):
+        _refuse_long_integers(elements)
     if type(elements) is not list or not elements:
         raise ProtocolError(MALFORMED_MESSAGE, "a WAMP message is a JSON list that begins with its type number")
     code = elements[0]
@@ -206,19 +213,12 @@ _ESCAPE = re.compile(
 )
 
 
-def _parse(data: bytes | str, nesting: int) -> Any:
-    if isinstance(data, str):
-        data = data.encode("utf-8", "surrogatepass")
-    # A text that is no longer than it may nest cannot nest too deep; most are not longer.
-    if len(data) > nesting and data.count(b"[") + data.count(b"{") > nesting and _nesting(data) > nesting:
+def _checked(data: bytes | bytearray | str, nesting: int) -> bytes:
+    """The text as bytes, which does not nest too deep; one that is no longer than it may nest cannot."""
+    data = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else bytes(data)
+    if data.count(b"[") + data.count(b"{") > nesting and _nesting(data) > nesting:
         raise ProtocolError(MALFORMED_JSON, f"nested deeper than {nesting} levels")
-    try:
-        value = _decode_json(data)
-    except (ValueError, RecursionError) as error:
-        value = _parse_surrogates(data, error)
-    if len(data) > _LONGEST_DOUBLE and _LONG_INTEGER.search(data):
-        _refuse_long_integers(value)
-    return value
+    return data
 
 
 def _nesting(data: bytes) -> int:

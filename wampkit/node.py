@@ -16,6 +16,7 @@ from .dispatch import Dispatcher
 from .eager import Starter
 from .keepalive import keep_alive
 from .lifecycle import Hooks
+from .memory import warm_up_allocator
 from .threads import Threads
 from .topics import Topics
 
@@ -88,6 +89,7 @@ class Node:
 
     async def start(self) -> None:
         """Connect the broker and start the clocks."""
+        warm_up_allocator()
         await self.broker.start(self.topics.deliver)
         if self.keepalive is not None:
             self._clock = asyncio.create_task(keep_alive(self.connections, self.keepalive))

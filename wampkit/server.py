@@ -19,6 +19,7 @@ from .app import DEFAULT_PATH, App
 from .broker import SCHEMES, MemoryBroker
 from .errors import DeclarationError
 from .loading import Mistake, describe, load_app
+from .memory import settle_collector
 from .middleware import AllowOrigins
 from .process import Signals, loop_factory, run_loop, set_up_logging
 
@@ -230,6 +231,7 @@ async def _serve(
     try:
         await _until(stop, _start(runner))
         if not stop.is_set():
+            settle_collector()
             await _listen(runner, sockets, settings)
             announce(_url(settings, sockets))
             await stop.wait()

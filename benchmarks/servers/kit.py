@@ -2,8 +2,6 @@
 
 from wampkit import App
 
-from . import listening
-
 app = App(prefixes={"calc": "http://example.com/calc#"})
 
 
@@ -13,6 +11,3 @@ async def add(x: float, y: float) -> float:
 
 
 app.topic("topic{number}", relay=True)
-
-if __name__ == "__main__":
-    listening.main(listening.aiohttp_site, app.web_app())

@@ -4,8 +4,6 @@ from typing import Any
 
 from wampkit import App, CallNext, Incoming
 
-from . import listening
-
 
 async def pass_on(message: Incoming, call_next: CallNext) -> Any:
     return await call_next(message)
@@ -20,6 +18,3 @@ async def add(x: float, y: float) -> float:
 
 
 app.topic("topic{number}", relay=True)
-
-if __name__ == "__main__":
-    listening.main(listening.aiohttp_site, app.web_app())
