@@ -59,9 +59,10 @@ class Plan:
         """Whether the handler is called with the wire's values and nothing else, on the loop."""
         return self.is_async and not self.injected
 
-    def bind(self, args: list[Any]) -> Sequence[Any]:
-        """The wire's arguments converted to what the handler declares. Raises InvalidArgument if they do not fit."""
-        return self.wire.bind(args)
+    @property
+    def bind(self) -> Callable[[list[Any]], Sequence[Any]]:
+        """Converts the wire's arguments to what the handler declares. Raises InvalidArgument if they do not fit."""
+        return self.wire.bind
 
     async def arguments(self, values: Sequence[Any], scope: Scope) -> tuple[list[Any], dict[str, Any]]:
         """Positional and keyword arguments: the wire's values with what is injected between them."""

@@ -1,7 +1,6 @@
 """How a message reaches its handler, folded together once at start.
 
-A route without middlewares, timeout and injected parameters pays for none of them: its call is the handler's own
-coroutine.
+A route without middlewares, timeout, variables and injected parameters pays for none of them: see `is_plain`.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from .router import Declaration
 from .threads import Threads
 from .topics import Topic, Topics
 
-__all__ = ["CallWay", "Procedure", "ServedTopic", "Way", "call_way", "run_plan", "way"]
+__all__ = ["CallWay", "Procedure", "ServedTopic", "Way", "call_way", "is_plain", "run_plan", "way"]
 
 CallWay = Callable[[Connection, messages.Call, Mapping[str, str]], Awaitable[Any]]
 """Runs a call; the result is what the handler or a middleware returns."""
@@ -70,9 +69,6 @@ def call_way(
     plan = procedure.plan
     layers = () if procedure.own else (*outer, *procedure.middlewares)
     timeout = procedure.route.timeout
-    if plan.plain and not layers and timeout is None:
-        function, bind = plan.function, plan.wire.bind
-        return lambda connection, message, variables: function(*bind(message.args))
 
     def handler(message: Incoming) -> Awaitable[Any]:
         return run_plan(plan, plan.wire.bind(message.args), message, threads, register)  # type: ignore[attr-defined]  # it is a Call
@@ -83,6 +79,12 @@ def call_way(
         innermost = lambda message: function(*bind(message.args))  # type: ignore[attr-defined]  # noqa: E731
     run = _with_message(procedure.route, fold(layers, innermost))
     return run if timeout is None else _limited(run, procedure.route, timeout, timeout_uri)
+
+
+def is_plain(procedure: Procedure, outer: tuple[Any, ...]) -> bool:
+    """Whether nothing stands between a call and the handler, so that it may be called without going this way."""
+    exact = procedure.route.pattern is None and procedure.route.timeout is None
+    return exact and procedure.plan.plain and not (outer or procedure.middlewares)
 
 
 def _refuse(message: Incoming) -> Awaitable[Any]:

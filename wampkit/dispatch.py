@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from . import messages
-from .chains import Procedure, ServedTopic, call_way, run_plan, way
+from .chains import Procedure, ServedTopic, call_way, is_plain, run_plan, way
 from .connection import Connection
 from .counters import Counters
 from .errors import LimitExceeded, NotAllowed, NotFound, TooManyMessages, WampError, answer_for, quote
@@ -78,7 +78,9 @@ class Dispatcher:
         self._rated = limits.messages_per_second is not None
         uri = policy.error_uris["timeout"]
         self._calls = {each: call_way(each, middlewares, threads, register, uri) for each in (None, *procedures)}
-        self._exact_calls = {each.route.uri: self._calls[each] for each in procedures if each.route.pattern is None}
+        self._plain = {
+            each.route.uri: (each.plan.function, each.plan.bind) for each in procedures if is_plain(each, middlewares)
+        }
         self._publishes = {each: way(each, middlewares, self._run_publish) for each in (None, *topics)}
         self._subscribes = {each: way(each, middlewares, self._run_subscribe) for each in (None, *topics)}
         self._unsubscribes = {each: way(each, middlewares, self._run_unsubscribe) for each in (None, *topics)}
@@ -116,13 +118,14 @@ class Dispatcher:
     # ---- calls
 
     async def _call(self, connection: Connection, message: messages.Call) -> None:
-        variables = _NO_VARIABLES
-        way = self._exact_calls.get(message.uri)
+        plain = self._plain.get(message.uri)
         try:
-            if way is None:
+            if plain is not None:
+                handler, bind = plain
+                result = await handler(*bind(message.args))
+            else:
                 procedure, variables = self._found(self._procedures, message.uri)
-                way = self._calls[procedure]
-            result = await way(connection, message, variables)
+                result = await self._calls[procedure](connection, message, variables)
         except BaseException as error:
             if is_fatal(error):
                 raise
