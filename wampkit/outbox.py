@@ -74,15 +74,16 @@ class Flusher:
 
     Attributes:
         events: What was published and has not been handed to its receivers; `settle` does that.
+        waiting: The outboxes that have events alone and are flushed in turn; whoever adds one calls `schedule`.
     """
 
-    __slots__ = ("_audience", "_loop", "_scheduled", "_urgent", "_waiting", "events")
+    __slots__ = ("_audience", "_loop", "_scheduled", "_urgent", "events", "waiting")
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._scheduled = False
         self._urgent: list[Outbox] = []
-        self._waiting: deque[Outbox] = deque()
+        self.waiting: deque[Outbox] = deque()
         self._audience: Mapping[str, Receiver] = {}
         self.events: list[bytes] = []
 
@@ -117,19 +118,13 @@ class Flusher:
         if not self._scheduled:
             self.schedule()
 
-    def in_turn(self, outbox: Outbox) -> None:
-        """Flush an outbox when those that came before it have been flushed."""
-        self._waiting.append(outbox)
-        if not self._scheduled:
-            self.schedule()
-
     def _flush(self) -> None:
         self._scheduled = False
         self.settle()
         urgent, self._urgent = self._urgent, []
         for outbox in urgent:
             outbox.flush()
-        waiting = self._waiting
+        waiting = self.waiting
         for _ in range(min(len(waiting), WRITES_A_TURN)):
             waiting.popleft().flush()
         if waiting:
@@ -177,11 +172,11 @@ class Outbox:
         self._used += len(frame)
 
     def send_events(self, frames: bytes, count: int) -> None:
-        """Send events in order. Ignored once it is closed."""
+        """Send events in order; the caller schedules the flusher. Ignored once it is closed."""
         if self.closed or (self._used > self._bound and self._is_full()):
             return
         if not self._frames:
-            self._flusher.in_turn(self)
+            self._flusher.waiting.append(self)
         self._frames.append(frames)
         self._used += len(frames)
 
@@ -256,7 +251,7 @@ class DroppingOutbox(Outbox):
     def send_events(self, frames: bytes, count: int) -> None:
         alone = not self._kept
         if self._keep(frames, count) and alone:
-            self._flusher.in_turn(self)
+            self._flusher.waiting.append(self)
 
     def _keep(self, frames: bytes, count: int) -> bool:
         if self.closed:

@@ -172,6 +172,7 @@ class Topics(Mapping[str, Topic]):
         if isinstance(candidate, _Candidate):
             for frames, count in candidate.events:
                 connection.outbox.send_events(frames, count)
+            self._flusher.schedule()
 
     async def remove(self, uri: str, session: str) -> bool:
         """End a subscription, and the topic with its last one. False if there was none."""
@@ -236,10 +237,12 @@ class Topics(Mapping[str, Topic]):
             for session in publication.eligible - exclude:
                 if session in receivers:
                     receivers[session].send_events(frame, 1)
+            self._flusher.schedule()
         elif exclude and not exclude.isdisjoint(receivers):
             self._flusher.settle()
             for session, receiver in receivers.items():
                 if session not in exclude:
                     receiver.send_events(frame, 1)
+            self._flusher.schedule()
         else:
             self._flusher.publish(receivers, frame)
