@@ -99,3 +99,23 @@ async def test_a_client_that_vanishes_is_noticed(road: str) -> None:
         await eventually(lambda: len(app.topics) == 1)
         peer.reset()
         await eventually(lambda: len(app.topics) == len(app.connections) == 0)
+
+
+async def test_signals_of_the_aiohttp_app_reach_the_handshake(road: str) -> None:
+    """Headers that `on_response_prepare` of the surrounding application adds are in the answer, on either road."""
+    from aiohttp import web
+
+    async def sign(request: web.Request, response: web.StreamResponse) -> None:
+        response.headers["X-Signed"] = "yes"
+
+    site = web.Application()
+    site.on_response_prepare.append(sign)
+    app = make_app()
+    app.setup(site, "/ws")
+    async with serve(app, web_app=site) as server:
+        peer = await server.raw()
+        head = peer.head.decode().lower()
+        assert head.startswith("http/1.1 101 ")
+        assert "x-signed: yes" in head
+        assert "sec-websocket-protocol: wamp" in head
+        assert "server: wampkit" in head

@@ -157,11 +157,12 @@ class Connection:
 
     # ---- out
 
-    def open(self, transport: asyncio.Transport, window: int = 0) -> None:
+    def open(self, transport: asyncio.Transport, head: bytes = b"", window: int = 0) -> None:
         """Take over the sending side of an upgraded socket and send WELCOME.
 
         Args:
             transport: Where the bytes go.
+            head: What goes before them.
             window: The bits of the window if compression was negotiated, else 0.
         """
         prepare_socket(transport, self._hub.options.keepalive)
@@ -169,7 +170,7 @@ class Connection:
         if window:
             self.outbox = DeflatingOutbox(self, self._hub.flusher, self._hub.limits.queue, window)
         self.outbox.open(transport)
-        self.outbox.send(text_frame(self.protocol.welcome()))
+        self.outbox.send(head + text_frame(self.protocol.welcome()))
 
     def too_slow(self) -> None:
         """More waits for the peer than may."""

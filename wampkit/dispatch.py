@@ -139,14 +139,15 @@ class Dispatcher:
 
     def _found(self, table: Table[Any], uri: str) -> tuple[Any, Mapping[str, str]]:
         """What a URI means, or None with no variables."""
-        found = table.find(uri)
-        if found is not None and not found[1]:
+        found = table.exact(uri)
+        if found is not None:
             return found
-        # A declared name is as long as it is; what a client made up is not.
-        if len(uri.encode()) > self._limits.uri_length:
+        # A declared name is as long as it is; what a client made up is not. No character has more than 4 bytes.
+        most = self._limits.uri_length
+        if len(uri) * 4 > most and len(uri.encode()) > most:
             self._counters.over_limit += 1
-            raise LimitExceeded(f"the URI is longer than {self._limits.uri_length} bytes")
-        return (None, _NO_VARIABLES) if found is None else found
+            raise LimitExceeded(f"the URI is longer than {most} bytes")
+        return table.match(uri) or (None, _NO_VARIABLES)
 
     async def _unwritable(self, connection: Connection, message: messages.Call, error: Exception) -> bytes:
         await self._failures.report(connection, error, f"procedure {quote(message.uri)}: writing its result as JSON")

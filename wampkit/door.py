@@ -13,7 +13,7 @@ from .complaints import Complaints
 from .connection import Connection, Hub
 from .errors import WampError, quote
 from .fatal import is_fatal
-from .inlet import Socket, direct_road, open_socket
+from .inlet import Socket, direct_road, head_of, open_socket
 from .node import Node
 from .places import Places
 from .protocol import SUBPROTOCOL, Protocol
@@ -142,13 +142,17 @@ class Door:
         )
         # aiohttp would tell its own version and Python's.
         socket.headers["Server"] = self._ident
-        await socket.prepare(request)
+        try:
+            await socket.prepare(request)
+        except web.HTTPBadRequest:
+            # aiohttp's text repeats what the client sent.
+            raise web.HTTPBadRequest(text="this is no valid WebSocket handshake") from None
         return socket
 
     async def _welcome(self, connection: Connection, socket: Socket, transport: asyncio.Transport) -> None:
         """Send WELCOME and run the connect hooks; what they raise closes the connection."""
         node = self._node
-        connection.open(transport, window=int(socket.compress))
+        connection.open(transport, head_of(socket), window=int(socket.compress))
         node.connections.add(connection)
         self._hub.counters.connections += 1
         if node.hooks.greet:

@@ -16,8 +16,9 @@ from typing import Any, Literal, Protocol
 
 import aiohttp
 from aiohttp import WSMsgType, web
+from aiohttp.abc import AbstractStreamWriter
 
-__all__ = ["Inlet", "Socket", "Take", "direct_road", "inlet_of", "open_socket"]
+__all__ = ["Inlet", "Socket", "Take", "direct_road", "head_of", "inlet_of", "open_socket"]
 
 Socket = web.WebSocketResponse[Literal[False]]
 
@@ -66,6 +67,11 @@ def inlet_of(socket: Socket) -> Inlet:
     return socket.queue if isinstance(socket, _DirectSocket) else _PublicInlet(socket)
 
 
+def head_of(socket: Socket) -> bytes:
+    """What must leave before anything else: the answer to the handshake, if it has not left."""
+    return socket.head if isinstance(socket, _DirectSocket) else b""
+
+
 class _Socket(web.WebSocketResponse[Literal[False]]):
     """A WebSocket that is closed by its connection alone."""
 
@@ -108,7 +114,7 @@ class _PublicInlet(Inlet):
 
 
 from aiohttp._websocket.reader import WebSocketDataQueue, WebSocketReader  # noqa: E402
-
+from aiohttp.http_writer import _serialize_headers  # noqa: E402
 
 COMPILED = WebSocketDataQueue.__module__.endswith("_c")
 """Whether aiohttp's parser is the compiled one, whose fields are 0 and None from the start."""
@@ -253,18 +259,29 @@ class _Chunks:
 
 
 class _DirectSocket(_Socket):
-    """A WebSocket whose parser feeds our queue from its first byte on."""
+    """A WebSocket whose parser feeds our queue from its first byte on, and whose answer leaves with WELCOME.
+
+    aiohttp's own way to the upgrade and out of it took a fifth of the time of a client that connects, calls and
+    leaves, and 1 kB of an idle connection.
+    """
 
     queue: _Queue
+    head = b""
 
-    def _post_start(self, request: web.BaseRequest, protocol: str | None, writer: Any) -> None:
-        loop, transport = self._loop, request.transport
-        assert loop is not None
-        if transport is None:
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter:
+        if self._payload_writer is not None:
+            return self._payload_writer
+        headers, self._ws_protocol, _, _ = self._handshake(request)
+        writer = self._payload_writer = request._payload_writer
+        self.set_status(101)
+        self.headers.update(headers)
+        self.force_close()
+        await request._prepare_hook(self)
+        if request.transport is None:
             raise ConnectionResetError("the connection was lost")
-        self._ws_protocol = protocol
-        self._writer = writer
-        self.queue = self._reader = _Queue(transport, loop)
+        self.head = _serialize_headers("HTTP/1.1 101 Switching Protocols", self.headers)
+        self.queue = _Queue(request.transport, request._loop)
         self._parser = WebSocketReader(self.queue, self._max_msg_size, compress=False, decode_text=False)
         request.protocol.set_parser(_Chunks(self.queue, self._parser))  # type: ignore[arg-type]  # it has what is called
         request.protocol.keep_alive(False)
+        return writer

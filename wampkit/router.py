@@ -210,12 +210,17 @@ class Router:
 T = TypeVar("T")
 
 
+REMEMBERED = 1024
+"""URIs whose pattern a table remembers."""
+
+
 class Table(Generic[T]):
     """What a URI means, for one kind of thing: exact names first, then patterns, the most literal first."""
 
     def __init__(self) -> None:
         self._exact: dict[str, tuple[T, Mapping[str, str]]] = {}
         self._patterns: list[tuple[Pattern, T]] = []
+        self.match = functools.lru_cache(REMEMBERED)(self._match)
 
     def add(self, uri: str, pattern: Pattern | None, item: T) -> None:
         """Enter an item; call `sort` when all are in."""
@@ -234,7 +239,11 @@ class Table(Generic[T]):
 
     def find(self, uri: str) -> tuple[T, Mapping[str, str]] | None:
         """The item that `uri` means, with the variables' values; None if there is none."""
-        return self._exact.get(uri) or self._match(uri)
+        return self._exact.get(uri) or self.match(uri)
+
+    def exact(self, uri: str) -> tuple[T, Mapping[str, str]] | None:
+        """The item of exactly this name, with no variables; None if there is none."""
+        return self._exact.get(uri)
 
     def _match(self, uri: str) -> tuple[T, Mapping[str, str]] | None:
         for pattern, item in self._patterns:

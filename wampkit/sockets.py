@@ -24,8 +24,8 @@ def prepare_socket(transport: asyncio.Transport, keepalive: float | None) -> Non
         keepalive: Seconds between pings, or None.
     """
     connected = transport.get_extra_info("socket")
-    if connected is None or connected.family not in (socket.AF_INET, socket.AF_INET6):
-        return
+    if connected is None or not isinstance(transport.get_extra_info("sockname"), tuple):
+        return  # a unix socket
     with contextlib.suppress(OSError):
         if hasattr(socket, "TCP_NOTSENT_LOWAT"):
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOT_SENT)
