@@ -9,19 +9,22 @@ from typing import Any, Literal, ParamSpec, TypeVar
 from aiohttp import web
 
 from .broker import Broker, broker_from_url
+from .calls import Answers, Calls
 from .chains import Procedure, ServedTopic
 from .connection import Connection, Connections, Hub, SocketOptions
 from .counters import Counters
-from .dispatch import Dispatcher, Policy
+from .dispatch import Dispatcher
 from .door import Door
 from .errors import ERROR_URIS, DeclarationError
 from .failures import Failures
 from .lifecycle import Hooks, Lifespan
 from .limits import Limits
 from .middleware import Middleware, split
+from .names import Names
 from .node import Node
 from .router import Declaration, Router, Table, TopicDeclaration, gather
 from .serving import compile_routes, known_names
+from .subscribing import Subscribing
 from .threads import Threads
 from .topics import Topics
 from .uris import expand
@@ -292,16 +295,22 @@ class App:
         async def on_error(error: BaseException, connection: Connection) -> None:
             await self._hooks.failed(threads, error, connection)
 
-        policy = Policy(
-            error_uris=self._error_uris,
-            prefixes=self.prefixes,
-            debug=self.debug,
+        failures = Failures(self._error_handlers, on_error)
+        names = Names(self.limits.uri_length, counters)
+        answers = Answers(error_uris=self._error_uris, prefixes=self.prefixes, debug=self.debug)
+        calls = Calls(procedures, names, topics, tuple(messages), threads, failures, answers)
+        subscribing = Subscribing(
+            served,
+            names,
+            topics,
+            tuple(messages),
+            threads,
+            failures,
+            counters,
+            most=self.limits.subscriptions,
             exclude_publisher=self._exclude_publisher,
         )
-        failures = Failures(self._error_handlers, on_error)
-        dispatcher = Dispatcher(
-            procedures, served, topics, tuple(messages), threads, failures, policy, self.limits, counters
-        )
+        dispatcher = Dispatcher(calls, subscribing, self.limits, counters)
         node = Node(
             Connections(),
             topics,

@@ -183,7 +183,7 @@ def decode(data: bytes | str, nesting: int = MAX_NESTING) -> Message:
         ProtocolError: 1007 if the text is not JSON in UTF-8, nests too deep or holds a number that no double can;
             1002 if it is JSON but no WAMP v1 message.
     """
-    if type(data) is not bytes or len(data) > nesting:
+    if type(data) is not bytes or len(data) > 2 * nesting:
         data = _checked(data, nesting)
     try:
         elements = _decode_json(data)
@@ -214,7 +214,7 @@ _ESCAPE = re.compile(
 
 
 def _checked(data: bytes | bytearray | str, nesting: int) -> bytes:
-    """The text as bytes, which does not nest too deep; one that is no longer than it may nest cannot."""
+    """The text as bytes, which does not nest too deep; each level takes two bytes, so a short one cannot."""
     data = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else bytes(data)
     if data.count(b"[") + data.count(b"{") > nesting and _nesting(data) > nesting:
         raise ProtocolError(MALFORMED_JSON, f"nested deeper than {nesting} levels")

@@ -7,7 +7,7 @@ to a topic that nobody subscribed creates nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Any, cast
 
 from .broker import Broker, Publication
@@ -221,9 +221,11 @@ class Topics(Mapping[str, Topic]):
                 raise TypeError(f"exclude and eligible are lists of session ids, not the text {ids!r}")
         if uri not in self._audiences and not self._known(uri):
             raise ValueError(f"no topic is declared that {uri!r} could be; declare it with @app.topic or app.topic")
-        await self._broker.publish(
-            Publication(uri, encode_value(event), frozenset(exclude), None if eligible is None else frozenset(eligible))
-        )
+        await self.send(uri, event, frozenset(exclude), None if eligible is None else frozenset(eligible))
+
+    def send(self, uri: str, event: Any, exclude: frozenset[str], eligible: frozenset[str] | None) -> Awaitable[None]:
+        """The same for a topic that is known to be declared."""
+        return self._broker.publish(Publication(uri, encode_value(event), exclude, eligible))
 
     def deliver(self, publication: Publication) -> None:
         """Give a publication to this node's subscribers: one frame, made once. Never waits for slow receivers."""

@@ -22,8 +22,10 @@ def expand(name: str, prefixes: Mapping[str, str]) -> str:
     The first colon splits; there is one round and no separator is added. A name whose reference begins with
     `//` is a URL and never a CURIE, and an empty prefix is no prefix.
     """
-    prefix, colon, reference = name.partition(":")
-    if not colon or not prefix or reference.startswith("//"):
+    if ":" not in name:
+        return name
+    prefix, _, reference = name.partition(":")
+    if not prefix or reference.startswith("//"):
         return name
     uri = prefixes.get(prefix)
     return name if uri is None else uri + reference

@@ -13,7 +13,8 @@ from .eager import Starter
 
 __all__ = ["Work"]
 
-Job = Callable[[], Coroutine[Any, Any, None]]
+Job = tuple[Callable[..., Coroutine[Any, Any, None]], tuple[Any, ...], bool]
+"""A function, its arguments, and whether it outlives the connection."""
 
 JOBS_A_TURN = 64
 """Topic messages that waited for their turn and are taken before others have theirs."""
@@ -56,7 +57,7 @@ class Work:
         self._most = most
         self._owner = owner
         self._calls: set[asyncio.Task[None]] = set()
-        self._lane: deque[tuple[Job, bool]] | None = None
+        self._lane: deque[Job] | None = None
         self._lane_task: asyncio.Task[None] | None = None
         self._outlives = False
         self._context = copy_context()
@@ -74,25 +75,28 @@ class Work:
             task.add_done_callback(self._call_ended)
             self._count()
 
-    def in_order(self, job: Job, *, outlives: bool) -> None:
+    def in_order(self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any, outlives: bool) -> None:
         """Run a job after those given before it.
 
         Args:
-            job: What to run.
+            function: What to run.
+            args: Its arguments.
             outlives: Whether it still counts when the connection has ended: what a client published before it
                 left was published, but to subscribe it would be senseless.
         """
         if self._lane_task is None and not self._lane:
-            self._start_job(job, outlives)
+            self._start_job(function, args, outlives)
             return
         if self._lane is None:
             self._lane = deque()
-        self._lane.append((job, outlives))
+        self._lane.append((function, args, outlives))
         self._count()
 
-    def _start_job(self, job: Job, outlives: bool) -> None:
+    def _start_job(
+        self, function: Callable[..., Coroutine[Any, Any, None]], args: tuple[Any, ...], outlives: bool
+    ) -> None:
         self._outlives = outlives
-        task = self._starter.start(job(), self._context.copy())
+        task = self._starter.start(function(*args), self._context.copy())
         if task is not None:
             self._lane_task = task
             task.add_done_callback(self._job_ended)
@@ -162,7 +166,7 @@ class Work:
         if not self.busy:
             return 0
         if self._lane:
-            self._lane = deque(each for each in self._lane if each[1])
+            self._lane = deque(each for each in self._lane if each[2])
         doomed = self._tasks(lane=not self._outlives)
         stuck = await _cancel(doomed, patience)
         if last_words > 0 and self._lane_task not in doomed:

@@ -1,0 +1,106 @@
+"""CALL to its procedure and back: match, pass the middlewares, bind, run, answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from . import messages
+from .chains import Procedure, call_way, is_plain
+from .connection import Connection
+from .errors import answer_for, quote
+from .failures import Failures
+from .fatal import is_fatal
+from .frames import text_frame
+from .names import Names
+from .router import Table
+from .threads import Threads
+from .topics import Topics
+from .uris import expand
+
+__all__ = ["Answers", "Calls"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """What the app decides about errors; see `App` for what each means."""
+
+    error_uris: Mapping[str, str]
+    prefixes: Mapping[str, str]
+    debug: bool
+
+
+class Calls:
+    """Runs calls.
+
+    Args:
+        procedures: The procedures by URI.
+        names: Finds them.
+        register: Who is subscribed to what, for handlers that ask.
+        middlewares: The app's message middlewares, outermost first; they see unknown URIs too.
+        threads: Where blocking handlers run.
+        failures: What becomes of exceptions.
+        answers: What callers are told.
+    """
+
+    def __init__(
+        self,
+        procedures: Table[Procedure],
+        names: Names,
+        register: Topics,
+        middlewares: tuple[Any, ...],
+        threads: Threads,
+        failures: Failures,
+        answers: Answers,
+    ) -> None:
+        self._procedures = procedures
+        self._names = names
+        self._failures = failures
+        self._answers = answers
+        uri = answers.error_uris["timeout"]
+        self._ways = {each: call_way(each, middlewares, threads, register, uri) for each in (None, *procedures)}
+        self._plain = {
+            each.route.uri: (each.plan.function, each.plan.bind) for each in procedures if is_plain(each, middlewares)
+        }
+
+    async def call(self, connection: Connection, message: messages.Call) -> None:
+        """Run a call and answer it."""
+        plain = self._plain.get(message.uri)
+        try:
+            if plain is not None:
+                handler, bind = plain
+                result = await handler(*bind(message.args))
+            else:
+                procedure, variables = self._names.find(self._procedures, message.uri)
+                result = await self._ways[procedure](connection, message, variables)
+        except BaseException as error:
+            if is_fatal(error):
+                raise
+            await self.refuse(connection, message, error)
+            return
+        try:
+            text = messages.encode_value([3, message.id, result])
+        except Exception as error:
+            text = await self._unwritable(connection, message, error)
+        connection.outbox.send(text_frame(text))
+
+    async def _unwritable(self, connection: Connection, message: messages.Call, error: Exception) -> bytes:
+        await self._failures.report(connection, error, f"procedure {quote(message.uri)}: writing its result as JSON")
+        description = "the result cannot be written as JSON"
+        if self._answers.debug:
+            description += f": {error}"
+        return connection.protocol.error(message.id, self._answers.error_uris["internal"], description)
+
+    async def refuse(self, connection: Connection, message: messages.Call, error: BaseException) -> None:
+        """Answer a call with an error."""
+        what = f"procedure {quote(message.uri)}"
+        error = await self._failures.explained(connection, error, what)
+        try:
+            uri, description, details = answer_for(error, self._answers.error_uris, debug=self._answers.debug)
+            text = connection.protocol.error(message.id, expand(uri, self._answers.prefixes), description, details)
+        except Exception as failure:
+            await self._failures.report(connection, failure, f"{what}: writing its error as JSON")
+            uri = self._answers.error_uris["internal"]
+            text = connection.protocol.error(message.id, uri, "the error cannot be written as JSON")
+        connection.outbox.send(text_frame(text))

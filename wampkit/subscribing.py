@@ -1,0 +1,201 @@
+"""SUBSCRIBE, UNSUBSCRIBE and PUBLISH: match, pass the middlewares, run the topic's handler and hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Mapping
+from typing import Any
+
+from . import messages
+from .chains import ServedTopic, run_plan, way
+from .connection import Connection
+from .counters import Counters
+from .errors import LimitExceeded, NotAllowed, NotFound, WampError, quote
+from .failures import Failures
+from .fatal import is_fatal
+from .incoming import Incoming, Publish, Subscribe, Unsubscribe
+from .names import Names
+from .router import Table
+from .threads import Threads
+from .topics import Topics
+
+__all__ = ["Subscribing"]
+
+_NO_VARIABLES: Mapping[str, str] = {}
+
+
+class Subscribing:
+    """Runs the messages that concern topics. WAMP v1 has no answer to any of them.
+
+    Args:
+        topics: The declared topics by URI.
+        names: Finds them.
+        register: Who is subscribed to what.
+        middlewares: The app's message middlewares, outermost first; they see unknown URIs too.
+        threads: Where blocking handlers run.
+        failures: What becomes of exceptions.
+        counters: Where refusals are counted.
+        most: Topics that one connection may be subscribed to.
+        exclude_publisher: Whether an event goes not to its sender, where the PUBLISH does not say.
+    """
+
+    def __init__(
+        self,
+        topics: Table[ServedTopic],
+        names: Names,
+        register: Topics,
+        middlewares: tuple[Any, ...],
+        threads: Threads,
+        failures: Failures,
+        counters: Counters,
+        *,
+        most: int,
+        exclude_publisher: bool,
+    ) -> None:
+        self._topics = topics
+        self._names = names
+        self._register = register
+        self._threads = threads
+        self._failures = failures
+        self._counters = counters
+        self._most = most
+        self._exclude_publisher = exclude_publisher
+        self._publishes = {each: way(each, middlewares, self._run_publish) for each in (None, *topics)}
+        self._subscribes = {each: way(each, middlewares, self._run_subscribe) for each in (None, *topics)}
+        self._unsubscribes = {each: way(each, middlewares, self._run_unsubscribe) for each in (None, *topics)}
+        # Nothing stands between their PUBLISH and the subscribers.
+        self._plain = {
+            each for each in topics if each.plan is None and each.route.relay and not (middlewares or each.middlewares)
+        }
+
+    async def publish(self, connection: Connection, message: messages.Publish) -> None:
+        """Take a PUBLISH."""
+        try:
+            topic, variables = self._names.find(self._topics, message.uri)
+            if topic in self._plain:
+                await self._send_on(connection, message, message.event)
+                return
+            publish = Publish(
+                connection=connection,
+                uri=message.uri,
+                route=topic.route if topic is not None else None,
+                variables=variables,
+                event=message.event,
+                exclude_me=message.exclude_me,
+                exclude=message.exclude,
+                eligible=message.eligible,
+            )
+            await self._publishes[topic](publish)
+        except BaseException as error:
+            if is_fatal(error):
+                raise
+            await self._refused(connection, message, error)
+
+    async def subscribe(self, connection: Connection, message: messages.Subscribe) -> None:
+        """Take a SUBSCRIBE."""
+        try:
+            topic, variables = self._names.find(self._topics, message.uri)
+            route = topic.route if topic is not None else None
+            subscribe = Subscribe(connection=connection, uri=message.uri, route=route, variables=variables)
+            await self._subscribes[topic](subscribe)
+        except BaseException as error:
+            if is_fatal(error):
+                raise
+            await self._refused(connection, message, error)
+
+    async def unsubscribe(self, connection: Connection, message: messages.Unsubscribe) -> None:
+        """Take an UNSUBSCRIBE."""
+        try:
+            topic, variables = self._names.find(self._topics, message.uri)
+            route = topic.route if topic is not None else None
+            unsubscribe = Unsubscribe(connection=connection, uri=message.uri, route=route, variables=variables)
+            await self._unsubscribes[topic](unsubscribe)
+        except BaseException as error:
+            if is_fatal(error):
+                raise
+            await self._refused(connection, message, error)
+
+    async def _refused(self, connection: Connection, message: messages.Message, error: BaseException) -> None:
+        """WAMP v1 has no answer to a refused topic message: the client hears nothing, the log does."""
+        verb = type(message).__name__.upper()
+        what = f"{verb} {quote(getattr(message, 'uri', ''))}"
+        error = await self._failures.explained(connection, error, what)
+        if isinstance(error, WampError):
+            connection.complaints.add(("refused", verb), f"{what} refused: {error.description or error.uri}")
+
+    async def _run_publish(self, topic: ServedTopic | None, message: Incoming) -> Any:
+        assert isinstance(message, Publish)
+        if topic is None:
+            raise NotFound("no such topic")
+        event = message.event
+        if topic.plan is not None:
+            values = topic.plan.bind([event] if topic.plan.wire.names else [])
+            event = await run_plan(topic.plan, values, message, self._threads, self._register)
+            if event is None:
+                return None
+        elif not topic.route.relay:
+            raise NotAllowed("only the server publishes to this topic")
+        await self._send_on(message.connection, message, event)
+        return event
+
+    def _send_on(self, connection: Connection, message: Publish | messages.Publish, event: Any) -> Awaitable[None]:
+        exclude = message.exclude
+        if exclude is None:
+            leave_out = self._exclude_publisher if message.exclude_me is None else message.exclude_me
+            exclude = [connection.id] if leave_out else []
+        eligible = message.eligible
+        return self._register.send(
+            message.uri, event, frozenset(exclude), None if eligible is None else frozenset(eligible)
+        )
+
+    async def _run_subscribe(self, topic: ServedTopic | None, message: Incoming) -> None:
+        connection, uri = message.connection, message.uri
+        if topic is None:
+            raise NotFound("no such topic")
+        if self._register.has(uri, connection.id):
+            return
+        if len(connection.subscriptions) >= self._most:
+            self._counters.over_limit += 1
+            raise LimitExceeded(f"more than {self._most} subscriptions")
+        try:
+            await self._register.propose(uri, connection)
+            for hook in topic.on_subscribe:
+                await run_plan(hook, [], message, self._threads, self._register)
+        except BaseException:
+            await self._register.remove(uri, connection.id)
+            raise
+        connection.subscriptions[uri] = None
+        self._register.accept(uri, connection)
+        if connection.left:
+            # The hook ignored its cancellation and outlasted its connection.
+            await self._leave(connection, uri)
+
+    async def _run_unsubscribe(self, topic: ServedTopic | None, message: Incoming) -> None:
+        connection, uri = message.connection, message.uri
+        connection.subscriptions.pop(uri, None)
+        try:
+            if not await self._register.remove(uri, connection.id):
+                return
+        except Exception as error:
+            # The subscription is gone from this node all the same.
+            await self._failures.report(connection, error, "telling the broker of a topic's last subscriber")
+        if topic is None:
+            return
+        for hook in topic.on_unsubscribe:
+            try:
+                await run_plan(hook, [], message, self._threads, self._register)
+            except BaseException as error:
+                if is_fatal(error):
+                    raise
+                await self._failures.report(connection, error, f"on_unsubscribe of {quote(uri)}")
+
+    async def leave(self, connection: Connection) -> None:
+        """End all subscriptions of a connection that has ended, running each one's hooks whatever fails."""
+        connection.left = True
+        for uri in connection.topics:
+            await self._leave(connection, uri)
+
+    async def _leave(self, connection: Connection, uri: str) -> None:
+        topic, variables = self._topics.find(uri) or (None, _NO_VARIABLES)
+        route = topic.route if topic is not None else None
+        message = Unsubscribe(connection=connection, uri=uri, route=route, variables=variables)
+        await self._run_unsubscribe(topic, message)
