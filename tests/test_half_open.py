@@ -93,6 +93,8 @@ async def far(server: Server, wire: Cable, *, pinged: bool = True) -> AsyncItera
             await eventually(lambda: peer.pings)
         yield peer
     finally:
+        # Whatever the test made of it, the server shall learn that the client has gone.
+        wire.plug()
         await peer.close()
 
 
@@ -239,13 +241,16 @@ class SilentProxy:
         ]
 
     async def _pipe(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError):
+        try:
             while data := await source.read(65536):
                 if self.silent:
                     self.swallowed += len(data)
                 else:
                     target.write(data)
-        target.close()
+        except ConnectionError:
+            pass
+        finally:
+            target.close()
 
     async def __aexit__(self, *error: Any) -> None:
         self._server.close()
