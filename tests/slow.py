@@ -6,8 +6,7 @@ import socket
 import struct
 from typing import Any, Literal
 
-import wampkit
-from wampkit import Connection
+from wampkit import Connection, Limits
 
 __all__ = ["MIB", "cost", "limits"]
 
@@ -18,10 +17,7 @@ _SO_MEMINFO, _FIELDS, _WMEM_QUEUED = 55, 9, 5
 
 def limits(*, queue: int = MIB, slow_reader: Literal["close", "drop"] = "close") -> dict[str, Any]:
     """The options of an app with these limits: the one place that knows what they are called."""
-    made = getattr(wampkit, "Limits", None)
-    if made is None:
-        return {"max_queue": queue, **({} if slow_reader == "close" else {"slow_reader": slow_reader})}
-    return {"limits": made(queue=queue, slow_reader=slow_reader)}
+    return {"limits": Limits(queue=queue, slow_reader=slow_reader)}
 
 
 def cost(connection: Connection) -> int:

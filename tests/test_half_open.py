@@ -3,7 +3,8 @@
 The cable tests stand on two network namespaces (see netns.py), the proxy tests on a proxy that goes on taking what
 the server sends and passes nothing on. Of the plan of faults these are:
 
-S07 half-open and idle: `test_an_idle_peer_whose_path_is_lost_is_cut`
+S07 half-open and idle: `test_an_idle_peer_whose_path_is_lost_is_cut`,
+    `test_a_peer_whose_path_is_lost_while_it_is_held_back_is_cut`
 S08 half-open under load: `test_a_peer_whose_path_is_lost_under_load_is_cut`,
     `test_without_keepalive_the_queue_finds_a_lost_path`
 S09 half-open behind a proxy that acknowledges: `test_a_peer_behind_a_silent_proxy_is_cut`
@@ -20,7 +21,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from wampkit import App, Connection
+from wampkit import App, Connection, Limits
 
 from .loops import on_each_loop
 from .netns import Cable, cable
@@ -140,6 +141,31 @@ async def test_a_peer_whose_path_is_lost_under_load_is_cut() -> None:
             assert time.monotonic() - start < FOUND
             assert ends[0][0] == 1006
             assert "keepalive" in ends[0][1]
+            await freed(server, before - 1)
+            await eventually(lambda: wire.in_kernel() == [], "the kernel keeps nothing of it either", timeout=FOUND)
+
+
+@on_each_loop
+async def test_a_peer_whose_path_is_lost_while_it_is_held_back_is_cut() -> None:
+    """A client that is not read from, as too many of its calls are under way, is found all the same."""
+    app, ends = make(limits=Limits(calls=3))
+    log: list[str] = []
+
+    @app.rpc("wait")
+    async def wait() -> None:
+        log.append("began")
+        await asyncio.Event().wait()
+
+    with cable() as wire:
+        async with serve(app) as server, far(server, wire) as peer:
+            before = fds()
+            for number in range(5):
+                await peer.peer.send_message(CALL, str(number), "wait")
+            await eventually(lambda: len(log) == 3)
+            wire.pull()
+            # By the kernel, which takes its time: nobody reads pongs.
+            await eventually(lambda: ends, "the lost path is found")
+            assert ends[0][0] == 1006
             await freed(server, before - 1)
 
 

@@ -4,9 +4,10 @@ Of the plan of faults these are, with what other files hold of it:
 
 S01 stalled among fast: `test_stalled_subscribers_cost_little_and_readers_nothing`; the time that readers lose is for
     the benchmarks
-S02 many stalled at once: the same test; `test_a_stalled_client_keeps_little_in_the_kernel`
+S02 many stalled at once: the same test, `test_a_stalled_client_keeps_little_in_the_kernel`; test_outbox's
+    `test_the_kernel_takes_little_for_a_peer_that_reads_nothing`
 S03 the bound: `test_the_queue_is_the_bound`, `test_what_one_turn_sends_counts_too`,
-    `test_with_drop_the_queue_is_the_bound_too`
+    `test_with_drop_the_queue_is_the_bound_too`, and what test_outbox says of "drop"
 S04 slow but alive: `test_a_slow_reader_below_the_limit_stays`, `test_a_message_larger_than_the_queue_arrives`,
     test_keepalive's `test_a_client_that_reads_slowly_but_reads_stays`, test_connection's
     `test_a_reader_that_catches_up_is_not_cut`
@@ -271,6 +272,7 @@ async def test_with_drop_the_newest_are_kept_and_the_others_counted() -> None:
             while connection.dropped < 50:
                 await app.publish(T, [published, "x" * 10_000])
                 published += 1
+                await asyncio.sleep(0)
                 await eventually(lambda: not server.connection(neighbour).unsent)
         seen: list[int] = []
         while not seen or seen[-1] < published - 1:
