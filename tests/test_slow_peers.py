@@ -8,7 +8,8 @@ S02 many stalled at once: the same test, `test_a_stalled_client_keeps_little_in_
     `test_the_kernel_takes_little_for_a_peer_that_reads_nothing`
 S03 the bound: `test_the_queue_is_the_bound`, `test_what_one_turn_sends_counts_too`,
     `test_with_drop_the_queue_is_the_bound_too`, and what test_outbox says of "drop"
-S04 slow but alive: `test_a_slow_reader_below_the_limit_stays`, `test_a_message_larger_than_the_queue_arrives`,
+S04 slow but alive: `test_a_slow_reader_below_the_limit_stays`, `test_a_result_larger_than_the_queue_arrives`,
+    `test_an_event_larger_than_the_queue_arrives`,
     test_keepalive's `test_a_client_that_reads_slowly_but_reads_stays`, test_connection's
     `test_a_reader_that_catches_up_is_not_cut`
 S05 sends and never reads: `test_a_peer_that_sends_and_never_reads_is_cut` (uvloop; on asyncio test_keepalive's
@@ -374,16 +375,28 @@ async def test_a_slow_reader_below_the_limit_stays(policy: Literal["close", "dro
 
 
 @pytest.mark.parametrize("policy", ["close", "drop"])
-async def test_a_message_larger_than_the_queue_arrives(policy: Literal["close", "drop"]) -> None:
-    """One result or event that is larger than the whole queue reaches a client that reads."""
+async def test_a_result_larger_than_the_queue_arrives(policy: Literal["close", "drop"]) -> None:
+    """One result that is larger than the whole queue reaches a client that reads, which stays."""
     app, ends = make(**limits(queue=100_000, slow_reader=policy))
     async with serve(app) as server:
         peer = await server.peer()
-        await peer.subscribe(T)
         assert await peer.result("give", 5_000_000) == "x" * 5_000_000
-        await app.publish(T, "y" * 5_000_000)
-        assert await peer.events(1) == ["y" * 5_000_000]
         assert await peer.result("echo", 1) == 1
+        assert ends.seen == {}
+
+
+@pytest.mark.parametrize("policy", ["close", "drop"])
+async def test_an_event_larger_than_the_queue_arrives(policy: Literal["close", "drop"]) -> None:
+    """One event that is larger than the whole queue reaches all subscribers that read, who stay."""
+    app, ends = make(**limits(queue=100_000, slow_reader=policy))
+    async with serve(app) as server:
+        peers = [await server.peer() for _ in range(3)]
+        for peer in peers:
+            await peer.subscribe(T)
+        await app.publish(T, "y" * 5_000_000)
+        for peer in peers:
+            assert await peer.events(1) == ["y" * 5_000_000]
+            assert await peer.result("echo", 1) == 1
         assert ends.seen == {}
 
 
