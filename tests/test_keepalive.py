@@ -1,6 +1,7 @@
 """Pings: who is cut, who is not, and that a cut peer's socket is really gone."""
 
 import asyncio
+import contextlib
 import time
 from typing import Any
 
@@ -80,7 +81,8 @@ async def test_a_stalled_reader_under_load_is_cut_and_its_socket_freed() -> None
         async with asyncio.timeout(10):
             while not ends:
                 await app.publish("t:relay", "x" * 20_000)
-                await peer.send_frame(10, b"unasked")
+                with contextlib.suppress(ConnectionError):  # cut by now
+                    await peer.send_frame(10, b"unasked")
                 await asyncio.sleep(0.005)
         await _cut(server, ends, before + 1, start)
 

@@ -8,7 +8,7 @@ import pytest
 
 from wampkit import App, Connection, DeclarationError, Limits, connect
 
-from .wire import CALL, ERROR, PREFIX, PUBLISH, RESULT, SUBSCRIBE, Server, eventually, handshake, serve
+from .wire import CALL, ERROR, PREFIX, PUBLISH, RESULT, SUBSCRIBE, Server, eventually, handshake, message, serve
 
 LIMIT = "http://api.wamp.ws/error#limit-exceeded"
 FLOOD = "http://api.wamp.ws/error#too-many-messages"
@@ -73,7 +73,7 @@ def test_the_defaults_are_documented() -> None:
     readme = (Path(__file__).parent.parent / "README.md").read_text()
     for field in fields(Limits):
         default = "off" if field.default is None else f"`{json.dumps(field.default)}`"
-        default = {"1052672": "1 MiB + 4 KiB", "1048576": "1 MiB"}.get(default.strip("`"), default)
+        default = {"1052672": "1 MiB + 4 KiB", "1048576": "1 MiB", "8388608": "8 MiB"}.get(default.strip("`"), default)
         if isinstance(field.default, int) and "iB" not in default:
             default = f"{field.default:,}"
         assert f"| `{field.name}` | {default} |" in readme, f"{field.name}: {default}"
@@ -375,3 +375,29 @@ async def test_a_refused_handshake_gives_its_place_back() -> None:
         for _ in range(3):
             assert (await server.ask(handshake(protocol="other"))).startswith(b"HTTP/1.1 400 ")
         assert await (await server.peer()).result("echo", 1) == 1
+
+
+async def test_large_messages_that_wait_are_bounded_by_their_size() -> None:
+    """Publishing large events to a slow handler pauses reading by their bytes, before there are too many."""
+    app = make(calls_size=1_000_000)
+    gate = asyncio.Event()
+    got: list[int] = []
+
+    @app.topic("slow")
+    async def slow(event: str) -> None:
+        await gate.wait()
+        got.append(len(event))
+
+    async with serve(app) as server:
+        peer = await server.raw()
+        events = b"".join(message(PUBLISH, "slow", "x" * 100_000) for _ in range(60))
+        sending = asyncio.create_task(peer.send(events))
+        await eventually(lambda: server.connection(peer).work.full)
+        assert await is_well(server)
+        waiting = server.connection(peer).work._lane
+        assert waiting is not None
+        assert len(waiting) <= 14
+        gate.set()
+        await sending
+        await eventually(lambda: len(got) == 60)
+    assert set(got) == {100_000}

@@ -27,7 +27,7 @@ from .limits import Limits
 from .messages import Message
 from .outbox import DeflatingOutbox, DroppingOutbox, Flusher, Outbox
 from .protocol import Protocol
-from .sockets import has_failed, prepare_socket
+from .sockets import give_up, has_failed, prepare_socket
 from .work import Work
 
 __all__ = ["Connection", "Connections", "Hub", "SocketOptions"]
@@ -80,11 +80,13 @@ class Connection:
         "_ended",
         "_hub",
         "_inlet",
+        "_left",
         "_on_message",
         "_over",
         "_ping",
         "_ping_at",
         "_ping_due",
+        "_ping_end",
         "_transport",
         "allowance",
         "attributes",
@@ -108,7 +110,7 @@ class Connection:
         self.left = False  # whether it has left its topics for good
         self.close_code: int | None = None
         self.close_reason = ""
-        self.work = Work(hub.starter, hub.limits.calls, self)
+        self.work = Work(hub.starter, hub.limits, self)
         self.outbox = _outbox(self, hub)
         rate = hub.limits.messages_per_second
         self.allowance = None if rate is None else Allowance(rate, hub.limits.burst)
@@ -123,6 +125,8 @@ class Connection:
         self._ping: bytes | None = None
         self._ping_at = 0.0
         self._ping_due = math.inf  # until somebody reads the pongs
+        self._ping_end = 0  # how much has left when the ping has
+        self._left = 0
 
     def __repr__(self) -> str:
         return f"<Connection {self.id} from {self.request.remote}{' (closed)' if self.closed else ''}>"
@@ -203,6 +207,7 @@ class Connection:
         if kind is not WSMsgType.TEXT:
             return self._take_other(kind, data, extra)
         if not self.outbox.closed:
+            self.work.size = len(data)
             try:
                 message = self.protocol.receive(data)
             except ProtocolError as error:
@@ -284,12 +289,19 @@ class Connection:
                 self.cut(ABNORMAL, "the connection was lost")
         elif self._ping is not None:
             self._ping_at += late
+            left = self.outbox.left
+            if self._left < left < self._ping_end:
+                # The ping still stands behind what a slow peer is reading.
+                self._ping_at = now
+            self._left = left
             if now - self._ping_at >= interval * PONG_WAIT:
                 self.cut(ABNORMAL, f"keepalive: no pong within {interval * PONG_WAIT:g} s")
         if now >= self._ping_due and (self._ping is None or self.work.full):
             self._ping_at, self._ping_due = now, now + interval
             self._ping = os.urandom(4)
             self.outbox.send(ping_frame(self._ping))
+            self._left = self.outbox.left
+            self._ping_end = self._left + self.outbox.unsent
 
     def start_keepalive(self, interval: float) -> None:
         """Let the first ping be due one interval from now."""
@@ -326,13 +338,22 @@ class Connection:
         self.outbox.close()
         self._finish_transport()
 
-    def cut(self, code: int, reason: str) -> None:
-        """End the connection at once, without a word to the peer; what was not sent is lost."""
+    def cut(self, code: int, reason: str, *, reset: bool = True) -> None:
+        """End the connection at once, without a word to the peer; what was not sent is lost.
+
+        Args:
+            code: What `close_code` will be; the peer does not learn it.
+            reason: Why it ended.
+            reset: Whether what the kernel has not delivered is given up too, so that it keeps no memory for it.
+        """
         if self.close_code is None:
             self.close_code, self.close_reason = code, reason
             self.complaints.add("cut", reason)
         self.outbox.closed = True
-        self._abort()
+        if reset:
+            self._abort()
+        elif self._transport is not None:
+            self._transport.abort()
 
     async def wait_closed(self) -> None:
         """Wait until the socket is gone."""
@@ -356,6 +377,7 @@ class Connection:
 
     def _abort(self) -> None:
         if self._transport is not None:
+            give_up(self._transport)
             self._transport.abort()
 
     def end(self) -> None:

@@ -25,6 +25,7 @@ class Limits:
         subscriptions: Topics that one connection may be subscribed to; further ones are refused.
         calls: Calls and topic messages of one connection that may be under way or wait for their turn. When there
             are as many, reading from it pauses until one has ended, so that TCP holds the client back.
+        calls_size: Bytes of the messages from which those came; reading pauses beyond it as well.
         messages_per_second: How many messages of one connection are taken in the long run, or None for any number.
         burst: How many messages it may send at once, after a pause that was long enough; None for as many as it
             may send in one second. Only with `messages_per_second`.
@@ -48,6 +49,7 @@ class Limits:
     prefixes: int = 1_000
     subscriptions: int = 10_000
     calls: int = 1_000
+    calls_size: int = 8 * 1024 * 1024
     messages_per_second: float | None = None
     burst: int | None = None
     flood: Literal["refuse", "close"] = "refuse"

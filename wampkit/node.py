@@ -124,7 +124,7 @@ class Node:
         await self._closed(CLOSE_PATIENCE)
         for connection in self.connections:
             if not connection.unsent:
-                connection.cut(SERVICE_RESTART, "the server restarts")
+                connection.cut(SERVICE_RESTART, "the server restarts", reset=False)
         await self._closed(FLUSH_PATIENCE)
 
     async def _end_clock(self) -> None:

@@ -21,6 +21,9 @@ WRITES_A_TURN = 128
 """Connections with events that are written to before others have their turn: about half a millisecond, so that a
 call does not wait until thousands of subscribers have been served."""
 
+JOINED = 16 * 1024
+"""Bytes of events that are joined at most: an outbox counts what is joined as one message."""
+
 HANDFUL = 64 * 1024
 """Bytes that a dropping outbox gives to the transport at a time."""
 
@@ -77,7 +80,7 @@ class Flusher:
         waiting: The outboxes that have events alone and are flushed in turn; whoever adds one calls `schedule`.
     """
 
-    __slots__ = ("_audience", "_loop", "_scheduled", "_urgent", "events", "waiting")
+    __slots__ = ("_audience", "_loop", "_scheduled", "_size", "_urgent", "events", "waiting")
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -86,13 +89,15 @@ class Flusher:
         self.waiting: deque[Outbox] = deque()
         self._audience: Mapping[str, Receiver] = {}
         self.events: list[bytes] = []
+        self._size = 0
 
     def publish(self, audience: Mapping[str, Receiver], frame: bytes) -> None:
         """Send an event to an audience, which must not change before `settle` has been called."""
-        if self.events and audience is not self._audience:
+        if self.events and (audience is not self._audience or self._size + len(frame) > JOINED):
             self.settle()
         self._audience = audience
         self.events.append(frame)
+        self._size += len(frame)
         if not self._scheduled:
             self.schedule()
 
@@ -101,6 +106,7 @@ class Flusher:
         events = self.events
         if events:
             self.events = []
+            self._size = 0
             count = len(events)
             frames = events[0] if count == 1 else b"".join(events)
             for receiver in self._audience.values():
@@ -143,7 +149,7 @@ class Outbox:
         closed: Whether it takes nothing more.
     """
 
-    __slots__ = ("_bound", "_flusher", "_frames", "_marked", "_transport", "_used", "closed", "owner")
+    __slots__ = ("_bound", "_flusher", "_frames", "_given", "_marked", "_transport", "_used", "closed", "owner")
 
     def __init__(self, owner: Owner, flusher: Flusher, bound: int) -> None:
         self.owner = owner
@@ -152,6 +158,7 @@ class Outbox:
         self._frames: list[bytes] = []
         self._transport: asyncio.Transport | None = None
         self._marked = False
+        self._given = 0
         self._used = 0  # at least as much as waits; measured only when it seems to be too much
         self.closed = False
 
@@ -190,7 +197,9 @@ class Outbox:
         if transport.is_closing():
             self.owner.peer_gone()
         else:
-            transport.write(frames[0] if len(frames) == 1 else b"".join(frames))
+            data = frames[0] if len(frames) == 1 else b"".join(frames)
+            self._given += len(data)
+            transport.write(data)
 
     def _is_full(self) -> bool:
         """Whether more waits than may, now that as much has been sent; gives up then."""
@@ -207,6 +216,12 @@ class Outbox:
         """Bytes that wait for the peer to read."""
         buffered = self._transport.get_write_buffer_size() if self._transport is not None else 0
         return buffered + sum(map(len, self._frames))
+
+    @property
+    def left(self) -> int:
+        """Bytes that have left for the kernel since the beginning: they grow as long as the peer reads."""
+        buffered = self._transport.get_write_buffer_size() if self._transport is not None else 0
+        return self._given - buffered
 
     @property
     def dropped(self) -> int:
@@ -258,7 +273,7 @@ class DroppingOutbox(Outbox):
             return False
         self._kept.append((frames, count))
         self._kept_bytes += len(frames)
-        if self._kept_bytes > self._bound and self.unsent > self._bound:
+        if self.unsent > self._bound:
             self._make_room()
         return not self.closed
 
@@ -288,13 +303,15 @@ class DroppingOutbox(Outbox):
             taken.append(frames)
             size -= len(frames)
             self._kept_bytes -= len(frames)
-        return b"".join(taken)
+        data = b"".join(taken)
+        self._given += len(data)
+        return data
 
     def _make_room(self) -> None:
         """Drop the oldest events but never the newest, and some more than needed, so that it is not done each time."""
         self.flush()
         excess = self.unsent - self._bound
-        if excess <= 0:
+        if excess <= 0 or not self._kept:
             return
         excess += self._bound // 8
         kept, self._kept = self._kept, deque()

@@ -10,11 +10,12 @@ from contextvars import copy_context
 from typing import Any, Protocol
 
 from .eager import Starter
+from .limits import Limits
 
 __all__ = ["Work"]
 
-Job = tuple[Callable[..., Coroutine[Any, Any, None]], tuple[Any, ...], bool]
-"""A function, its arguments, and whether it outlives the connection."""
+Job = tuple[Callable[..., Coroutine[Any, Any, None]], tuple[Any, ...], bool, int]
+"""A function, its arguments, whether it outlives the connection, and the bytes of its message."""
 
 JOBS_A_TURN = 64
 """Topic messages that waited for their turn and are taken before others have theirs."""
@@ -46,17 +47,35 @@ class Work:
 
     Args:
         starter: What starts them.
-        most: How many calls and jobs there may be before it is `full`.
+        limits: How many calls and jobs there may be, and of what size, before it is `full`.
         owner: Who is told of that.
+
+    Attributes:
+        size: Bytes of the message that what is started next came from.
+        full: Whether there is as much under way as may be.
     """
 
-    __slots__ = ("_calls", "_context", "_lane", "_lane_task", "_most", "_outlives", "_owner", "_starter", "full")
+    __slots__ = (
+        "_bytes",
+        "_calls",
+        "_context",
+        "_lane",
+        "_lane_task",
+        "_limits",
+        "_outlives",
+        "_owner",
+        "_starter",
+        "full",
+        "size",
+    )
 
-    def __init__(self, starter: Starter, most: int, owner: Owner) -> None:
+    def __init__(self, starter: Starter, limits: Limits, owner: Owner) -> None:
         self._starter = starter
-        self._most = most
+        self._limits = limits
         self._owner = owner
-        self._calls: set[asyncio.Task[None]] = set()
+        self.size = 0
+        self._bytes = 0
+        self._calls: dict[asyncio.Task[None], int] = {}
         self._lane: deque[Job] | None = None
         self._lane_task: asyncio.Task[None] | None = None
         self._outlives = False
@@ -71,9 +90,9 @@ class Work:
         """Run a call side by side with the others; it is cancelled when the connection ends."""
         task = self._starter.start(call, self._context.copy())
         if task is not None:
-            self._calls.add(task)
+            self._calls[task] = self.size
             task.add_done_callback(self._call_ended)
-            self._count()
+            self._count(self.size)
 
     def in_order(self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any, outlives: bool) -> None:
         """Run a job after those given before it.
@@ -89,8 +108,8 @@ class Work:
             return
         if self._lane is None:
             self._lane = deque()
-        self._lane.append((function, args, outlives))
-        self._count()
+        self._lane.append((function, args, outlives, self.size))
+        self._count(self.size)
 
     def _start_job(
         self, function: Callable[..., Coroutine[Any, Any, None]], args: tuple[Any, ...], outlives: bool
@@ -110,17 +129,19 @@ class Work:
         for _ in range(JOBS_A_TURN):
             if not lane or self._lane_task is not None:
                 break
-            self._start_job(*lane.popleft())
+            function, args, outlives, size = lane.popleft()
+            self._count(-size)
+            self._start_job(function, args, outlives)
         if lane and self._lane_task is None:
             asyncio.get_running_loop().call_soon(self._next_jobs)
-        self._count()
 
     def _call_ended(self, task: asyncio.Task[None]) -> None:
-        self._calls.discard(task)
-        self._count()
+        self._count(-self._calls.pop(task, 0))
 
-    def _count(self) -> None:
-        full = len(self._calls) + (len(self._lane) if self._lane else 0) >= self._most
+    def _count(self, more: int) -> None:
+        self._bytes += more
+        count = len(self._calls) + (len(self._lane) if self._lane else 0)
+        full = count >= self._limits.calls or self._bytes >= self._limits.calls_size
         if full is not self.full:
             self.full = full
             if full:
@@ -186,7 +207,7 @@ class Work:
 
     def _tasks(self, *, lane: bool) -> set[asyncio.Task[None]]:
         lane_task = self._lane_task if lane else None
-        return self._calls | {lane_task} if lane_task is not None else set(self._calls)
+        return {*self._calls, lane_task} if lane_task is not None else set(self._calls)
 
 
 async def _cancel(tasks: set[asyncio.Task[None]], patience: float) -> int:
