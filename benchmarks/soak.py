@@ -46,7 +46,7 @@ class Idler(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._buffer += data
         if not self._welcomed.done():
-            head, end, rest = self._buffer.partition(b"\r\n\r\n")
+            _, end, rest = self._buffer.partition(b"\r\n\r\n")
             if not end or len(rest) < 2 + rest[1]:
                 return
             self._welcomed.set_result(None)

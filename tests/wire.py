@@ -177,11 +177,16 @@ class Peer:
         """The next events, without their frame; other messages are kept."""
         return [(await self.find(lambda message: message[0] == EVENT))[2] for _ in range(count)]
 
+    def rest(self) -> list[list[Any]]:
+        """All messages that have arrived and nobody has taken."""
+        arrived = [*self._held, *[self._messages.get_nowait() for _ in range(self._messages.qsize())]]
+        self._held.clear()
+        return arrived
+
     async def nothing(self) -> None:
         """Fail if something has arrived, or is on its way when the server answers its next message."""
         await self.settle()
-        rest = [*self._held, *[self._messages.get_nowait() for _ in range(self._messages.qsize())]]
-        assert rest == []
+        assert self.rest() == []
 
     # ---- the end
 

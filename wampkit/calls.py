@@ -58,11 +58,16 @@ class Calls:
         self._names = names
         self._failures = failures
         self._answers = answers
+        self._cut_off = False
         uri = answers.error_uris["timeout"]
         self._ways = {each: call_way(each, middlewares, threads, register, uri) for each in (None, *procedures)}
         self._plain = {
             each.route.uri: (each.plan.function, each.plan.bind) for each in procedures if is_plain(each, middlewares)
         }
+
+    def cut_off(self) -> None:
+        """Answer the calls that are cancelled from now on too: what has no answer was never begun."""
+        self._cut_off = True
 
     async def call(self, connection: Connection, message: messages.Call) -> None:
         """Run a call and answer it."""
@@ -76,6 +81,8 @@ class Calls:
                 result = await self._ways[procedure](connection, message, variables)
         except BaseException as error:
             if is_fatal(error):
+                if self._cut_off:
+                    self._send_error(connection, message, "timeout", "the server stopped before the procedure ended")
                 raise
             await self.refuse(connection, message, error)
             return
@@ -101,6 +108,10 @@ class Calls:
             text = connection.protocol.error(message.id, expand(uri, self._answers.prefixes), description, details)
         except Exception as failure:
             await self._failures.report(connection, failure, f"{what}: writing its error as JSON")
-            uri = self._answers.error_uris["internal"]
-            text = connection.protocol.error(message.id, uri, "the error cannot be written as JSON")
+            self._send_error(connection, message, "internal", "the error cannot be written as JSON")
+        else:
+            connection.outbox.send(text_frame(text))
+
+    def _send_error(self, connection: Connection, message: messages.Call, kind: str, description: str) -> None:
+        text = connection.protocol.error(message.id, self._answers.error_uris[kind], description)
         connection.outbox.send(text_frame(text))

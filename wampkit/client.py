@@ -30,6 +30,8 @@ Headers = Mapping[str, str] | Callable[[], Mapping[str, str] | Awaitable[Mapping
 FINAL_STATUSES = frozenset({400, 401, 403, 426})
 """HTTP answers that another attempt will not change."""
 
+SERVICE_RESTART = 1012
+
 FINAL_CODES = frozenset({1008})
 """Close codes after which another attempt would be refused again: 1008 is a policy violation (RFC 6455)."""
 
@@ -54,6 +56,7 @@ def connect(
     ssl: tls.SSLContext | bool = True,
     reconnect: bool = True,
     backoff: tuple[float, float] = (0.1, 30.0),
+    retry_calls: bool = True,
     open_timeout: float = 10.0,
     close_timeout: float = 1.0,
     call_timeout: float | None = None,
@@ -75,6 +78,9 @@ def connect(
         reconnect: Whether a lost connection is made again. The first one never is: it fails at once.
         backoff: The longest first delay and the longest delay at all, in seconds. A delay is drawn between 0 and
             a bound that doubles with each attempt.
+        retry_calls: Whether calls that a wampkit server left unanswered when it restarted are made again. It says
+            goodbye with 1012 only when whatever it had begun is answered, so such a call has not run; no other
+            loss tells that, and other servers do not promise it.
         open_timeout: Seconds for the handshake and WELCOME.
         close_timeout: Seconds for the server to answer a close.
         call_timeout: Seconds that a call may take unless it says otherwise; None for ever.
@@ -94,6 +100,7 @@ def connect(
     client = Client(url, headers, options, session, cookies)
     client.prefixes.update(prefixes or {})
     client._reconnects, client._backoff = reconnect, backoff
+    client._retry_calls = retry_calls
     client._call_timeout, client._max_events = call_timeout, max_events
     client._on_state = on_state
     return client
@@ -127,6 +134,8 @@ class Client:
         self._own_session: aiohttp.ClientSession | None = None
         self._reconnects = True
         self._backoff = (0.1, 30.0)
+        self._retry_calls = True
+        self._restarting = False  # whether the server said that it restarts, and has not come back yet
         self._call_timeout: float | None = None
         self._max_events = 10_000
         self._on_state: Callable[[State], object] | None = None
@@ -192,6 +201,7 @@ class Client:
         if self._link is not None:
             self._link.cut("the client is closed")
             self._link = None
+        self._restarting = False
         self.error = reason
         self._subscriptions.end(reason or ConnectionLost("the client is closed"))
         if self._own_session is not None:
@@ -212,14 +222,34 @@ class Client:
         Raises:
             CallError: The server answered with an error.
             TimeoutError: No answer came in time; the call may run on.
-            ConnectionLost: The connection was lost meanwhile, or is not there; what was called may have run.
+            ConnectionLost: The connection was lost meanwhile, or is not there; what was called may have run. A
+                wampkit server that restarts is waited for instead, and the call made again if it had no answer;
+                see `connect`'s `retry_calls`.
         """
         timeout = self._call_timeout if timeout is None else timeout
         try:
             async with asyncio.timeout(timeout):
-                return await self._open_link().call(uri, *args)
+                return await self._call(uri, args)
         except TimeoutError:
             raise TimeoutError(f"{uri}: no answer within {timeout:g} s") from None
+
+    async def _call(self, uri: str, args: tuple[Any, ...]) -> Any:
+        while True:
+            while self._restarting:
+                await self._change()
+            link = self._open_link()
+            try:
+                return await link.call(uri, *args)
+            except ConnectionLost:
+                if not self._may_retry(link):
+                    raise
+            while self._link is link:
+                await self._change()
+
+    def _may_retry(self, link: Link) -> bool:
+        """Whether the calls that this link has left unanswered have not run and can be made again."""
+        restarts = link.lost.done() and link.lost.result().code == SERVICE_RESTART
+        return restarts and self._retry_calls and self._reconnects and link.is_wampkit
 
     async def publish(
         self,
@@ -343,6 +373,7 @@ class Client:
         """Wait for the connection to be lost, and make it again."""
         while True:
             await asyncio.wait({link.lost})
+            self._restarting = self._may_retry(link)
             self._link = None
             self.error = link.lost.result()
             if not self._reconnects or self.error.code in FINAL_CODES:
@@ -353,6 +384,7 @@ class Client:
             if again is None:
                 break
             self._link = link = again
+            self._restarting = False
             self.error = None
             self._set_state(State.OPEN)
         await self._finish(self.error)

@@ -37,6 +37,10 @@ class Dispatcher:
         """Begin nothing more; what is under way ends as usual."""
         self._draining = True
 
+    def cut_off(self) -> None:
+        """Whatever is cancelled from now on is cut off by the end of the server, and its caller is told."""
+        self._calls.cut_off()
+
     def receive(self, connection: Connection, message: messages.Message) -> None:
         """Take one message. Never blocks: calls run side by side, topic messages in the order they came."""
         if self._draining or (self._rated and not self._admit(connection, message)):

@@ -109,6 +109,11 @@ class Link:
             link._clock = asyncio.ensure_future(link._keep_alive(options.keepalive))
         return link
 
+    @property
+    def is_wampkit(self) -> bool:
+        """Whether the server is a wampkit, by what it calls itself: it does some things that WAMP v1 does not know."""
+        return self.protocol.server_ident.startswith("wampkit")
+
     async def _give_up(self) -> None:
         if not self.lost.done():
             self.cut("the connection was given up before WELCOME")

@@ -33,6 +33,9 @@ LAST_WORDS = 5.0
 CANCEL_PATIENCE = 5.0
 """Seconds in which the handlers of a client that left must have cleaned up after being cancelled."""
 
+CUT_OFF_PATIENCE = 0.3
+"""Seconds in which handlers that are cut off when the app stops must have cleaned up for their callers to be told."""
+
 CLOSE_PATIENCE = 0.6
 """Seconds in which a client must answer the close frame of a drain, so that an idle server stops within one."""
 
@@ -101,8 +104,11 @@ class Node:
     async def drain(self, deadline: float) -> None:
         """Begin no new work, answer the calls under way, then close every connection with 1012.
 
+        What was begun has its answer then, and what has none was not begun.
+
         Args:
-            deadline: Seconds that the calls under way are given; those that take longer are cancelled.
+            deadline: Seconds that the calls under way are given; those that take longer are cancelled, and their
+                callers told so.
         """
         again, self.draining = self.draining, True
         self.dispatcher.drain()
@@ -114,6 +120,8 @@ class Node:
             _, late = await asyncio.wait(work, timeout=deadline)
             for task in late:
                 task.cancel()
+            if late:
+                await self._cut_off(busy)
             if late and not again:
                 logger.warning("%d connections had calls that took longer than %g s", len(late), deadline)
         self._last_words = 0.0
@@ -126,6 +134,10 @@ class Node:
             if not connection.unsent:
                 connection.cut(SERVICE_RESTART, "the server restarts", reset=False)
         await self._closed(FLUSH_PATIENCE)
+
+    async def _cut_off(self, busy: list[Connection]) -> None:
+        self.dispatcher.cut_off()
+        await asyncio.gather(*[connection.work.end(0.0, CUT_OFF_PATIENCE) for connection in busy])
 
     async def _end_clock(self) -> None:
         if self._clock is not None:

@@ -266,7 +266,7 @@ class Subscriptions:
         name = group.name()
         text = link.protocol.subscribe(name)
         group.told = self._start(self._confirm(group, name, text))
-        if _tells(link):
+        if link.is_wampkit:
             self._pending.add(group)
         else:
             self._list(group)
@@ -343,13 +343,9 @@ class Subscriptions:
             task.exception()  # looked at, so that asyncio does not warn; those who wait see it too
 
 
-def _tells(link: Link) -> bool:
-    return link.protocol.server_ident.startswith("wampkit")
-
-
 async def _ask(link: Link, name: str, uri: str) -> tuple[str, bool | None]:
     """The full URI of a subscription that was just sent, and whether it stands, as far as the server can tell."""
-    if _tells(link):
+    if link.is_wampkit:
         try:
             async with asyncio.timeout(ASK_TIMEOUT):
                 told = await link.call(ASK, name)
