@@ -15,7 +15,7 @@ from .catalogue import Server
 from .generator import Failure, Fault
 from .processes import Process, started
 
-__all__ = ["Figures", "Lab", "Load", "Running"]
+__all__ = ["Figures", "Lab", "Load", "Running", "free_port"]
 
 Figures: TypeAlias = dict[str, float]
 
@@ -93,7 +93,7 @@ class Lab:
         Raises:
             Failure: It does not start, or cannot answer a call.
         """
-        port = _free_port()
+        port = free_port()
         with started([word.replace("PORT", str(port)) for word in server.command], self.cores[0]) as process:
             if not process.stdout.readline():
                 raise Failure(f"the server did not start: {process.last_words()}")
@@ -146,7 +146,7 @@ class Lab:
             yield Load(process, warmup + seconds)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
