@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import uvloop
 
-__all__ = ["on_each_loop", "on_uvloop"]
+__all__ = ["LOOPS", "on_each_loop", "on_uvloop"]
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,

@@ -18,15 +18,23 @@ from aiohttp import web
 
 from .demo_app import make_app
 from .exchange_runner import Mismatch, Player
+from .loops import LOOPS
 
 CORPUS = json.loads(Path(__file__).with_name("exchanges.json").read_text())["exchanges"]
 DEMO = [exchange for exchange in CORPUS if exchange["server"] == "demo"]
 
 
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    """The demo app, served in a thread for all exchanges: none may harm the next."""
-    loop = asyncio.new_event_loop()
+@pytest.fixture(scope="module", params=["asyncio-direct", "asyncio-public", "uvloop-direct", "uvloop-public"])
+def url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The demo app, served in a thread for all exchanges, on each loop and each way in: none may harm the next."""
+    name, road = request.param.split("-")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WAMPKIT_INLET", road)
+        yield from served(LOOPS[name]())
+
+
+def served(loop: asyncio.AbstractEventLoop) -> Iterator[str]:
+    """The URL of the app, which runs on a loop in a thread."""
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
 
