@@ -17,9 +17,9 @@ from .frames import deflated
 
 __all__ = ["DeflatingOutbox", "DroppingOutbox", "Flusher", "Outbox", "Owner", "Receiver"]
 
-WRITES_A_TURN = 128
-"""Connections with events that are written to before others have their turn: about half a millisecond, so that a
-call does not wait until thousands of subscribers have been served."""
+WRITES_A_TURN = 256
+"""Connections with events that are written to before others have their turn: about a millisecond, so that a call
+does not wait until thousands of subscribers have been served."""
 
 JOINED = 16 * 1024
 """Bytes of events that are joined at most: an outbox counts what is joined as one message."""
