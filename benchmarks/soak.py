@@ -4,7 +4,7 @@
     python -m benchmarks.soak --connections 1000 --minutes 1
 
 The server is `wampkit run` with its ping every 25 seconds; each is answered. Printed are kB a connection, and the
-slope of the server's resident memory from the second minute on, by least squares.
+slope of the server's resident memory, by least squares: from the second minute on, and in the second half.
 """
 
 from __future__ import annotations
@@ -92,12 +92,17 @@ async def hold(running: Running, count: int, minutes: float) -> None:
         await asyncio.sleep(min(SAMPLE, minutes * 60 - elapsed))
         if elapsed >= settling:
             samples.append((elapsed / 3600, running.resident() / 1024))
-    hours, megabytes = zip(*samples, strict=True)
-    slope, _ = statistics.linear_regression(hours, megabytes)
     print(
-        f"after {minutes:g} min: {running.resident() / 1024:.1f} MiB, slope {slope:+.2f} MiB/h, "
-        f"{min(megabytes):.2f} to {max(megabytes):.2f} MiB; {Idler.pings:,} pings answered, {Idler.lost} lost"
+        f"after {minutes:g} min: {running.resident() / 1024:.2f} MiB, {samples[0][1]:.2f} at first; "
+        f"slope {slope(samples):+.2f} MiB/h, {slope(samples[len(samples) // 2 :]):+.2f} in the second half; "
+        f"{Idler.pings:,} pings answered, {Idler.lost} lost"
     )
+
+
+def slope(samples: list[tuple[float, float]]) -> float:
+    """How much the second figure grows for one of the first."""
+    hours, megabytes = zip(*samples, strict=True)
+    return statistics.linear_regression(hours, megabytes).slope
 
 
 def main() -> None:

@@ -10,9 +10,9 @@ PACKAGE = Path(__file__).parent.parent / "wampkit"
 LAYERS: list[set[str]] = [
     {"errors", "threads", "frames", "complaints", "counters", "eager", "fatal", "flood", "memory", "places", "sockets"},
     {"uris", "limits", "messages", "depends", "broker", "signatures", "arguments", "outbox"},
-    {"protocol", "binding", "router", "work", "inlet"},
+    {"protocol", "binding", "router", "work", "inlet", "hub"},
     {"connection", "link"},
-    {"topics", "incoming", "keepalive", "lifecycle", "subscriptions", "failures"},
+    {"connections", "topics", "incoming", "keepalive", "lifecycle", "subscriptions", "failures"},
     {"middleware", "client"},
     {"chains", "names"},
     {"calls", "subscribing", "serving"},

@@ -3,7 +3,8 @@
 from .app import App
 from .broker import Broker, MemoryBroker, Publication
 from .client import Client, State, connect
-from .connection import Connection, Connections
+from .connection import Connection
+from .connections import Connections
 from .counters import Counters
 from .depends import Depends
 from .errors import (

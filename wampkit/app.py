@@ -11,12 +11,14 @@ from aiohttp import web
 from .broker import Broker, broker_from_url
 from .calls import Answers, Calls
 from .chains import Procedure, ServedTopic
-from .connection import Connection, Connections, Hub, SocketOptions
+from .connection import Connection
+from .connections import Connections
 from .counters import Counters
 from .dispatch import Dispatcher
 from .door import Door
 from .errors import ERROR_URIS, DeclarationError
 from .failures import Failures
+from .hub import Hub, SocketOptions
 from .lifecycle import Hooks, Lifespan
 from .limits import Limits
 from .middleware import Middleware, split

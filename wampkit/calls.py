@@ -87,7 +87,7 @@ class Calls:
             await self.refuse(connection, message, error)
             return
         try:
-            text = messages.encode_value([3, message.id, result])
+            text = connection.protocol.result(message.id, result)
         except Exception as error:
             text = await self._unwritable(connection, message, error)
         connection.outbox.send(text_frame(text))

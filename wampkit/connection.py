@@ -10,27 +10,24 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from aiohttp import WebSocketError, WSMsgType, web
 
 from .complaints import Complaints
-from .counters import Counters
-from .eager import Starter
 from .errors import ProtocolError, quote
 from .flood import Allowance
 from .frames import close_frame, ping_frame, pong_frame, text_frame
+from .hub import Hub
 from .inlet import Inlet, Socket, inlet_of
-from .limits import Limits
 from .messages import Message
-from .outbox import DeflatingOutbox, DroppingOutbox, Flusher, Outbox
+from .outbox import DeflatingOutbox, DroppingOutbox, Outbox
 from .protocol import Protocol
 from .sockets import give_up, has_failed, prepare_socket
 from .work import Work
 
-__all__ = ["Connection", "Connections", "Hub", "SocketOptions"]
+__all__ = ["Connection"]
 
 ABNORMAL = 1006
 NOT_ACCEPTED = 1003
@@ -39,27 +36,6 @@ SLOW_READER = 4008
 
 PONG_WAIT = 0.4
 """The share of the keepalive interval in which a ping must be answered."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SocketOptions:
-    """How the app's sockets behave; see `App` for what each means."""
-
-    malformed: Literal["close", "ignore"] = "close"
-    keepalive: float | None = 25.0
-    close_timeout: float = 3.0
-    compression: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Hub:
-    """What the connections of a running app share."""
-
-    options: SocketOptions
-    limits: Limits
-    counters: Counters
-    flusher: Flusher = field(default_factory=Flusher)
-    starter: Starter = field(default_factory=Starter)
 
 
 class Connection:
@@ -419,31 +395,3 @@ def _ignore(connection: Connection, message: Message) -> None:
 def _outbox(connection: Connection, hub: Hub) -> Outbox:
     kind = Outbox if hub.limits.slow_reader == "close" else DroppingOutbox
     return kind(connection, hub.flusher, hub.limits.queue)
-
-
-class Connections:
-    """The live connections of this node, by session id."""
-
-    def __init__(self) -> None:
-        self._by_id: dict[str, Connection] = {}
-
-    def add(self, connection: Connection) -> None:
-        """Enter a connection."""
-        self._by_id[connection.id] = connection
-
-    def discard(self, connection: Connection) -> None:
-        """Remove a connection, if it is there."""
-        self._by_id.pop(connection.id, None)
-
-    def get(self, session: str) -> Connection | None:
-        """The live connection with this session id, or None."""
-        return self._by_id.get(session)
-
-    def __iter__(self) -> Iterator[Connection]:
-        return iter(list(self._by_id.values()))
-
-    def __len__(self) -> int:
-        return len(self._by_id)
-
-    def __contains__(self, connection: object) -> bool:
-        return isinstance(connection, Connection) and self._by_id.get(connection.id) is connection

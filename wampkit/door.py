@@ -10,9 +10,10 @@ from typing import Any
 from aiohttp import HttpVersion11, WSCloseCode, web
 
 from .complaints import Complaints
-from .connection import Connection, Hub
+from .connection import Connection
 from .errors import WampError, quote
 from .fatal import is_fatal
+from .hub import Hub
 from .inlet import Socket, direct_road, head_of, open_socket
 from .node import Node
 from .places import Places

@@ -10,7 +10,8 @@ from contextvars import copy_context
 from typing import Any, Literal
 
 from .broker import Broker
-from .connection import Connection, Connections
+from .connection import Connection
+from .connections import Connections
 from .counters import Counters
 from .dispatch import Dispatcher
 from .eager import Starter

@@ -1,0 +1,34 @@
+"""What the connections of a running app share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from .counters import Counters
+from .eager import Starter
+from .limits import Limits
+from .outbox import Flusher
+
+__all__ = ["Hub", "SocketOptions"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SocketOptions:
+    """How the app's sockets behave; see `App` for what each means."""
+
+    malformed: Literal["close", "ignore"] = "close"
+    keepalive: float | None = 25.0
+    close_timeout: float = 3.0
+    compression: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Hub:
+    """What the connections of a running app share."""
+
+    options: SocketOptions
+    limits: Limits
+    counters: Counters
+    flusher: Flusher = field(default_factory=Flusher)
+    starter: Starter = field(default_factory=Starter)
