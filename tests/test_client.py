@@ -222,7 +222,8 @@ async def test_a_dropped_wire_is_made_again_with_everything_put_back(server: Res
 
 async def test_a_server_that_comes_back_is_found_again(server: Restartable) -> None:
     """The server is stopped, stays away, and starts again on its port: the client is back, its subscription too."""
-    async with connect(server.url, backoff=FAST) as client, client.subscribe("chat:lobby") as events:
+    options: dict[str, Any] = {"backoff": FAST, "restart_timeout": 0.05}
+    async with connect(server.url, **options) as client, client.subscribe("chat:lobby") as events:
         await server.stop()
         await client.wait_for(State.RECONNECTING, timeout=5)
         with pytest.raises(ConnectionLost, match="reconnecting"):

@@ -195,7 +195,7 @@ async def test_a_call_made_while_the_server_restarts_waits_for_it(tmp_path: Path
 async def test_without_the_promise_a_call_is_not_made_again(how: str) -> None:
     """Where retrying is off, the server is no wampkit, or it left without 1012, a lost call fails at once."""
     app, ran, gate = slow_app(ident="another" if how == "other server" else "wampkit")
-    options: dict[str, Any] = {"retry_calls": how != "off", "reconnect": how != "no reconnect"}
+    options: dict[str, Any] = {"restart_timeout": 0 if how == "off" else 30, "reconnect": how != "no reconnect"}
     async with serve(app) as server, connect(server.url, backoff=(0.01, 0.05), **options) as client:
         call = asyncio.create_task(client.call("wait", 1))
         await eventually(lambda: ran == [1])

@@ -56,7 +56,7 @@ def connect(
     ssl: tls.SSLContext | bool = True,
     reconnect: bool = True,
     backoff: tuple[float, float] = (0.1, 30.0),
-    retry_calls: bool = True,
+    restart_timeout: float = 30.0,
     open_timeout: float = 10.0,
     close_timeout: float = 1.0,
     call_timeout: float | None = None,
@@ -78,9 +78,9 @@ def connect(
         reconnect: Whether a lost connection is made again. The first one never is: it fails at once.
         backoff: The longest first delay and the longest delay at all, in seconds. A delay is drawn between 0 and
             a bound that doubles with each attempt.
-        retry_calls: Whether calls that a wampkit server left unanswered when it restarted are made again. It says
-            goodbye with 1012 only when whatever it had begun is answered, so such a call has not run; no other
-            loss tells that, and other servers do not promise it.
+        restart_timeout: Seconds for which calls wait for a wampkit server that restarts, those that it left
+            unanswered too; 0 lets them fail at once. It says goodbye with 1012 only when whatever it had begun is
+            answered, so such a call has not run; no other loss tells that, and other servers do not promise it.
         open_timeout: Seconds for the handshake and WELCOME.
         close_timeout: Seconds for the server to answer a close.
         call_timeout: Seconds that a call may take unless it says otherwise; None for ever.
@@ -100,7 +100,7 @@ def connect(
     client = Client(url, headers, options, session, cookies)
     client.prefixes.update(prefixes or {})
     client._reconnects, client._backoff = reconnect, backoff
-    client._retry_calls = retry_calls
+    client._restart_timeout = restart_timeout
     client._call_timeout, client._max_events = call_timeout, max_events
     client._on_state = on_state
     return client
@@ -134,8 +134,8 @@ class Client:
         self._own_session: aiohttp.ClientSession | None = None
         self._reconnects = True
         self._backoff = (0.1, 30.0)
-        self._retry_calls = True
-        self._restarting = False  # whether the server said that it restarts, and has not come back yet
+        self._restart_timeout = 30.0
+        self._restarted_by = 0.0  # the loop's time until which calls wait for a server that said that it restarts
         self._call_timeout: float | None = None
         self._max_events = 10_000
         self._on_state: Callable[[State], object] | None = None
@@ -201,7 +201,7 @@ class Client:
         if self._link is not None:
             self._link.cut("the client is closed")
             self._link = None
-        self._restarting = False
+        self._restarted_by = 0.0
         self.error = reason
         self._subscriptions.end(reason or ConnectionLost("the client is closed"))
         if self._own_session is not None:
@@ -223,8 +223,8 @@ class Client:
             CallError: The server answered with an error.
             TimeoutError: No answer came in time; the call may run on.
             ConnectionLost: The connection was lost meanwhile, or is not there; what was called may have run. A
-                wampkit server that restarts is waited for instead, and the call made again if it had no answer;
-                see `connect`'s `retry_calls`.
+                wampkit server that restarts is waited for, and the call made again if it had no answer; see
+                `connect`'s `restart_timeout`.
         """
         timeout = self._call_timeout if timeout is None else timeout
         try:
@@ -235,21 +235,31 @@ class Client:
 
     async def _call(self, uri: str, args: tuple[Any, ...]) -> Any:
         while True:
-            while self._restarting:
-                await self._change()
+            if self.state is State.RECONNECTING:
+                await self._restarted()
             link = self._open_link()
             try:
                 return await link.call(uri, *args)
             except ConnectionLost:
-                if not self._may_retry(link):
+                if not self._promises(link):
                     raise
             while self._link is link:
                 await self._change()
 
-    def _may_retry(self, link: Link) -> bool:
-        """Whether the calls that this link has left unanswered have not run and can be made again."""
+    def _promises(self, link: Link) -> bool:
+        """Whether calls that this link has left unanswered have not run, and its server is about to come back."""
         restarts = link.lost.done() and link.lost.result().code == SERVICE_RESTART
-        return restarts and self._retry_calls and self._reconnects and link.is_wampkit
+        return restarts and self._restart_timeout > 0 and self._reconnects and link.is_wampkit
+
+    async def _restarted(self) -> None:
+        """Wait for a server that said that it restarts, as long as is allowed."""
+        try:
+            async with asyncio.timeout_at(self._restarted_by):
+                while self.state is State.RECONNECTING:
+                    await self._change()
+        except TimeoutError:
+            # `_open_link` says what became of the connection.
+            pass
 
     async def publish(
         self,
@@ -373,7 +383,8 @@ class Client:
         """Wait for the connection to be lost, and make it again."""
         while True:
             await asyncio.wait({link.lost})
-            self._restarting = self._may_retry(link)
+            if self._promises(link):
+                self._restarted_by = asyncio.get_running_loop().time() + self._restart_timeout
             self._link = None
             self.error = link.lost.result()
             if not self._reconnects or self.error.code in FINAL_CODES:
@@ -384,7 +395,7 @@ class Client:
             if again is None:
                 break
             self._link = link = again
-            self._restarting = False
+            self._restarted_by = 0.0
             self.error = None
             self._set_state(State.OPEN)
         await self._finish(self.error)
