@@ -8,8 +8,23 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "wampkit"
 
 LAYERS: list[set[str]] = [
-    {"errors", "threads", "frames", "complaints", "counters", "eager", "fatal", "flood", "memory", "places", "sockets"},
-    {"uris", "limits", "messages", "depends", "broker", "signatures", "arguments", "outbox"},
+    {
+        "errors",
+        "threads",
+        "frames",
+        "complaints",
+        "counters",
+        "eager",
+        "fatal",
+        "flood",
+        "memory",
+        "places",
+        "sockets",
+        "users",
+        "permissions",
+        "heartbeat",
+    },
+    {"uris", "limits", "messages", "depends", "broker", "signatures", "arguments", "outbox", "refusals"},
     {"protocol", "binding", "router", "work", "inlet", "hub"},
     {"connection", "link"},
     {"connections", "topics", "incoming", "keepalive", "lifecycle", "subscriptions", "failures"},
@@ -19,6 +34,7 @@ LAYERS: list[set[str]] = [
     {"dispatch"},
     {"node"},
     {"door"},
+    {"assembly"},
     {"app"},
     {"loading", "testing", "httplog"},
     {"listing", "process", "options", "talk"},

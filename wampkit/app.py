@@ -8,26 +8,21 @@ from typing import Any, Literal, ParamSpec, TypeVar
 
 from aiohttp import web
 
-from .broker import Broker, broker_from_url
-from .calls import Answers, Calls
+from .assembly import Options, assemble
+from .broker import Broker
 from .chains import Procedure, ServedTopic
 from .connection import Connection
 from .connections import Connections
 from .counters import Counters
-from .dispatch import Dispatcher
 from .door import Door
 from .errors import ERROR_URIS, DeclarationError
-from .failures import Failures
-from .hub import Hub, SocketOptions
+from .hub import SocketOptions
 from .lifecycle import Hooks, Lifespan
 from .limits import Limits
 from .middleware import Middleware, split
-from .names import Names
 from .node import Node
 from .router import Declaration, Router, Table, TopicDeclaration, gather
-from .serving import compile_routes, known_names
-from .subscribing import Subscribing
-from .threads import Threads
+from .serving import compile_routes
 from .topics import Topics
 from .uris import expand
 
@@ -286,52 +281,29 @@ class App:
             raise
 
     async def _start(self) -> None:
-        procedures, served = self._compile()
-        gates, messages = split(self.middlewares, "App", gates=True)
-        broker = broker_from_url(self.broker) if isinstance(self.broker, str) else self.broker
-        threads = Threads(self._threads)
-        counters = Counters()
-        hub = Hub(self._socket_options, self.limits, counters)
-        topics = Topics(broker, hub.flusher, known=lambda uri: served.find(uri) is not None)
-
-        async def on_error(error: BaseException, connection: Connection) -> None:
-            await self._hooks.failed(threads, error, connection)
-
-        failures = Failures(self._error_handlers, on_error)
-        names = Names(self.limits.uri_length, counters)
-        answers = Answers(error_uris=self._error_uris, prefixes=self.prefixes, debug=self.debug)
-        calls = Calls(procedures, names, topics, tuple(messages), threads, failures, answers)
-        subscribing = Subscribing(
-            served,
-            names,
-            topics,
-            tuple(messages),
-            threads,
-            failures,
-            counters,
-            most=self.limits.subscriptions,
+        options = Options(
+            prefixes=dict(self.prefixes),
+            middlewares=self.middlewares,
+            debug=self.debug,
             exclude_publisher=self._exclude_publisher,
+            require_subprotocol=self._require_subprotocol,
+            error_uris=self._error_uris,
+            ident=self._ident,
+            broker=self.broker,
+            keepalive=self.keepalive,
+            limits=self.limits,
+            sockets=self._socket_options,
+            goodbye=self._goodbye,
+            threads=self._threads,
         )
-        dispatcher = Dispatcher(calls, subscribing, self.limits, counters)
-        node = Node(
-            Connections(),
-            topics,
-            broker,
-            dispatcher,
-            hub.starter,
-            threads,
-            self._hooks,
-            counters,
-            self.keepalive,
-            self._goodbye,
-        )
-        self._node = node
-        known = known_names(procedures, served, self.prefixes)
-        self._door = Door(node, gates, hub, dict(self.prefixes), known, self._ident, self._require_subprotocol)
+        node, door = assemble(options, *self._compile(), self._hooks, self._error_handlers)
+        self._node, self._door = node, door
         await node.start()
-        if self._lifespan is not None:
-            await self._resources.enter_async_context(self._lifespan(self))
-        await self._hooks.started(threads)
+        lifespans = [each.lifespan for each in self.middlewares if hasattr(each, "lifespan")]
+        for lifespan in (*lifespans, self._lifespan):
+            if lifespan is not None:
+                await self._resources.enter_async_context(lifespan(self))
+        await self._hooks.started(node.threads)
         node.started = True
         node.start_periodic()
 

@@ -8,8 +8,6 @@ it without bound).
 from __future__ import annotations
 
 import asyncio
-import math
-import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -19,10 +17,12 @@ from .complaints import Complaints
 from .errors import ProtocolError, quote
 from .flood import Allowance
 from .frames import close_frame, ping_frame, pong_frame, text_frame
+from .heartbeat import Heartbeat
 from .hub import Hub
 from .inlet import Inlet, Socket, inlet_of
 from .messages import Message
 from .outbox import DeflatingOutbox, DroppingOutbox, Outbox
+from .permissions import Permissions
 from .protocol import Protocol
 from .sockets import give_up, has_failed, prepare_socket
 from .work import Work
@@ -34,17 +34,17 @@ NOT_ACCEPTED = 1003
 SLOW_READER = 4008
 
 
-PONG_WAIT = 0.4
-"""The share of the keepalive interval in which a ping must be answered."""
-
-
 class Connection:
     """A client, from the handshake until its socket is gone.
 
     Attributes:
         id: The session id of WELCOME: unguessable, but an address and no credential, as others learn it.
         attributes: Whatever the app keeps about this client; middlewares fill it at the handshake.
-        request: The aiohttp request of the handshake: headers, cookies, query, `remote`.
+        request: The aiohttp request of the handshake: headers, cookies, query. Its `remote` may be a proxy's.
+        remote: The client's address, taken from a trusted proxy where there is one; None for a unix socket.
+        roles: What the user may do, by name; for `requires`.
+        permissions: What WAMP-CRA granted, or None where nobody authenticated so.
+        session: The web front end's `Session`, or None without the middleware `Sessions`.
         close_code: The WebSocket close code once the connection has ended, 1006 where no close was agreed.
         close_reason: Why it ended, in words: the peer's, the server's or the keepalive's.
     """
@@ -54,16 +54,13 @@ class Connection:
         "_complaints",
         "_deadline",
         "_ended",
+        "_heartbeat",
         "_hub",
         "_inlet",
-        "_left",
         "_on_message",
         "_over",
-        "_ping",
-        "_ping_at",
-        "_ping_due",
-        "_ping_end",
         "_transport",
+        "_user",
         "allowance",
         "attributes",
         "close_code",
@@ -71,16 +68,25 @@ class Connection:
         "id",
         "left",
         "outbox",
+        "permissions",
         "protocol",
+        "remote",
         "request",
+        "roles",
+        "session",
         "subscriptions",
         "work",
     )
 
-    def __init__(self, request: web.Request, protocol: Protocol, hub: Hub) -> None:
+    def __init__(self, request: web.Request, protocol: Protocol, hub: Hub, remote: str | None) -> None:
         self.id = protocol.session
         self.attributes: dict[str, Any] = {}
         self.request = request
+        self.remote = remote
+        self.roles: frozenset[str] = frozenset()
+        self.permissions: Permissions | None = None
+        self.session: Any = None
+        self._user: Any = None
         self.protocol = protocol
         self.subscriptions: dict[str, None] = {}
         self.left = False  # whether it has left its topics for good
@@ -98,14 +104,23 @@ class Connection:
         self._deadline: asyncio.TimerHandle | None = None
         self._over = False
         self._ended: asyncio.Future[None] | None = None
-        self._ping: bytes | None = None
-        self._ping_at = 0.0
-        self._ping_due = math.inf  # until somebody reads the pongs
-        self._ping_end = 0  # how much has left when the ping has
-        self._left = 0
+        self._heartbeat: Heartbeat | None = None
 
     def __repr__(self) -> str:
-        return f"<Connection {self.id} from {self.request.remote}{' (closed)' if self.closed else ''}>"
+        return f"<Connection {self.id} from {self.remote}{' (closed)' if self.closed else ''}>"
+
+    @property
+    def user(self) -> Any:
+        """Who the client is, as a middleware or WAMP-CRA established it; None while nobody. Must be hashable."""
+        return self._user
+
+    @user.setter
+    def user(self, user: Any) -> None:
+        hash(user)
+        before, self._user = self._user, user
+        if self._transport is not None:
+            self._hub.users.leave(self, before)
+            self._hub.users.enter(self)
 
     @property
     def closed(self) -> bool:
@@ -131,7 +146,7 @@ class Connection:
     def complaints(self) -> Complaints:
         """What is logged about this peer."""
         if self._complaints is None:
-            remote = quote(self.request.remote or "a unix socket", 64)
+            remote = quote(self.remote or "a unix socket", 64)
             self._complaints = Complaints(f"connection {self.id[:8]} from {remote}")
         return self._complaints
 
@@ -197,7 +212,8 @@ class Connection:
             case WSMsgType.PING:
                 self.outbox.send(pong_frame(data))
             case WSMsgType.PONG:
-                self._take_pong(data)
+                if self._heartbeat is not None:
+                    self._heartbeat.pong(data)
             case WSMsgType.BINARY:
                 self._malformed(ProtocolError(NOT_ACCEPTED, "WAMP v1 is JSON in text messages, not binary"))
             case WSMsgType.CLOSE:
@@ -244,48 +260,30 @@ class Connection:
 
     # ---- keepalive
 
-    def keep_alive(self, now: float, interval: float, late: float) -> None:
+    def keep_alive(self, now: float, late: float) -> None:
         """Send the ping that is due, or cut a peer that has not answered the last one.
-
-        Only the answer to our ping proves that the peer both reads and writes: data that it sends on its own
-        does not, and bytes that the kernel took do not either.
 
         Args:
             now: The loop's time.
-            interval: Seconds between pings.
             late: Seconds for which the loop could neither send the ping nor read its answer.
         """
-        transport = self._transport
-        if transport is None or self._over:
+        transport, heartbeat = self._transport, self._heartbeat
+        if transport is None or heartbeat is None or self._over:
             return
         if self.work.full:
             # Nobody reads its pongs, but a peer that has gone shows in the socket once something was sent.
-            self._ping_at = now
+            heartbeat.unread(now)
             if has_failed(transport):
                 self.cut(ABNORMAL, "the connection was lost")
-        elif self._ping is not None:
-            self._ping_at += late
-            left = self.outbox.left
-            if self._left < left < self._ping_end:
-                # The ping still stands behind what a slow peer is reading.
-                self._ping_at = now
-            self._left = left
-            if now - self._ping_at >= interval * PONG_WAIT:
-                self.cut(ABNORMAL, f"keepalive: no pong within {interval * PONG_WAIT:g} s")
-        if now >= self._ping_due and (self._ping is None or self.work.full):
-            self._ping_at, self._ping_due = now, now + interval
-            self._ping = os.urandom(4)
-            self.outbox.send(ping_frame(self._ping))
-            self._left = self.outbox.left
-            self._ping_end = self._left + self.outbox.unsent
+        elif heartbeat.is_overdue(now, late, self.outbox.left):
+            self.cut(ABNORMAL, f"keepalive: no pong within {heartbeat.patience:g} s")
+        if heartbeat.is_due(now, unread=self.work.full):
+            self.outbox.send(ping_frame(heartbeat.ping(now)))
+            heartbeat.queued(self.outbox.left, self.outbox.unsent)
 
     def start_keepalive(self, interval: float) -> None:
         """Let the first ping be due one interval from now."""
-        self._ping_due = asyncio.get_running_loop().time() + interval
-
-    def _take_pong(self, payload: bytes) -> None:
-        if payload == self._ping:
-            self._ping = None
+        self._heartbeat = Heartbeat(asyncio.get_running_loop().time(), interval)
 
     # ---- the end
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from .connection import Connection
+from .users import Users
 
 __all__ = ["Connections"]
 
@@ -12,20 +14,36 @@ __all__ = ["Connections"]
 class Connections:
     """The live connections of this node, by session id."""
 
-    def __init__(self) -> None:
+    def __init__(self, users: Users[Connection]) -> None:
         self._by_id: dict[str, Connection] = {}
+        self._users = users
 
     def add(self, connection: Connection) -> None:
         """Enter a connection."""
         self._by_id[connection.id] = connection
+        self._users.enter(connection)
 
     def discard(self, connection: Connection) -> None:
         """Remove a connection, if it is there."""
         self._by_id.pop(connection.id, None)
+        self._users.leave(connection, connection.user)
 
     def get(self, session: str) -> Connection | None:
         """The live connection with this session id, or None."""
         return self._by_id.get(session)
+
+    def __call__(self, *, user: Any = None, session_id: str | None = None) -> list[Connection]:
+        """The live connections that belong to somebody: `app.connections(user="alice")`.
+
+        Args:
+            user: A user, as in `Connection.user`.
+            session_id: The id of a web session, as the middleware `Sessions` knows it; not the id of WELCOME.
+        """
+        if (user is None) == (session_id is None):
+            raise TypeError("connections(...) takes either user= or session_id=")
+        if user is not None:
+            return self._users.of(user)
+        return [each for each in self if each.session is not None and each.session.id == session_id]
 
     def __iter__(self) -> Iterator[Connection]:
         return iter(list(self._by_id.values()))

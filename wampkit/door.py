@@ -11,13 +11,14 @@ from aiohttp import HttpVersion11, WSCloseCode, web
 
 from .complaints import Complaints
 from .connection import Connection
-from .errors import WampError, quote
+from .errors import WampError
 from .fatal import is_fatal
 from .hub import Hub
 from .inlet import Socket, direct_road, head_of, open_socket
 from .node import Node
 from .places import Places
 from .protocol import SUBPROTOCOL, Protocol
+from .refusals import RefusalLog
 
 __all__ = ["Door"]
 
@@ -54,13 +55,15 @@ class Door:
         self._known = known
         self._ident = ident
         self._require_subprotocol = require_subprotocol
-        self._complaints = Complaints("refused handshakes")
+        self._complaints = Complaints("handshakes")
+        self._refusals = RefusalLog()
         self._direct = direct_road()
         self._places = Places(hub.limits.connections, hub.limits.connections_per_address)
 
     def close(self) -> None:
         """Write what was counted and not logged."""
         self._complaints.close()
+        self._refusals.close()
 
     async def __call__(self, request: web.Request) -> web.StreamResponse:
         """Serve one handshake and, if it is let in, the connection that it becomes.
@@ -71,13 +74,13 @@ class Door:
         try:
             self._places.enter(address)
         except web.HTTPException as refusal:
-            return self._refuse(request, refusal)
+            return self._refuse(address, refusal)
         try:
-            connection = await self._admit(request)
+            connection = await self._admit(request, address)
             socket = await self._upgrade(request)
         except web.HTTPException as refusal:
             self._places.leave(address)
-            return self._refuse(request, refusal)
+            return self._refuse(address, refusal)
         except BaseException:
             self._places.leave(address)
             raise
@@ -91,13 +94,13 @@ class Door:
             await self._node.farewell(connection)
         return socket
 
-    async def _admit(self, request: web.Request) -> Connection:
+    async def _admit(self, request: web.Request, remote: str | None) -> Connection:
         self._check_open()
         _check_handshake(request, self._require_subprotocol)
         protocol = Protocol(
             "server", prefixes=self._prefixes, ident=self._ident, known=self._known, limits=self._hub.limits
         )
-        connection = Connection(request, protocol, self._hub)
+        connection = Connection(request, protocol, self._hub, remote)
         if self._gates:
             await self._pass_gates(connection)
             self._check_open()
@@ -120,12 +123,9 @@ class Door:
         if self._node.draining:
             raise web.HTTPServiceUnavailable(text="the server is restarting", headers={"Retry-After": "1"})
 
-    def _refuse(self, request: web.Request, refusal: web.HTTPException) -> web.Response:
+    def _refuse(self, remote: str | None, refusal: web.HTTPException) -> web.Response:
         self._hub.counters.refused += 1
-        remote = quote(request.remote or "a unix socket", 64)
-        self._complaints.add(
-            (refusal.status, refusal.text), f"HTTP {refusal.status} to {remote}: {refusal.text}", level=logging.INFO
-        )
+        self._refusals.add(remote, refusal)
         headers = {
             key: value for key, value in refusal.headers.items() if key not in ("Content-Type", "Content-Length")
         }

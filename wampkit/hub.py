@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from .counters import Counters
 from .eager import Starter
 from .limits import Limits
 from .outbox import Flusher
+from .users import Users
 
 __all__ = ["Hub", "SocketOptions"]
 
@@ -32,3 +33,4 @@ class Hub:
     counters: Counters
     flusher: Flusher = field(default_factory=Flusher)
     starter: Starter = field(default_factory=Starter)
+    users: Users[Any] = field(default_factory=Users)

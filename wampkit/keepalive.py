@@ -28,4 +28,4 @@ async def keep_alive(connections: Iterable[Connection], interval: float) -> None
         now = loop.time()
         late = now - due if now - due > tick else 0.0
         for connection in connections:
-            connection.keep_alive(now, interval, late)
+            connection.keep_alive(now, late)

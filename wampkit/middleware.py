@@ -2,7 +2,8 @@
 
 A middleware is a function `(message, call_next)`, or an object with one or both of two methods: `connect`, which
 sees the handshake before there is a socket, and `message`, which sees each CALL, SUBSCRIBE, UNSUBSCRIBE and
-PUBLISH. The list is read from the top: the first is the outermost.
+PUBLISH. The list is read from the top: the first is the outermost. Either kind of object in the app's list may have
+a third method, `lifespan(app)`, an async context manager that is entered when the app starts and left when it stops.
 """
 
 from __future__ import annotations

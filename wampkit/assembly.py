@@ -1,0 +1,107 @@
+"""The parts of a running app, made from what was declared and put together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from .broker import Broker, broker_from_url
+from .calls import Answers, Calls
+from .chains import Procedure, ServedTopic
+from .connection import Connection
+from .connections import Connections
+from .counters import Counters
+from .dispatch import Dispatcher
+from .door import Door
+from .failures import ErrorHandlers, Failures
+from .hub import Hub, SocketOptions
+from .lifecycle import Hooks
+from .limits import Limits
+from .middleware import split
+from .names import Names
+from .node import Node
+from .router import Table
+from .serving import known_names
+from .subscribing import Subscribing
+from .threads import Threads
+from .topics import Topics
+
+__all__ = ["Options", "assemble"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What an app was told; see `App` for what each means."""
+
+    prefixes: Mapping[str, str]
+    middlewares: tuple[Any, ...]
+    debug: bool
+    exclude_publisher: bool
+    require_subprotocol: bool
+    error_uris: Mapping[str, str]
+    ident: str
+    broker: Broker | str
+    keepalive: float | None
+    limits: Limits
+    sockets: SocketOptions
+    goodbye: Literal["close", "drop"]
+    threads: int
+
+
+def assemble(
+    options: Options,
+    procedures: Table[Procedure],
+    served: Table[ServedTopic],
+    hooks: Hooks,
+    error_handlers: ErrorHandlers,
+) -> tuple[Node, Door]:
+    """A node that is ready to start, and the door that lets clients in.
+
+    Args:
+        options: What the app was told.
+        procedures: Its procedures, compiled.
+        served: Its topics, compiled.
+        hooks: Its hooks.
+        error_handlers: What makes answers of its exceptions.
+    """
+    gates, messages = split(options.middlewares, "App", gates=True)
+    middlewares = tuple(messages)
+    broker = broker_from_url(options.broker) if isinstance(options.broker, str) else options.broker
+    threads = Threads(options.threads)
+    counters = Counters()
+    hub = Hub(options.sockets, options.limits, counters)
+    topics = Topics(broker, hub.flusher, known=lambda uri: served.find(uri) is not None)
+
+    async def on_error(error: BaseException, connection: Connection) -> None:
+        await hooks.failed(threads, error, connection)
+
+    failures = Failures(error_handlers, on_error)
+    names = Names(options.limits.uri_length, counters)
+    answers = Answers(error_uris=options.error_uris, prefixes=options.prefixes, debug=options.debug)
+    calls = Calls(procedures, names, topics, middlewares, threads, failures, answers)
+    subscribing = Subscribing(
+        served,
+        names,
+        topics,
+        middlewares,
+        threads,
+        failures,
+        counters,
+        most=options.limits.subscriptions,
+        exclude_publisher=options.exclude_publisher,
+    )
+    node = Node(
+        Connections(hub.users),
+        topics,
+        broker,
+        Dispatcher(calls, subscribing, options.limits, counters),
+        hub.starter,
+        threads,
+        hooks,
+        counters,
+        options.keepalive,
+        options.goodbye,
+    )
+    known = known_names(procedures, served, options.prefixes)
+    return node, Door(node, gates, hub, options.prefixes, known, options.ident, options.require_subprotocol)

@@ -1,0 +1,83 @@
+"""The pings of one connection, and whether each was answered in time."""
+
+from __future__ import annotations
+
+import os
+
+__all__ = ["PONG_WAIT", "Heartbeat"]
+
+PONG_WAIT = 0.4
+"""The share of the keepalive interval in which a ping must be answered."""
+
+
+class Heartbeat:
+    """Knows when the next ping is due and how long the last one has been waiting for its answer.
+
+    Only the answer to our ping proves that the peer both reads and writes: data that it sends on its own does not,
+    and bytes that the kernel took do not either.
+
+    Args:
+        now: The loop's time.
+        interval: Seconds between pings.
+    """
+
+    __slots__ = ("_due", "_end", "_interval", "_left", "_ping", "_sent")
+
+    def __init__(self, now: float, interval: float) -> None:
+        self._interval = interval
+        self._due = now + interval
+        self._ping: bytes | None = None
+        self._sent = 0.0
+        self._end = 0  # how many bytes have left when the ping has
+        self._left = 0
+
+    @property
+    def patience(self) -> float:
+        """Seconds in which a ping must be answered."""
+        return self._interval * PONG_WAIT
+
+    def is_due(self, now: float, *, unread: bool) -> bool:
+        """Whether a ping should be sent now. One waits at most, except where nobody reads the answers."""
+        return now >= self._due and (self._ping is None or unread)
+
+    def ping(self, now: float) -> bytes:
+        """The payload of a ping that is sent now."""
+        self._sent, self._due = now, now + self._interval
+        self._ping = os.urandom(4)
+        return self._ping
+
+    def queued(self, left: int, unsent: int) -> None:
+        """The ping stands at the end of what waits.
+
+        Args:
+            left: Bytes that have left so far.
+            unsent: Bytes that wait.
+        """
+        self._left = left
+        self._end = left + unsent
+
+    def pong(self, payload: bytes) -> None:
+        """An answer came."""
+        if payload == self._ping:
+            self._ping = None
+
+    def unread(self, now: float) -> None:
+        """Nobody reads the answers at present."""
+        self._sent = now
+
+    def is_overdue(self, now: float, late: float, left: int) -> bool:
+        """Whether the peer has had its time to answer.
+
+        Args:
+            now: The loop's time.
+            late: Seconds for which the loop could neither send the ping nor read its answer.
+            left: Bytes that have left so far.
+        """
+        if self._ping is None:
+            return False
+        self._sent += late
+        if self._left < left < self._end:
+            # The ping still stands behind what a slow peer is reading.
+            self._sent = now
+        self._left = left
+        return now - self._sent >= self.patience
