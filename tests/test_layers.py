@@ -24,11 +24,24 @@ LAYERS: list[set[str]] = [
         "permissions",
         "heartbeat",
     },
-    {"uris", "limits", "messages", "depends", "broker", "signatures", "arguments", "outbox", "refusals"},
-    {"protocol", "binding", "router", "work", "inlet", "hub"},
-    {"connection", "link"},
-    {"connections", "topics", "incoming", "keepalive", "lifecycle", "subscriptions", "failures"},
-    {"middleware", "client"},
+    {
+        "uris",
+        "limits",
+        "messages",
+        "depends",
+        "broker",
+        "signatures",
+        "arguments",
+        "outbox",
+        "refusals",
+        "keys",
+        "httplog",
+        "paced",
+    },
+    {"protocol", "binding", "router", "work", "inlet", "hub", "session"},
+    {"connection", "link", "storage"},
+    {"connections", "topics", "incoming", "keepalive", "lifecycle", "subscriptions", "failures", "tickets", "watch"},
+    {"middleware", "client", "sessions"},
     {"chains", "names"},
     {"calls", "subscribing", "serving"},
     {"dispatch"},
@@ -36,7 +49,7 @@ LAYERS: list[set[str]] = [
     {"door"},
     {"assembly"},
     {"app"},
-    {"loading", "testing", "httplog"},
+    {"loading", "testing"},
     {"listing", "process", "options", "talk"},
     {"server"},
     {"children"},
@@ -48,7 +61,7 @@ LAYER_OF = {module: number for number, layer in enumerate(LAYERS) for module in 
 
 PURE = ("errors", "uris", "messages", "protocol")
 EDGES = LAYER_OF.keys() & {
-    "client", "link", "subscriptions", "loading", "testing", "httplog", "listing", "process", "options", "talk",
+    "client", "link", "subscriptions", "loading", "testing", "listing", "process", "options", "talk",
     "server", "children", "reload", "workers", "cli", "pytest_plugin",
 }  # fmt: skip
 OF_THE_CLIENT = {"client", "link", "subscriptions"}

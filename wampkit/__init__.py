@@ -22,11 +22,15 @@ from .errors import (
     WampError,
 )
 from .incoming import Call, Incoming, Publish, Subscribe, Unsubscribe
+from .keys import KeyRing
 from .limits import Limits
 from .middleware import AllowOrigins, BlockAddresses, CallNext
 from .router import Router
+from .session import Session, SessionEnded, SessionReadOnly, SessionUnavailable
+from .sessions import Sessions
 from .subscriptions import Subscription
 from .threads import run_on_loop
+from .tickets import Tickets
 from .topics import Topic, Topics
 
 __version__ = "0.1.0"
@@ -51,6 +55,7 @@ __all__ = [
     "HandshakeRefused",
     "Incoming",
     "InvalidArgument",
+    "KeyRing",
     "LimitExceeded",
     "Limits",
     "MemoryBroker",
@@ -59,9 +64,15 @@ __all__ = [
     "Publication",
     "Publish",
     "Router",
+    "Session",
+    "SessionEnded",
+    "SessionReadOnly",
+    "SessionUnavailable",
+    "Sessions",
     "State",
     "Subscribe",
     "Subscription",
+    "Tickets",
     "TooManyMessages",
     "Topic",
     "Topics",

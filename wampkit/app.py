@@ -23,6 +23,8 @@ from .middleware import Middleware, split
 from .node import Node
 from .router import Declaration, Router, Table, TopicDeclaration, gather
 from .serving import compile_routes
+from .sessions import Sessions
+from .tickets import Tickets
 from .topics import Topics
 from .uris import expand
 
@@ -182,6 +184,22 @@ class App:
             return function
 
         return register
+
+    def has(self, kind: type) -> bool:
+        """Whether a middleware of this class is in the app's list."""
+        return any(isinstance(each, kind) for each in self.middlewares)
+
+    @property
+    def tickets(self) -> Tickets:
+        """What issues one-time tickets, before the app runs too: `app.tickets.issue(user)`.
+
+        Raises:
+            RuntimeError: There is no `Tickets` in the app's list of middlewares.
+        """
+        for each in self.middlewares:
+            if isinstance(each, Tickets):
+                return each
+        raise RuntimeError("this app takes no tickets; put Tickets(key) into App(middlewares=[...])")
 
     # ---- while it runs
 
@@ -347,7 +365,7 @@ class App:
 
     def _compile(self) -> tuple[Table[Procedure], Table[ServedTopic]]:
         own = Declaration("procedure", SUBSCRIPTION, SUBSCRIPTION, self._subscription)
-        return compile_routes(gather(self._router, self.prefixes), own)
+        return compile_routes(gather(self._router, self.prefixes), own, sessions=self.has(Sessions))
 
     async def _subscription(self, topic: str, connection: Connection) -> str | None:
         """The full URI of the caller's subscription, or None if it has none: what WAMP v1 itself never tells.

@@ -81,8 +81,16 @@ class Plan:
     async def run(self, values: Sequence[Any], scope: Scope) -> Any:
         """Call the handler with `bind`'s values; what must be injected comes from `scope`."""
         async with scope:
-            positional, keywords = await self.arguments(values, scope)
-            return await self.call(scope.threads, positional, keywords)
+            try:
+                positional, keywords = await self.arguments(values, scope)
+                result = await self.call(scope.threads, positional, keywords)
+            except BaseException as error:
+                if scope.endings:
+                    await scope.end(error)
+                raise
+            if scope.endings:
+                await scope.end(None)
+            return result
 
     async def call(self, threads: Threads, positional: Sequence[Any], keywords: dict[str, Any]) -> Any:
         """Call the handler with exactly these arguments."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -63,9 +63,13 @@ class Scope:
         topic: The topic it speaks of, for everything but calls.
         variables: The values of the URI pattern's variables.
         threads: Where blocking dependencies run.
+
+    Attributes:
+        values: What has been made for the message, by its provider's key.
+        endings: What `at_end` added.
     """
 
-    __slots__ = ("_entered", "_values", "connection", "message", "threads", "topic", "variables")
+    __slots__ = ("_entered", "connection", "endings", "message", "threads", "topic", "values", "variables")
 
     def __init__(
         self, connection: Any, message: Any, topic: Any, variables: Mapping[str, str], threads: Threads
@@ -75,20 +79,33 @@ class Scope:
         self.topic = topic
         self.variables = variables
         self.threads = threads
-        self._values: dict[Any, Any] = {}
+        self.values: dict[Any, Any] = {}
+        self.endings: tuple[Callable[[BaseException | None], Awaitable[None]], ...] = ()
         self._entered: list[contextlib.AbstractAsyncContextManager[Any]] = []
 
     async def get(self, provider: Provider) -> Any:
         """The dependency's value, made on the first request and kept for the message."""
-        if provider.key in self._values:
-            return self._values[provider.key]
+        if provider.key in self.values:
+            return self.values[provider.key]
         value = await provider.provide(self)
         if provider.managed:
             manager: contextlib.AbstractAsyncContextManager[Any] = value
             value = await manager.__aenter__()
             self._entered.append(manager)
-        self._values[provider.key] = value
+        self.values[provider.key] = value
         return value
+
+    def at_end(self, ending: Callable[[BaseException | None], Awaitable[None]]) -> None:
+        """Run `ending(error)` when the handler has ended, before its answer and before what is entered is left.
+
+        Unlike a cleanup it may fail: what it raises is what the message ends with.
+        """
+        self.endings = (*self.endings, ending)
+
+    async def end(self, error: BaseException | None) -> None:
+        """The handler has returned, or raised `error`."""
+        for ending in self.endings:
+            await ending(error)
 
     async def __aenter__(self) -> Scope:
         return self

@@ -16,6 +16,7 @@ from .loading import one_line
 from .middleware import middleware_name, split
 from .router import Declaration
 from .serving import compile_routes
+from .sessions import Sessions
 
 __all__ = ["Listing", "Route", "as_text", "listing_of"]
 
@@ -67,7 +68,7 @@ class Listing:
 def listing_of(app: App) -> Listing:
     """What an app serves. Raises DeclarationError if a declaration cannot work."""
     declarations = app.declarations()
-    procedures, topics = compile_routes(declarations)
+    procedures, topics = compile_routes(declarations, sessions=app.has(Sessions))
     plans = {id(each.route): each.plan for table in (procedures, topics) for each in table}
     handshake, message = _names(app.middlewares, gates=True)
     routes = [_route(each, plans[id(each)], message) for each in declarations]

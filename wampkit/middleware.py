@@ -40,9 +40,10 @@ CallNext: TypeAlias = Callable[[Incoming], Awaitable[Any]]
 class ConnectMiddleware(Protocol):
     """Acts on the handshake, before the upgrade."""
 
-    async def connect(self, connection: Connection) -> None:
+    async def connect(self, connection: Connection) -> str | None:
         """Look at `connection.request`; fill `connection.attributes`, or raise to refuse: an
-        `aiohttp.web.HTTPException` with its status, or a `WampError` with 403 and its description."""
+        `aiohttp.web.HTTPException` with its status, or a `WampError` with 403 and its description. It may return
+        a sentence about what it found, without secrets, for who looks into why somebody is let in."""
 
 
 @runtime_checkable

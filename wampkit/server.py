@@ -22,6 +22,7 @@ from .loading import Mistake, describe, load_app
 from .memory import settle_collector
 from .middleware import AllowOrigins
 from .process import Signals, loop_factory, run_loop, set_up_logging
+from .tickets import Tickets
 
 __all__ = ["Settings", "Started", "bind", "run"]
 
@@ -119,6 +120,11 @@ def _prepare(settings: Settings) -> tuple[App, Callable[[str], Started]]:
         raise Mistake(
             f"--workers {settings.workers}: this app has topics, and with the broker memory:// an event never leaves "
             f"its process, so subscribers on other workers would miss it; {_instead()}"
+        )
+    if settings.workers > 1 and any(isinstance(each, Tickets) and not each.shared for each in app.middlewares):
+        raise Mistake(
+            f"--workers {settings.workers}: each worker remembers spent tickets by itself, so that a ticket could be "
+            "used once on each of them; give Tickets(..., spent=...) a store that they share, or leave out --workers"
         )
     any_origin = not any(isinstance(middleware, AllowOrigins) for middleware in app.middlewares)
     return app, lambda url: Started(url, procedures, topics, any_origin)

@@ -13,32 +13,37 @@ from .errors import DeclarationError
 from .incoming import Call, Publish, Subscribe, Unsubscribe
 from .middleware import split
 from .router import Declaration, Table
+from .session import Session, session_of
 from .topics import Topic
 from .uris import expand
 
 __all__ = ["compile_routes", "known_names"]
 
 
-def compile_routes(routes: Iterable[Declaration], *own: Declaration) -> tuple[Table[Procedure], Table[ServedTopic]]:
+def compile_routes(
+    routes: Iterable[Declaration], *own: Declaration, sessions: bool
+) -> tuple[Table[Procedure], Table[ServedTopic]]:
     """Every declaration made ready to run, so that a mistake shows before the first client.
 
     Args:
         routes: What the app declares.
         own: Procedures of wampkit itself.
+        sessions: Whether the app reads sessions, so that there is one to be given.
 
     Raises:
         DeclarationError: A declaration cannot work.
     """
+    session: Injectables = {Session: session_of if sessions else _NO_SESSIONS}
     procedures: Table[Procedure] = Table()
     topics: Table[ServedTopic] = Table()
     for route in routes:
         _, middlewares = split(route.middlewares, route.label, gates=False)
         if route.kind == "procedure":
-            procedures.add(route.uri, route.pattern, _procedure(route, tuple(middlewares)))
+            procedures.add(route.uri, route.pattern, _procedure(route, tuple(middlewares), session))
         else:
-            topics.add(route.uri, route.pattern, _topic(route, tuple(middlewares)))
+            topics.add(route.uri, route.pattern, _topic(route, tuple(middlewares), session))
     for route in own:
-        procedures.add(route.uri, route.pattern, _procedure(route, (), own=True))
+        procedures.add(route.uri, route.pattern, _procedure(route, (), session, own=True))
     procedures.sort()
     topics.sort()
     return procedures, topics
@@ -59,6 +64,8 @@ def known_names(
     names = {name: uri for name, uri in curies.items() if expand(name, prefixes) == uri}
     return names | {route.uri: route.uri for route in routes if expand(route.uri, prefixes) == route.uri}
 
+
+_NO_SESSIONS = "this app reads no sessions; put Sessions(storage) into App(middlewares=[...])"
 
 _CALL: Injectables = {
     Connection: lambda scope: scope.connection,
@@ -89,23 +96,26 @@ def _hook_injectables(message: type) -> Injectables:
     }
 
 
-def _procedure(route: Declaration, middlewares: tuple[Any, ...], *, own: bool = False) -> Procedure:
+def _procedure(
+    route: Declaration, middlewares: tuple[Any, ...], session: Injectables, *, own: bool = False
+) -> Procedure:
     assert route.handler is not None
     names = route.pattern.names if route.pattern is not None else ()
-    plan = compile_handler(route.declared, route.handler, _CALL, variables=names, all_variables=True)
+    plan = compile_handler(route.declared, route.handler, {**_CALL, **session}, variables=names, all_variables=True)
     _refuse_generators(route, route.handler)
     return Procedure(route, plan, middlewares, own)
 
 
-def _topic(route: Declaration, middlewares: tuple[Any, ...]) -> ServedTopic:
+def _topic(route: Declaration, middlewares: tuple[Any, ...], session: Injectables) -> ServedTopic:
     names = route.pattern.names if route.pattern is not None else ()
+    given = {**_TOPIC, **session}
     plan = None
     if route.handler is not None:
         _refuse_generators(route, route.handler)
-        plan = compile_handler(route.declared, route.handler, _TOPIC, variables=names, all_variables=True, most=1)
+        plan = compile_handler(route.declared, route.handler, given, variables=names, all_variables=True, most=1)
 
     def hooks(kind: str, functions: list[Callable[..., Any]], message: type) -> tuple[Plan, ...]:
-        injectables = _hook_injectables(message)
+        injectables = {**_hook_injectables(message), **session}
         label = f"{kind} of {route.declared}"
         return tuple(compile_handler(label, function, injectables, variables=names, most=0) for function in functions)
 

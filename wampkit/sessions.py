@@ -1,0 +1,329 @@
+"""The gate that lets a client be whoever it is on the web front end, by that one's session."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+from aiohttp_session import AbstractStorage
+
+from .connection import Connection
+from .errors import DeclarationError, quote
+from .paced import Paced
+from .refusals import Refused
+from .session import Session, SessionEnded, SessionReadOnly, SessionUnavailable
+from .storage import Found, Missing, Storage, quiet_undecryptable_cookies
+from .watch import Watch, remaining
+
+__all__ = ["Sessions"]
+
+logger = logging.getLogger("wampkit")
+
+RETRY = {"Retry-After": "1"}
+
+IN_COOKIE = (
+    "this session lives in its cookie, which cannot be set or read anew on an open socket: change it in a web view, or "
+    "keep sessions on the server (aiohttp-session's RedisStorage)"
+)
+NONE_THERE = "there is no session: it begins in a web view, as cookies cannot be set on an open socket"
+
+_NOTHING: Mapping[str, Any] = {}
+
+
+class Sessions:
+    """Reads the web front end's session at the handshake; a middleware for `App(middlewares=[...])`.
+
+    Whatever the cookie holds, the worst that comes of it is that there is no session. A storage that does not answer
+    is another matter: clients with a cookie are refused with 503 until it does. A connection is closed with 4401 when
+    its session expires; where the storage is on the server, also when the session is logged out of or gets another
+    user, which is looked up every `check_every` seconds. To close them at once, let the logout view do so:
+    `for each in app.connections(session_id=...): each.close(4401, "logged out")`.
+
+    Args:
+        storage: The storage that the aiohttp site uses, or one with the same settings.
+        user: Which key of the session names the user, or a function (async too) of the `Session` that returns the user
+            or None. A function that raises KeyError knows nobody. It fills `connection.user`.
+        roles: The same for the names of the user's roles. They are added to `connection.roles`.
+        id: The same for the id by which `app.connections(session_id=...)` finds connections; None for the key of the
+            storage on the server. A session in a cookie has no such key: put a random value into it at login, such as
+            `session["sid"] = secrets.token_urlsafe()`, and say `id="sid"`.
+        required: Whether a client of whom nobody knows by now who it is, is refused with 403.
+        check_every: Seconds between two looks at a session on the server.
+        endless: Whether a storage without `max_age` may be used, whose cookies are good for ever.
+
+    Raises:
+        DeclarationError: One of them cannot work.
+    """
+
+    def __init__(
+        self,
+        storage: AbstractStorage,
+        *,
+        user: str | Callable[[Session], Any] = "user",
+        roles: str | Callable[[Session], Any] | None = None,
+        id: str | Callable[[Session], Any] | None = None,
+        required: bool = False,
+        check_every: float = 30.0,
+        endless: bool = False,
+    ) -> None:
+        _check_storage(storage, endless)
+        for name, value in (("user", user), ("roles", roles), ("id", id)):
+            if not (isinstance(value, str) or callable(value) or (value is None and name != "user")):
+                raise DeclarationError(f"Sessions: {name} is a key of the session or a function of it, not {value!r}")
+        if not check_every > 0:
+            raise DeclarationError(f"Sessions: check_every is a number of seconds above 0, not {check_every!r}")
+        self._storage = Storage(storage)
+        self._user = user
+        self._roles = roles
+        self._id = id
+        self._required = required
+        self._check_every = check_every
+        self._watches: list[Watch] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._paced = Paced()
+
+    # ---- the middleware
+
+    async def connect(self, connection: Connection) -> str:
+        """Establish who the client is, and return in a sentence what its session is, or why there is none."""
+        record = SessionRecord(self, connection.request)
+        connection.session = Session(record)
+        try:
+            found = await record.read()
+        except SessionUnavailable as error:
+            raise self._unavailable(error) from None
+        note = found.why if isinstance(found, Missing) else await self._welcome(connection, record, found)
+        if connection.user is None:
+            if self._required:
+                raise Refused("log in first", why=note)
+            self.say(("anonymous", note), f"{quote(connection.remote or 'a unix socket', 64)} is nobody: {note}")
+        return note
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, app: Any) -> AsyncIterator[None]:
+        """While the app runs, watch over the sessions of its connections."""
+        watch = Watch(app, self, self._check_every)
+        self._watches.append(watch)
+        with quiet_undecryptable_cookies():
+            task = asyncio.create_task(watch.run())
+            try:
+                yield
+            finally:
+                self._watches.remove(watch)
+                task.cancel()
+                await asyncio.wait({task, *self._tasks})
+
+    async def _welcome(self, connection: Connection, record: SessionRecord, found: Found) -> str:
+        facts = await self.facts(record, found)
+        record.take(found, facts)
+        connection.roles |= facts.roles
+        if found.expires is not None:
+            for watch in self._watches:
+                watch.expect(found.expires)
+        if facts.user is None:
+            return facts.note
+        connection.user = facts.user
+        return f"session of user {quote(facts.user)}, {remaining(found.expires)}"
+
+    def _unavailable(self, error: SessionUnavailable) -> web.HTTPException:
+        self.trouble(error)
+        return web.HTTPServiceUnavailable(text="sessions cannot be looked up at the moment", headers=RETRY)
+
+    # ---- what a session says
+
+    async def facts(self, record: SessionRecord, found: Found) -> Facts:
+        """Who and what a session makes of its connections."""
+        session = Session(record.like(found))
+        user, note = await self._user_of(session)
+        roles = await _asked(self._roles, session)
+        id = await _asked(self._id, session) if self._id is not None else found.identity
+        return Facts(None if id is None else str(id), user, self._role_names(roles), note)
+
+    async def _user_of(self, session: Session) -> tuple[Any, str]:
+        user = await _asked(self._user, session)
+        if user is None:
+            return None, f"the session has no {self._user!r}" if isinstance(self._user, str) else "it has no user"
+        try:
+            hash(user)
+        except TypeError:
+            return None, f"what the session has for its user is a {type(user).__name__}, which is not hashable"
+        return user, ""
+
+    def _role_names(self, roles: Any) -> frozenset[str]:
+        if roles is None:
+            return frozenset()
+        names = [roles] if isinstance(roles, str) else list(roles) if isinstance(roles, Iterable) else [roles]
+        if not all(isinstance(name, str) for name in names):
+            self.say("roles", "the roles of a session are no list of names, so it has none", logging.WARNING)
+            return frozenset()
+        return frozenset(names)
+
+    # ---- for its records and watches
+
+    @property
+    def storage(self) -> Storage:
+        """What reads and writes the sessions."""
+        return self._storage
+
+    def doubt(self, identity: str) -> None:
+        """A session on the server may have ended: look at once."""
+        for watch in self._watches:
+            watch.doubt(identity)
+
+    def trouble(self, error: Exception) -> None:
+        """Log that the storage does not answer."""
+        self.say("storage", f"the session storage does not answer: {error}", logging.ERROR)
+
+    def keep(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Run a write in a task of its own; what it raises is logged."""
+
+        async def run() -> None:
+            try:
+                await work()
+            except SessionEnded as error:
+                self.say("ended", f"a change to a session is not written: {error.description}", logging.WARNING)
+            except Exception:
+                logger.exception("a change to a session is not written")
+
+        task = asyncio.create_task(run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def say(self, kind: Any, text: str, level: int = logging.INFO, error: BaseException | None = None) -> None:
+        """Write a line to the log, unless one of its kind has just been written."""
+        hidden = self._paced.take(kind)
+        if hidden is not None:
+            more = f" ({hidden} more since the last line)" if hidden else ""
+            logger.log(level, "sessions: %s%s", text, more, exc_info=error)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a session says of its connections.
+
+    Attributes:
+        id: By what they are found.
+        user: Who they are, or None.
+        roles: What they may do.
+        note: Why there is no user.
+    """
+
+    id: str | None
+    user: Any
+    roles: frozenset[str]
+    note: str
+
+
+NOBODY = Facts(None, None, frozenset(), "")
+
+
+class SessionRecord:
+    """What the sessions of one connection stand for; see `session.Record`.
+
+    Attributes:
+        gate: The middleware that it belongs to.
+        identity: The key in a storage on the server, or None.
+        facts: What was established at the handshake.
+    """
+
+    __slots__ = ("_loop", "_request", "created", "data", "expires", "facts", "gate", "identity")
+
+    def __init__(self, gate: Sessions, request: web.Request) -> None:
+        self.gate = gate
+        self._request = request
+        self._loop = asyncio.get_running_loop()
+        self.data = _NOTHING
+        self.identity: str | None = None
+        self.created: float | None = None
+        self.expires: float | None = None
+        self.facts = NOBODY
+
+    @property
+    def id(self) -> str | None:
+        """By what its connections are found."""
+        return self.facts.id
+
+    def take(self, found: Found, facts: Facts | None = None) -> None:
+        """This is what the session is now."""
+        self.data, self.identity = found.data, found.identity
+        self.created, self.expires = found.created, found.expires
+        if facts is not None:
+            self.facts = facts
+
+    def like(self, found: Found) -> SessionRecord:
+        """Another record of the same handshake, as it will be."""
+        other = SessionRecord(self.gate, self._request)
+        other.take(found)
+        return other
+
+    async def read(self) -> Found | Missing:
+        """Ask the storage. Raises SessionUnavailable."""
+        return await self.gate.storage.read(self._request)
+
+    def check_changeable(self) -> None:
+        """Raises SessionReadOnly where the session cannot be written."""
+        if self.identity is None:
+            raise SessionReadOnly(IN_COOKIE if self.data else NONE_THERE)
+
+    async def reload(self) -> None:
+        """Read anew. Raises SessionReadOnly, SessionEnded, SessionUnavailable."""
+        self.check_changeable()
+        found = await self.read()
+        if isinstance(found, Missing) or found.identity != self.identity:
+            raise self._ended()
+        self.take(found)
+
+    async def write(self, changes: Mapping[str, Any]) -> None:
+        """Apply changes to what the storage holds now, and read that. Raises SessionEnded, SessionUnavailable."""
+        assert self.identity is not None
+        try:
+            found = await self.gate.storage.change(self._request, self.identity, changes)
+        except SessionEnded:
+            raise self._ended() from None
+        if isinstance(found, Missing):
+            self.data = _NOTHING
+            self.gate.doubt(self.identity)
+        else:
+            self.take(found)
+
+    def _ended(self) -> SessionEnded:
+        assert self.identity is not None
+        self.gate.doubt(self.identity)
+        return SessionEnded("the session has ended: log in again")
+
+    def soon(self, save: Callable[[], Awaitable[None]]) -> None:
+        """Run `save` in a task of its own; may be called in any thread."""
+        self._loop.call_soon_threadsafe(self.gate.keep, save)
+
+
+async def _asked(what: str | Callable[[Session], Any] | None, session: Session) -> Any:
+    """What a key or a function says of a session."""
+    if what is None:
+        return None
+    if isinstance(what, str):
+        return session.get(what)
+    try:
+        answer = what(session)
+        return await answer if inspect.isawaitable(answer) else answer
+    except KeyError:
+        return None
+
+
+def _check_storage(storage: Any, endless: bool) -> None:
+    if not isinstance(storage, AbstractStorage):
+        raise DeclarationError(
+            f"Sessions takes a storage of aiohttp-session, such as EncryptedCookieStorage(KeyRing(key), max_age=3600), "
+            f"not a {type(storage).__name__}"
+        )
+    if storage.max_age is None and not endless:
+        raise DeclarationError(
+            "Sessions: this storage has no max_age, so its cookies would be good for ever and a stolen one could not "
+            "be stopped; give it one, such as max_age=86400 (seconds), on the web side too, or say Sessions(..., "
+            "endless=True)"
+        )

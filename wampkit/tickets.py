@@ -1,0 +1,220 @@
+"""One-time tickets: who a client is, for those that can send neither cookies nor headers with their handshake."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+import json
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from typing import Any
+
+from aiohttp import web
+from cryptography.fernet import InvalidToken
+
+from .connection import Connection
+from .errors import DeclarationError, quote
+from .httplog import blot_out
+from .keys import KeyRing
+from .paced import Paced
+from .refusals import Refused
+
+__all__ = ["Tickets"]
+
+logger = logging.getLogger("wampkit")
+
+LONGEST = 86_400.0
+"""Seconds for which a ticket may be good: as long is its number remembered."""
+
+CLOCK_SKEW = 60.0
+"""Seconds by which the clock of the server that issues may be ahead of that of the one that takes."""
+
+MOST_CHARACTERS = 4096
+PATIENCE = 5.0
+"""Seconds in which the shared store must have answered."""
+
+KIND = "wampkit ticket 1"
+"""What a token must say of itself: one of another kind, such as a session's cookie, may be made with the same keys."""
+
+REFUSAL = "this ticket is not valid: ask for a new one"
+
+
+class Tickets:
+    """Lets in whoever brings a ticket in the query, `ws://...?ticket=...`; a middleware for `App(middlewares=[...])`.
+
+    The web side makes one with `app.tickets.issue(user)` for whom it has logged in, and the page or the device connects
+    with it at once. A ticket is encrypted and signed, good for one handshake, and never logged by wampkit or in
+    aiohttp's access log; a proxy in front has an access log of its own. It is spent even if a later middleware refuses
+    the client, so put this behind those that look at addresses and origins.
+
+    Args:
+        *keys: The keys, newest first, in the forms that `KeyRing` takes.
+        parameter: The query parameter.
+        required: Whether a client without a ticket is refused.
+        spent: Remembers spent tickets where several processes serve, each of which would else take a ticket once:
+            `await spent(id, expires)` notes the ticket `id` until `expires`, in seconds since 1970, and returns whether
+            it had been noted before. With Redis: `return not await redis.set(id, 1, nx=True, exat=int(expires) + 1)`.
+
+    Raises:
+        DeclarationError: One of them cannot work.
+    """
+
+    def __init__(
+        self,
+        *keys: Any,
+        parameter: str = "ticket",
+        required: bool = False,
+        spent: Callable[[str, float], Awaitable[bool]] | None = None,
+    ) -> None:
+        if not keys:
+            raise DeclarationError("Tickets needs a key: Tickets(key), with a key from Fernet.generate_key()")
+        if not isinstance(parameter, str) or not parameter:
+            raise DeclarationError(f"Tickets: parameter is the name of a query parameter, not {parameter!r}")
+        if spent is not None and not callable(spent):
+            raise DeclarationError(f"Tickets: spent is an async function (id, expires), not {spent!r}")
+        self._ring = KeyRing(*keys)
+        self._parameter = parameter
+        self._required = required
+        self._spent = spent
+        self._remembered = _Remembered()
+        self._paced = Paced()
+
+    @property
+    def shared(self) -> bool:
+        """Whether several processes may serve, as they remember spent tickets together."""
+        return self._spent is not None
+
+    # ---- the web side
+
+    def issue(
+        self, user: Any, *, ttl: float = 30.0, roles: Iterable[str] = (), attributes: Mapping[str, Any] | None = None
+    ) -> str:
+        """A ticket for one handshake, as text that can stand in a URL as it is.
+
+        Args:
+            user: What `connection.user` will be: a text, a number or the like.
+            ttl: Seconds for which it is good, at most a day.
+            roles: What is added to `connection.roles`.
+            attributes: What is added to `connection.attributes`; JSON must be able to carry it.
+
+        Raises:
+            TypeError: JSON cannot carry the user, a role or an attribute as it is.
+            ValueError: `ttl` is out of bounds.
+        """
+        if not 0 < ttl <= LONGEST:
+            raise ValueError(f"ttl is a number of seconds above 0 and up to {LONGEST:,.0f}, not {ttl!r}")
+        if user is None or isinstance(user, list | dict) or not _survives(user):
+            raise TypeError(f"the user of a ticket is a text or a number, not a {type(user).__name__}")
+        names = [roles] if isinstance(roles, str) else list(roles)
+        if not all(isinstance(name, str) for name in names):
+            raise TypeError("the roles of a ticket are a list of names")
+        kept = dict(attributes or {})
+        if not _survives(kept):
+            raise TypeError("JSON cannot carry the attributes of this ticket as they are")
+        content = {
+            "kind": KIND,
+            "id": secrets.token_urlsafe(16),
+            "expires": time.time() + ttl,
+            "user": user,
+            "roles": names,
+            "attributes": kept,
+        }
+        ticket = self._ring.encrypt(json.dumps(content).encode()).decode().rstrip("=")
+        if len(ticket) > MOST_CHARACTERS:
+            raise ValueError("this ticket is too long for a URL: give it fewer attributes")
+        return ticket
+
+    # ---- the middleware
+
+    async def connect(self, connection: Connection) -> str:
+        """Establish who the client is by its ticket, and return that in a sentence."""
+        given = connection.request.query.getall(self._parameter, [])
+        if not given:
+            if self._required:
+                raise Refused("a ticket is needed", why="no ticket came")
+            return "no ticket came"
+        if len(given) > 1:
+            raise Refused(REFUSAL, why=f"{len(given)} tickets came")
+        content = self._opened(given[0])
+        await self._spend(content["id"], content["expires"])
+        connection.user = content["user"]
+        connection.roles |= frozenset(content["roles"])
+        connection.attributes.update(content["attributes"])
+        return f"ticket of user {quote(connection.user)}"
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, app: Any) -> AsyncIterator[None]:
+        """Before the first client, keep tickets out of the access log."""
+        blot_out(self._parameter)
+        yield
+
+    def _opened(self, ticket: str) -> dict[str, Any]:
+        """What a ticket says, if it is one of ours and still good."""
+        if len(ticket) > MOST_CHARACTERS:
+            raise Refused(REFUSAL, why=f"it is no ticket: it has {len(ticket)} characters")
+        try:
+            token = ticket.encode("ascii") + b"=" * (-len(ticket) % 4)
+            content, made = json.loads(self._ring.decrypt(token)), self._ring.extract_timestamp(token)
+        except InvalidToken:
+            raise Refused(REFUSAL, why="the ticket is forged, damaged or of a key that is not known here") from None
+        except ValueError:
+            raise Refused(REFUSAL, why="it is no ticket at all") from None
+        if not isinstance(content, dict) or content.get("kind") != KIND:
+            raise Refused(REFUSAL, why="it was made with the right key, but is no ticket")
+        now = time.time()
+        if now >= content["expires"]:
+            raise Refused(REFUSAL, why=f"the ticket expired {now - content['expires']:,.1f} s ago")
+        if made > now + CLOCK_SKEW:
+            raise Refused(REFUSAL, why="the ticket is from the future: the clocks of the servers differ")
+        result: dict[str, Any] = content
+        return result
+
+    async def _spend(self, id: str, expires: float) -> None:
+        if self._spent is None:
+            again = self._remembered.add(id, expires)
+        else:
+            again = await self._spend_together(id, expires)
+        if again:
+            raise Refused(REFUSAL, why="the ticket has been used before")
+
+    async def _spend_together(self, id: str, expires: float) -> bool:
+        assert self._spent is not None
+        try:
+            async with asyncio.timeout(PATIENCE):
+                return bool(await self._spent(id, expires))
+        except Exception as error:
+            if self._paced.take("spent") is not None:
+                logger.error("tickets: whether one was used before cannot be told, so none is taken", exc_info=error)
+            headers = {"Retry-After": "1"}
+            raise web.HTTPServiceUnavailable(text="tickets cannot be looked up now", headers=headers) from None
+
+
+class _Remembered:
+    """The tickets that were used here, each until it would have expired."""
+
+    def __init__(self) -> None:
+        self._ids: set[str] = set()
+        self._by_expiry: list[tuple[float, str]] = []
+
+    def add(self, id: str, expires: float) -> bool:
+        """Remember a ticket; whether it was remembered already."""
+        now = time.time()
+        while self._by_expiry and self._by_expiry[0][0] < now:
+            self._ids.discard(heapq.heappop(self._by_expiry)[1])
+        if id in self._ids:
+            return True
+        self._ids.add(id)
+        heapq.heappush(self._by_expiry, (expires, id))
+        return False
+
+
+def _survives(value: Any) -> bool:
+    """Whether JSON gives a value back as it was."""
+    try:
+        text = json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return bool(json.loads(text) == value)
