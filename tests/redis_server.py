@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Self
 
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 __all__ = ["RedisServer", "redis_server"]
@@ -49,8 +51,8 @@ class RedisServer:
 
     @contextlib.asynccontextmanager
     async def client(self) -> AsyncIterator[Redis]:
-        """A client of it, closed in the end."""
-        client = Redis(unix_socket_path=self.socket)
+        """A client of it that does not try again by itself, closed in the end."""
+        client = Redis(unix_socket_path=self.socket, retry=Retry(NoBackoff(), 0))
         try:
             yield client
         finally:
