@@ -1,12 +1,14 @@
 """The examples do what they say: each is run as its first lines tell, and used over real sockets."""
 
+import importlib
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 
 import aiohttp
@@ -14,7 +16,10 @@ import pytest
 from aiohttp import web
 from playwright.async_api import Browser, Page, async_playwright, expect
 
-from wampkit import CallError, connect
+from wampkit import CallError, HandshakeRefused, State, connect
+
+from .redis_server import redis_server
+from .wire import eventually
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -113,6 +118,87 @@ async def test_chat_in_two_browser_windows() -> None:
         await expect(anna.locator("#log li")).to_have_count(2)
         await bert.close()
         await expect(anna.locator("#state")).to_have_text("you are alone here")
+    assert errors == []
+
+
+@asynccontextmanager
+async def login_site(where: str) -> AsyncIterator[str]:
+    """The login site with its sessions in cookies or in Redis; its host and port."""
+    name = "examples.login_site"
+    sys.modules.pop(name, None)
+    with pytest.MonkeyPatch.context() as patch:
+        async with AsyncExitStack() as stack:
+            patch.delenv("REDIS_URL", raising=False)
+            patch.delenv("SESSION_KEYS", raising=False)
+            if where == "redis":
+                server = await stack.enter_async_context(redis_server())
+                patch.setenv("REDIS_URL", f"unix://{server.socket}")
+            module = importlib.import_module(name)
+            if where == "redis":
+                stack.push_async_callback(module.STORAGE._redis.aclose)
+            yield await stack.enter_async_context(served(module.site()))
+    sys.modules.pop(name, None)
+
+
+async def _post(http: aiohttp.ClientSession, address: str, path: str, **form: str) -> int:
+    """The status that a form's page answers with; the form has the token that the site gave."""
+    async with http.get(f"http://{address}/") as answer:
+        token = re.search(r'name="csrf" value="([^"]+)"', await answer.text())
+    assert token is not None
+    form = {"csrf": token[1], **form}
+    async with http.post(f"http://{address}{path}", data=form, allow_redirects=False) as answer:
+        return answer.status
+
+
+@pytest.mark.parametrize("where", ["cookie", "redis"])
+async def test_login_site(where: str) -> None:
+    """Who logs in on the site is known on the socket, and the logout closes it, in cookies as in Redis."""
+    jar = aiohttp.CookieJar(unsafe=True)  # cookies for an address, which 127.0.0.1 is
+    async with login_site(where) as address, aiohttp.ClientSession(cookie_jar=jar) as http:
+        url = f"ws://{address}/ws"
+        with pytest.raises(HandshakeRefused) as refused:
+            await connect(url, session=http).open()
+        assert refused.value.status == 403
+        assert await _post(http, address, "/login", name="ann", password="coffee") == 403
+        assert await _post(http, address, "/login", name="eve", password="") == 403
+        assert await _post(http, address, "/login", name="ann", password="tea", csrf="x") == 403
+        assert await _post(http, address, "/login", name="ann", password="tea") == 303
+        async with (
+            connect(url, session=http, reconnect=False) as client,
+            client.subscribe("site:chat") as events,
+        ):
+            assert await client.call("site:whoami") == "ann"
+            await client.publish("site:chat", "hello", exclude_me=False)
+            assert await events.get(timeout=5) == {"from": "ann", "text": "hello"}
+            assert await _post(http, address, "/logout", csrf="x") == 403
+            assert await client.call("site:whoami") == "ann"
+            assert await _post(http, address, "/logout") == 303
+            await eventually(lambda: client.state is State.CLOSED)
+            assert client.error is not None
+            assert client.error.code == 4401
+        with pytest.raises(HandshakeRefused):
+            await connect(url, session=http).open()
+
+
+async def test_login_site_in_a_browser() -> None:
+    """The page knows who it is, and says that it is logged out when that happens in another window."""
+    async with login_site("cookie") as address, chromium() as browser:
+        context = await browser.new_context()
+        page, other = await context.new_page(), await context.new_page()
+        errors: list[str] = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        await page.goto(f"http://{address}/")
+        await page.fill("[name=name]", "ann")
+        await page.fill("[name=password]", "tea")
+        await page.click("button")
+        await expect(page.locator("#state")).to_have_text("connected as ann")
+        await page.fill("#text", "<b>hello</b>")
+        await page.click("#form button")
+        await expect(page.locator("#log li")).to_have_text("ann: <b>hello</b>")
+        await other.goto(f"http://{address}/")
+        await other.click("text=Log out")
+        await expect(page.locator("#state")).to_have_text("logged out: log in again")
+        await expect(other.locator("[name=password]")).to_be_visible()
     assert errors == []
 
 
