@@ -106,6 +106,15 @@ def test_rotations_one_after_the_other() -> None:
             without.decrypt(token)
 
 
+def test_a_rolling_rotation_logs_nobody_out() -> None:
+    """While two workers are restarted one after the other, the new key last at first, each reads what either writes."""
+    before, known, after, alone = KeyRing(OLD), KeyRing(OLD, NEW), KeyRing(NEW, OLD), KeyRing(NEW)
+    steps = [(before, before), (known, before), (known, known), (after, known), (after, after), (alone, after)]
+    for workers in steps:
+        for writer in workers:
+            assert [reader.decrypt(writer.encrypt(b"x"), 60) for reader in workers] == [b"x", b"x"]
+
+
 def test_rotate_keeps_the_age() -> None:
     """A token under a new key is as old as it was, so that it cannot be made to live for ever."""
     made = int(time.time()) - 3000

@@ -150,7 +150,7 @@ def test_the_options_are_those_of_the_app() -> None:
     assert list(rows) == list(signature(App).parameters)
 
 
-@pytest.mark.parametrize("name", ["library", "errors", "news", "guarded"])
+@pytest.mark.parametrize("name", ["library", "errors", "news", "guarded", "shop"])
 async def test_the_snippets_do_what_they_say(name: str, written: Path) -> None:
     """A taste of each snippet over a real socket."""
     from aiohttp import web
@@ -181,6 +181,11 @@ async def test_the_snippets_do_what_they_say(name: str, written: Path) -> None:
                     assert await events.get(timeout=5) == {"welcome": "sport"}
                 async with client.subscribe("news:desk/secret") as events:
                     assert events.accepted is False
+            elif name == "shop":
+                assert await client.call("whoami") == [None, [], "light"]
+                ticket = import_module(name).app.tickets.issue("ann", roles=["staff"])
+                async with connect(f"{url}&ticket={ticket}") as known:
+                    assert await known.call("whoami") == ["ann", ["staff"], "light"]
             else:
                 with pytest.raises(CallError, match="for administrators"):
                     await client.call("admin:restart")
