@@ -24,6 +24,7 @@ from .errors import (
 from .incoming import Call, Incoming, Publish, Subscribe, Unsubscribe
 from .limits import Limits
 from .middleware import AllowOrigins, BlockAddresses, CallNext
+from .requirements import Requirement, anyone, requires
 from .router import Router
 from .subscriptions import Subscription
 from .threads import run_on_loop
@@ -58,6 +59,7 @@ __all__ = [
     "NotFound",
     "Publication",
     "Publish",
+    "Requirement",
     "Router",
     "State",
     "Subscribe",
@@ -67,6 +69,8 @@ __all__ = [
     "Topics",
     "Unsubscribe",
     "WampError",
+    "anyone",
     "connect",
+    "requires",
     "run_on_loop",
 ]

@@ -12,6 +12,7 @@ from .connection import Connection
 from .errors import DeclarationError
 from .incoming import Call, Publish, Subscribe, Unsubscribe
 from .middleware import split
+from .requirements import effective, requirements_of
 from .router import Declaration, Table
 from .topics import Topic
 from .uris import expand
@@ -19,12 +20,16 @@ from .uris import expand
 __all__ = ["compile_routes", "known_names"]
 
 
-def compile_routes(routes: Iterable[Declaration], *own: Declaration) -> tuple[Table[Procedure], Table[ServedTopic]]:
+def compile_routes(
+    routes: Iterable[Declaration], *own: Declaration, default: Any = None, cra: bool = False
+) -> tuple[Table[Procedure], Table[ServedTopic]]:
     """Every declaration made ready to run, so that a mistake shows before the first client.
 
     Args:
         routes: What the app declares.
         own: Procedures of wampkit itself.
+        default: The rule for routes that have none, or None.
+        cra: Whether WAMP-CRA grants what may be done.
 
     Raises:
         DeclarationError: A declaration cannot work.
@@ -33,12 +38,13 @@ def compile_routes(routes: Iterable[Declaration], *own: Declaration) -> tuple[Ta
     topics: Table[ServedTopic] = Table()
     for route in routes:
         _, middlewares = split(route.middlewares, route.label, gates=False)
+        rules = _rules(route, default, cra)
         if route.kind == "procedure":
-            procedures.add(route.uri, route.pattern, _procedure(route, tuple(middlewares)))
+            procedures.add(route.uri, route.pattern, _procedure(route, tuple(middlewares), rules()))
         else:
-            topics.add(route.uri, route.pattern, _topic(route, tuple(middlewares)))
+            topics.add(route.uri, route.pattern, _topic(route, tuple(middlewares), rules))
     for route in own:
-        procedures.add(route.uri, route.pattern, _procedure(route, (), own=True))
+        procedures.add(route.uri, route.pattern, _procedure(route, (), (), own=True))
     procedures.sort()
     topics.sort()
     return procedures, topics
@@ -89,15 +95,23 @@ def _hook_injectables(message: type) -> Injectables:
     }
 
 
-def _procedure(route: Declaration, middlewares: tuple[Any, ...], *, own: bool = False) -> Procedure:
+def _rules(route: Declaration, default: Any, cra: bool) -> Callable[..., tuple[Any, ...]]:
+    """Gives the rules of a route, with further ones for a type of message."""
+    own = (*route.requires, *requirements_of(route.handler))
+    return lambda further=(): effective((*own, *further), default, cra=cra)
+
+
+def _procedure(
+    route: Declaration, middlewares: tuple[Any, ...], rules: tuple[Any, ...], *, own: bool = False
+) -> Procedure:
     assert route.handler is not None
     names = route.pattern.names if route.pattern is not None else ()
     plan = compile_handler(route.declared, route.handler, _CALL, variables=names, all_variables=True)
     _refuse_generators(route, route.handler)
-    return Procedure(route, plan, middlewares, own)
+    return Procedure(route, plan, middlewares, rules, own)
 
 
-def _topic(route: Declaration, middlewares: tuple[Any, ...]) -> ServedTopic:
+def _topic(route: Declaration, middlewares: tuple[Any, ...], rules: Callable[..., tuple[Any, ...]]) -> ServedTopic:
     names = route.pattern.names if route.pattern is not None else ()
     plan = None
     if route.handler is not None:
@@ -115,6 +129,8 @@ def _topic(route: Declaration, middlewares: tuple[Any, ...]) -> ServedTopic:
         hooks("on_subscribe", route.on_subscribe, Subscribe),
         hooks("on_unsubscribe", route.on_unsubscribe, Unsubscribe),
         middlewares,
+        rules(route.subscribe),
+        rules(route.publish),
     )
 
 
