@@ -315,6 +315,7 @@ class App:
             raise
 
     async def _start(self) -> None:
+        compiled = self.compile(gather(self._router, self.prefixes))
         options = Options(
             prefixes=dict(self.prefixes),
             middlewares=self.middlewares,
@@ -331,7 +332,7 @@ class App:
             goodbye=self._goodbye,
             threads=self._threads,
         )
-        node, door = assemble(options, *self._compile(), self._hooks, self._error_handlers)
+        node, door = assemble(options, *compiled, self._hooks, self._error_handlers)
         self._node, self._door = node, door
         await node.start()
         lifespans = [each.lifespan for each in self.middlewares if hasattr(each, "lifespan")]
@@ -377,12 +378,18 @@ class App:
         Raises:
             DeclarationError: A declaration cannot work.
         """
-        self._compile()
-        return gather(self._router, self.prefixes)
+        declarations = gather(self._router, self.prefixes)
+        self.compile(declarations)
+        return declarations
 
-    def _compile(self) -> tuple[Table[Procedure], Table[ServedTopic]]:
+    def compile(self, declarations: Iterable[Declaration]) -> tuple[Table[Procedure], Table[ServedTopic]]:
+        """What was declared, made ready to run, and wampkit's own procedures.
+
+        Raises:
+            DeclarationError: A declaration cannot work.
+        """
         own = Declaration("procedure", SUBSCRIPTION, SUBSCRIPTION, self._subscription)
-        return compile_routes(gather(self._router, self.prefixes), own, default=self._requires)
+        return compile_routes(declarations, own, default=self._requires)
 
     async def _subscription(self, topic: str, connection: Connection) -> str | None:
         """The full URI of the caller's subscription, or None if it has none: what WAMP v1 itself never tells.
