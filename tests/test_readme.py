@@ -150,7 +150,7 @@ def test_the_options_are_those_of_the_app() -> None:
     assert list(rows) == list(signature(App).parameters)
 
 
-@pytest.mark.parametrize("name", ["library", "errors", "news", "guarded", "shop"])
+@pytest.mark.parametrize("name", ["library", "errors", "news", "guarded", "members", "shop"])
 async def test_the_snippets_do_what_they_say(name: str, written: Path) -> None:
     """A taste of each snippet over a real socket."""
     from aiohttp import web
@@ -186,6 +186,19 @@ async def test_the_snippets_do_what_they_say(name: str, written: Path) -> None:
                 ticket = import_module(name).app.tickets.issue("ann", roles=["staff"])
                 async with connect(f"{url}&ticket={ticket}") as known:
                     assert await known.call("whoami") == ["ann", ["staff"], "light"]
+            elif name == "members":
+                assert await client.call("whoami") == "ann"
+                async with client.subscribe("inbox:ann") as events, client.subscribe("inbox:bob") as other:
+                    assert other.accepted is False
+                    await client.call("warn", "ann", "careful")
+                    assert await events.get(timeout=5) == {"text": "careful"}
+                async with connect(url.replace("ann", "bob")) as bob:
+                    with pytest.raises(CallError, match="role 'staff'"):
+                        await bob.call("warn", "ann", "boo")
+                async with connect(url.partition("?")[0]) as nobody:
+                    assert await nobody.call("ping") == "pong"
+                    with pytest.raises(CallError, match="needs a login"):
+                        await nobody.call("whoami")
             else:
                 with pytest.raises(CallError, match="for administrators"):
                     await client.call("admin:restart")

@@ -13,7 +13,19 @@ import redis as blocking_redis
 from aiohttp_session.redis_storage import RedisStorage
 from redis.asyncio import Redis
 
-from wampkit import App, CallError, Client, Connection, NotAllowed, Session, Sessions, Tickets, run_on_loop, storage
+from wampkit import (
+    App,
+    CallError,
+    Client,
+    Connection,
+    NotAllowed,
+    Session,
+    Sessions,
+    Tickets,
+    requires,
+    run_on_loop,
+    storage,
+)
 
 from .redis_server import RedisServer, redis_server
 from .test_sessions import KEYED, UNKEYED, Noted
@@ -404,6 +416,22 @@ async def test_changed_roles_reach_the_connection(redis: Redis) -> None:
         connection = wamp.connection(peer)
         await eventually(lambda: connection.roles == {"own", "staff", "new"})
         assert connection.session["roles"] == ["staff", "new"]
+
+
+async def test_a_lost_role_ends_what_it_allowed(redis: Redis) -> None:
+    """When a session loses a role, the subscriptions that needed it end with it."""
+    app = _alone(redis, check_every=0.2)
+    app.topic("staff", subscribe=requires("staff"))
+    app.topic("all")
+    async with serve(app) as wamp:
+        await _put(redis, "s1", user="ann", roles=["staff"])
+        peer = await wamp.peer(headers=_headers("s1"))
+        await peer.subscribe("staff")
+        await peer.subscribe("all")
+        connection = wamp.connection(peer)
+        assert connection.topics == ("staff", "all")
+        await _put(redis, "s1", user="ann", roles=[])
+        await eventually(lambda: connection.topics == ("all",))
 
 
 async def test_a_session_is_looked_up_once_for_all_its_connections(redis: Redis) -> None:

@@ -25,6 +25,7 @@ from .incoming import Call, Incoming, Publish, Subscribe, Unsubscribe
 from .keys import KeyRing
 from .limits import Limits
 from .middleware import AllowOrigins, BlockAddresses, CallNext
+from .requirements import Requirement, anyone, requires
 from .router import Router
 from .session import Session, SessionEnded, SessionReadOnly, SessionUnavailable
 from .sessions import Sessions
@@ -63,6 +64,7 @@ __all__ = [
     "NotFound",
     "Publication",
     "Publish",
+    "Requirement",
     "Router",
     "Session",
     "SessionEnded",
@@ -78,6 +80,8 @@ __all__ = [
     "Topics",
     "Unsubscribe",
     "WampError",
+    "anyone",
     "connect",
+    "requires",
     "run_on_loop",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, ParamSpec, TypeVar
 
 from aiohttp import web
@@ -20,11 +20,14 @@ from .hub import SocketOptions
 from .lifecycle import Hooks, Lifespan
 from .limits import Limits
 from .middleware import Middleware, split
+from .mounting import mount
 from .node import Node
-from .router import Declaration, Router, Table, TopicDeclaration, gather
+from .requirements import Rule
+from .router import Declaration, Router, Table, TopicDeclaration, gather, rules_of
 from .serving import compile_routes
-from .sessions import Sessions
-from .tickets import Tickets
+from .sessions import reads_sessions
+from .tickets import Tickets, tickets_of
+from .to_user import ToUser
 from .topics import Topics
 from .uris import expand
 
@@ -47,6 +50,10 @@ class App:
         middlewares: The one list, outermost first; see `wampkit.middleware`.
         lifespan: An async context manager taking the app, entered at start and left at stop.
         debug: Whether a caller sees the text of unexpected errors. Not for production.
+
+        requires: What routes without a rule of their own require, such as `requires()`.
+        explain_refusals: Whether a client whose SUBSCRIBE or PUBLISH was refused receives an EVENT on that topic that
+            says why, as BabDev's server sends it; WAMP v1 itself has no answer.
 
         exclude_publisher: Whether a PUBLISH that says nothing about it leaves out its own sender, as
             autobahn-python does; False is what the PHP servers do.
@@ -79,6 +86,9 @@ class App:
         middlewares: Iterable[Middleware] = (),
         lifespan: Lifespan | None = None,
         debug: bool = False,
+        # who may do what
+        requires: Rule | None = None,
+        explain_refusals: bool = False,
         # protocol
         exclude_publisher: bool = True,
         require_subprotocol: bool = True,
@@ -105,6 +115,8 @@ class App:
         self._require_subprotocol = require_subprotocol
         self._ident = ident
         self._lifespan = lifespan
+        self._requires = requires
+        self._explain_refusals = explain_refusals
         self._threads = threads
         self.limits = limits or Limits()
         self._goodbye = goodbye
@@ -119,6 +131,7 @@ class App:
         self._resources = contextlib.AsyncExitStack()
         self._check_options(error_uris or {})
         split(self.middlewares, "App", gates=True)
+        rules_of(requires or (), "App")
 
         self.on_startup = self._hooks.on_startup
         self.on_shutdown = self._hooks.on_shutdown
@@ -146,10 +159,15 @@ class App:
     # ---- declaring
 
     def rpc(
-        self, uri: str, *, timeout: float | None = None, middlewares: Iterable[Middleware] = ()
+        self,
+        uri: str,
+        *,
+        timeout: float | None = None,
+        middlewares: Iterable[Middleware] = (),
+        requires: Rule | Iterable[Rule] = (),
     ) -> Callable[[Callable[P, R]], Callable[P, R]]:
         """Serve the decorated function as a procedure; see `Router.rpc`."""
-        return self._router.rpc(uri, timeout=timeout, middlewares=middlewares)
+        return self._router.rpc(uri, timeout=timeout, middlewares=middlewares, requires=requires)
 
     def add_rpc(
         self,
@@ -158,13 +176,25 @@ class App:
         *,
         timeout: float | None = None,
         middlewares: Iterable[Middleware] = (),
+        requires: Rule | Iterable[Rule] = (),
     ) -> None:
         """Serve `handler` as a procedure; the plain form of `rpc`."""
-        self._router.add_rpc(uri, handler, timeout=timeout, middlewares=middlewares)
+        self._router.add_rpc(uri, handler, timeout=timeout, middlewares=middlewares, requires=requires)
 
-    def topic(self, uri: str, *, relay: bool = False, middlewares: Iterable[Middleware] = ()) -> TopicDeclaration:
+    def topic(
+        self,
+        uri: str,
+        *,
+        relay: bool = False,
+        middlewares: Iterable[Middleware] = (),
+        requires: Rule | Iterable[Rule] = (),
+        subscribe: Rule | Iterable[Rule] = (),
+        publish: Rule | Iterable[Rule] = (),
+    ) -> TopicDeclaration:
         """Declare a topic, as a statement or as a handler's decorator; see `Router.topic`."""
-        return self._router.topic(uri, relay=relay, middlewares=middlewares)
+        return self._router.topic(
+            uri, relay=relay, middlewares=middlewares, requires=requires, subscribe=subscribe, publish=publish
+        )
 
     def include(self, router: Router, *, prefix: str = "") -> None:
         """Serve what a router declares, its URIs behind `prefix`."""
@@ -185,21 +215,10 @@ class App:
 
         return register
 
-    def has(self, kind: type) -> bool:
-        """Whether a middleware of this class is in the app's list."""
-        return any(isinstance(each, kind) for each in self.middlewares)
-
     @property
     def tickets(self) -> Tickets:
-        """What issues one-time tickets, before the app runs too: `app.tickets.issue(user)`.
-
-        Raises:
-            RuntimeError: There is no `Tickets` in the app's list of middlewares.
-        """
-        for each in self.middlewares:
-            if isinstance(each, Tickets):
-                return each
-        raise RuntimeError("this app takes no tickets; put Tickets(key) into App(middlewares=[...])")
+        """What issues one-time tickets, before the app runs too. Raises RuntimeError if no middleware takes them."""
+        return tickets_of(self.middlewares)
 
     # ---- while it runs
 
@@ -207,6 +226,11 @@ class App:
     def running(self) -> bool:
         """Whether the app has been started and not stopped."""
         return self._node is not None
+
+    @property
+    def door(self) -> Door | None:
+        """The aiohttp handler of the socket, while the app runs."""
+        return self._door
 
     @property
     def topics(self) -> Topics:
@@ -242,6 +266,23 @@ class App:
         uri = expand(topic, self.prefixes)
         await self._running().topics.publish(uri, event, exclude=exclude, eligible=eligible)
 
+    def to_user(self, user: Any) -> ToUser:
+        """All connections of a user: `await app.to_user("ann").publish(...)`, `app.to_user("ann").close()`.
+
+        Raises:
+            RuntimeError: The app is not running.
+        """
+        node = self._running()
+        return ToUser(user, node.users, node.topics, lambda topic: expand(topic, self.prefixes))
+
+    async def recheck(self, connection: Connection) -> list[str]:
+        """End the subscriptions that a connection may not have any more, after its user or roles changed.
+
+        Returns:
+            The topics that it lost, by URI. No event of them reaches it any more.
+        """
+        return await self._running().dispatcher.recheck(connection)
+
     def _running(self) -> Node:
         if self._node is None:
             raise RuntimeError("the app is not running: this works from its start until its stop")
@@ -257,25 +298,7 @@ class App:
             path: The socket's path.
             drain: Seconds that calls under way are given when the application shuts down.
         """
-
-        async def life(_: web.Application) -> AsyncIterator[None]:
-            await self.start()
-            yield
-            await self.stop()
-
-        async def leave(_: web.Application) -> None:
-            await self.drain(drain)
-
-        async def serve(request: web.Request) -> web.StreamResponse:
-            if self._door is None:
-                refusal = web.HTTPServiceUnavailable(text="the server is not running", headers={"Retry-After": "1"})
-                refusal.force_close()
-                raise refusal
-            return await self._door(request)
-
-        web_app.router.add_get(path, serve)
-        web_app.cleanup_ctx.append(life)
-        web_app.on_shutdown.append(leave)
+        mount(self, web_app, path, drain)
 
     def web_app(self, path: str = DEFAULT_PATH) -> web.Application:
         """An aiohttp application that serves this app alone: for `aiohttp.web.run_app`, gunicorn and the like."""
@@ -299,11 +322,13 @@ class App:
             raise
 
     async def _start(self) -> None:
+        compiled = self.compile(gather(self._router, self.prefixes))
         options = Options(
             prefixes=dict(self.prefixes),
             middlewares=self.middlewares,
             debug=self.debug,
             exclude_publisher=self._exclude_publisher,
+            explain_refusals=self._explain_refusals,
             require_subprotocol=self._require_subprotocol,
             error_uris=self._error_uris,
             ident=self._ident,
@@ -314,7 +339,7 @@ class App:
             goodbye=self._goodbye,
             threads=self._threads,
         )
-        node, door = assemble(options, *self._compile(), self._hooks, self._error_handlers)
+        node, door = assemble(options, *compiled, self._hooks, self._error_handlers)
         self._node, self._door = node, door
         await node.start()
         lifespans = [each.lifespan for each in self.middlewares if hasattr(each, "lifespan")]
@@ -360,12 +385,18 @@ class App:
         Raises:
             DeclarationError: A declaration cannot work.
         """
-        self._compile()
-        return gather(self._router, self.prefixes)
+        declarations = gather(self._router, self.prefixes)
+        self.compile(declarations)
+        return declarations
 
-    def _compile(self) -> tuple[Table[Procedure], Table[ServedTopic]]:
+    def compile(self, declarations: Iterable[Declaration]) -> tuple[Table[Procedure], Table[ServedTopic]]:
+        """What was declared, made ready to run, and wampkit's own procedures.
+
+        Raises:
+            DeclarationError: A declaration cannot work.
+        """
         own = Declaration("procedure", SUBSCRIPTION, SUBSCRIPTION, self._subscription)
-        return compile_routes(gather(self._router, self.prefixes), own, sessions=self.has(Sessions))
+        return compile_routes(declarations, own, default=self._requires, sessions=reads_sessions(self.middlewares))
 
     async def _subscription(self, topic: str, connection: Connection) -> str | None:
         """The full URI of the caller's subscription, or None if it has none: what WAMP v1 itself never tells.

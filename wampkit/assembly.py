@@ -38,6 +38,7 @@ class Options:
     middlewares: tuple[Any, ...]
     debug: bool
     exclude_publisher: bool
+    explain_refusals: bool
     require_subprotocol: bool
     error_uris: Mapping[str, str]
     ident: str
@@ -89,10 +90,13 @@ def assemble(
         failures,
         counters,
         most=options.limits.subscriptions,
+        most_ids=options.limits.session_ids,
         exclude_publisher=options.exclude_publisher,
+        explain=options.explain_refusals,
     )
     node = Node(
         Connections(hub.users),
+        hub.users,
         topics,
         broker,
         Dispatcher(calls, subscribing, options.limits, counters),

@@ -17,6 +17,7 @@ from .depends import Scope
 from .errors import NotFound, WampError, quote
 from .incoming import Call, Incoming
 from .middleware import CallNext, fold
+from .requirements import guarded
 from .router import Declaration
 from .threads import Threads
 from .topics import Topic, Topics
@@ -38,6 +39,7 @@ class Procedure:
     route: Declaration
     plan: Plan
     middlewares: tuple[Any, ...]
+    rules: tuple[Any, ...] = ()
     own: bool = False
 
 
@@ -50,6 +52,8 @@ class ServedTopic:
     on_subscribe: tuple[Plan, ...]
     on_unsubscribe: tuple[Plan, ...]
     middlewares: tuple[Any, ...]
+    may_subscribe: tuple[Any, ...] = ()
+    may_publish: tuple[Any, ...] = ()
 
 
 def call_way(
@@ -77,14 +81,14 @@ def call_way(
     if plan.plain:
         function, bind = plan.function, plan.wire.bind
         innermost = lambda message: function(*bind(message.args))  # type: ignore[attr-defined]  # noqa: E731
-    run = _with_message(procedure.route, fold(layers, innermost))
+    run = _with_message(procedure.route, fold(layers, guarded(procedure.rules, innermost)))
     return run if timeout is None else _limited(run, procedure.route, timeout, timeout_uri)
 
 
 def is_plain(procedure: Procedure, outer: tuple[Any, ...]) -> bool:
     """Whether nothing stands between a call and the handler, so that it may be called without going this way."""
     exact = procedure.route.pattern is None and procedure.route.timeout is None
-    return exact and procedure.plan.plain and not (outer or procedure.middlewares)
+    return exact and procedure.plan.plain and not (outer or procedure.middlewares or procedure.rules)
 
 
 def _refuse(message: Incoming) -> Awaitable[Any]:
@@ -120,10 +124,22 @@ def _limited(run: CallWay, route: Declaration, seconds: float, uri: str) -> Call
     return limited
 
 
-def way(topic: Any, outer: tuple[Any, ...], innermost: Callable[[Any, Incoming], Awaitable[Any]]) -> Way:
-    """The way of one type of topic message to `innermost(topic, message)`; None stands for unknown topics."""
+def way(
+    topic: ServedTopic | None,
+    outer: tuple[Any, ...],
+    rules: tuple[Any, ...],
+    innermost: Callable[[Any, Incoming], Awaitable[Any]],
+) -> Way:
+    """The way of one type of topic message to `innermost(topic, message)`; None stands for unknown topics.
+
+    Args:
+        topic: The topic.
+        outer: The app's middlewares, outermost first.
+        rules: What must hold for the message.
+        innermost: What runs it.
+    """
     layers = outer if topic is None else (*outer, *topic.middlewares)
-    return fold(layers, lambda message: innermost(topic, message))
+    return fold(layers, guarded(rules, lambda message: innermost(topic, message)))
 
 
 def run_plan(

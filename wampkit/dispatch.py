@@ -59,6 +59,10 @@ class Dispatcher:
         """End all subscriptions of a connection that has ended."""
         await self._subscribing.leave(connection)
 
+    async def recheck(self, connection: Connection) -> list[str]:
+        """End the subscriptions that a connection may not have any more; gives their URIs."""
+        return await self._subscribing.recheck(connection)
+
     def _admit(self, connection: Connection, message: messages.Message) -> bool:
         """Whether the client may send one more message now; refuses the message otherwise."""
         if connection.allowance is None or connection.allowance.take():

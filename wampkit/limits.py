@@ -23,6 +23,7 @@ class Limits:
             in a PREFIX it closes the connection with 1008, since WAMP v1 has no answer to PREFIX.
         prefixes: PREFIX messages with different names that one connection may send; one more closes it with 1008.
         subscriptions: Topics that one connection may be subscribed to; further ones are refused.
+        session_ids: Session ids that one PUBLISH may name in `exclude` and `eligible` together; more are refused.
         calls: Calls and topic messages of one connection that may be under way or wait for their turn. When there
             are as many, reading from it pauses until one has ended, so that TCP holds the client back.
         calls_size: Bytes of the messages from which those came; reading pauses beyond it as well.
@@ -48,6 +49,7 @@ class Limits:
     # one connection
     prefixes: int = 1_000
     subscriptions: int = 10_000
+    session_ids: int = 1_000
     calls: int = 1_000
     calls_size: int = 8 * 1024 * 1024
     messages_per_second: float | None = None

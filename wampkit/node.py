@@ -20,6 +20,7 @@ from .lifecycle import Hooks
 from .memory import warm_up_allocator
 from .threads import Threads
 from .topics import Topics
+from .users import Users
 
 __all__ = ["Node"]
 
@@ -49,6 +50,7 @@ class Node:
 
     Args:
         connections: The live connections.
+        users: Which of them belong to which user.
         topics: Who is subscribed to what.
         broker: What carries publications.
         dispatcher: What takes the messages.
@@ -63,6 +65,7 @@ class Node:
     def __init__(
         self,
         connections: Connections,
+        users: Users[Connection],
         topics: Topics,
         broker: Broker,
         dispatcher: Dispatcher,
@@ -74,6 +77,7 @@ class Node:
         goodbye: Literal["close", "drop"],
     ) -> None:
         self.connections = connections
+        self.users = users
         self.topics = topics
         self.broker = broker
         self.dispatcher = dispatcher

@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from .errors import DeclarationError
 from .uris import Pattern, expand, is_pattern
 
-__all__ = ["Declaration", "Router", "TopicDeclaration", "TopicHandler", "gather"]
+__all__ = ["Declaration", "Router", "TopicDeclaration", "TopicHandler", "gather", "rules_of"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -33,6 +33,9 @@ class Declaration:
         middlewares: Those of the routers around it and its own, outermost first; the app's are not among them.
         relay: Whether clients publish to each other without a handler.
         timeout: Seconds a call may take, or None.
+        requires: The rules of the routers around it and its own; see `requirements.py`.
+        subscribe: Further rules for SUBSCRIBE.
+        publish: Further rules for PUBLISH.
     """
 
     kind: str
@@ -42,6 +45,9 @@ class Declaration:
     middlewares: tuple[Any, ...] = ()
     relay: bool = False
     timeout: float | None = None
+    requires: tuple[Any, ...] = ()
+    subscribe: tuple[Any, ...] = ()
+    publish: tuple[Any, ...] = ()
     on_subscribe: list[Callable[..., Any]] = field(default_factory=list)
     on_unsubscribe: list[Callable[..., Any]] = field(default_factory=list)
     pattern: Pattern | None = None
@@ -67,6 +73,10 @@ class TopicDeclaration:
             raise DeclarationError(f"{declaration.label} has its handler already")
         declaration.handler = handler
         return TopicHandler(declaration, handler)
+
+    def require(self, rule: Any) -> None:
+        """Add a rule for everybody who subscribes or publishes; what `@requires(...)` does."""
+        self._declaration.requires += (rule,)
 
     def on_subscribe(self, hook: F) -> F:
         """Run `hook` for each SUBSCRIBE, before it counts; what it raises refuses the subscription.
@@ -104,17 +114,19 @@ class Router:
     Args:
         prefix: Put before each URI that is declared here, such as `http://example.com/admin#` or `admin:`.
         middlewares: Message middlewares for all of them, outermost first, inside those of the app.
+        requires: A rule, or several, for all of them, besides their own: `requires("admin")`.
     """
 
-    def __init__(self, prefix: str = "", *, middlewares: Iterable[Any] = ()) -> None:
+    def __init__(self, prefix: str = "", *, middlewares: Iterable[Any] = (), requires: Any = ()) -> None:
         self._prefix = prefix
         self._middlewares = tuple(middlewares)
+        self._requires = rules_of(requires, f"the router with prefix {prefix!r}")
         self._declarations: list[Declaration] = []
         self._children: list[tuple[str, Router]] = []
         self._closed = False
 
     def rpc(
-        self, uri: str, *, timeout: float | None = None, middlewares: Iterable[Any] = ()
+        self, uri: str, *, timeout: float | None = None, middlewares: Iterable[Any] = (), requires: Any = ()
     ) -> Callable[[Callable[P, R]], Callable[P, R]]:
         """Serve the decorated function as a procedure; it is returned as it is.
 
@@ -122,10 +134,11 @@ class Router:
             uri: A URI or CURIE; `{name}` matches one segment and arrives as the argument of that name.
             timeout: Seconds after which a call is cancelled and answered with a timeout error.
             middlewares: Message middlewares for this procedure alone.
+            requires: A rule, or several, about who may call it: `requires("admin")`; also a decorator of its own.
         """
 
         def register(handler: Callable[P, R]) -> Callable[P, R]:
-            self.add_rpc(uri, handler, timeout=timeout, middlewares=middlewares)
+            self.add_rpc(uri, handler, timeout=timeout, middlewares=middlewares, requires=requires)
             return handler
 
         return register
@@ -137,15 +150,26 @@ class Router:
         *,
         timeout: float | None = None,
         middlewares: Iterable[Any] = (),
+        requires: Any = (),
     ) -> None:
         """Serve `handler` as a procedure; the plain form of `rpc`."""
         if not callable(handler):
             raise DeclarationError(f"procedure {uri!r}: {handler!r} is no function")
         if timeout is not None and timeout <= 0:
             raise DeclarationError(f"procedure {uri!r}: timeout is a number of seconds above 0, or None")
-        self._add(Declaration("procedure", uri, uri, handler, tuple(middlewares), timeout=timeout))
+        rules = rules_of(requires, f"procedure {uri!r}")
+        self._add(Declaration("procedure", uri, uri, handler, tuple(middlewares), timeout=timeout, requires=rules))
 
-    def topic(self, uri: str, *, relay: bool = False, middlewares: Iterable[Any] = ()) -> TopicDeclaration:
+    def topic(
+        self,
+        uri: str,
+        *,
+        relay: bool = False,
+        middlewares: Iterable[Any] = (),
+        requires: Any = (),
+        subscribe: Any = (),
+        publish: Any = (),
+    ) -> TopicDeclaration:
         """Declare a topic. Clients may subscribe; they may publish if it is a relay or has a handler.
 
         As a decorator it gives the topic a handler, which runs for each PUBLISH; what the handler returns is
@@ -155,8 +179,14 @@ class Router:
             uri: A URI or CURIE, variables as in `rpc`.
             relay: Whether clients publish to each other as they like.
             middlewares: Message middlewares for this topic alone.
+            requires: A rule, or several, about who may subscribe and publish; also a decorator of the handler.
+            subscribe: The same for subscribing alone.
+            publish: The same for publishing alone.
         """
         declaration = Declaration("topic", uri, uri, None, tuple(middlewares), relay=relay)
+        declaration.requires = rules_of(requires, declaration.label)
+        declaration.subscribe = rules_of(subscribe, declaration.label)
+        declaration.publish = rules_of(publish, declaration.label)
         self._add(declaration)
         return TopicDeclaration(declaration)
 
@@ -184,27 +214,43 @@ class Router:
         for _, child in self._children:
             child.close(closed)
 
-    def declarations(self, prefix: str = "", middlewares: tuple[Any, ...] = ()) -> Iterator[Declaration]:
-        """Everything declared here and below, with prefixes and middlewares put together.
+    def declarations(
+        self, prefix: str = "", middlewares: tuple[Any, ...] = (), requires: tuple[Any, ...] = ()
+    ) -> Iterator[Declaration]:
+        """Everything declared here and below, with prefixes, middlewares and rules put together.
 
         A declaration is a template: the ones that come out share its hooks, not its URI.
         """
         prefix += self._prefix
         middlewares += self._middlewares
+        requires += self._requires
         for each in self._declarations:
-            yield Declaration(
-                each.kind,
-                prefix + each.declared,
-                prefix + each.declared,
-                each.handler,
-                middlewares + each.middlewares,
-                each.relay,
-                each.timeout,
-                each.on_subscribe,
-                each.on_unsubscribe,
+            yield replace(
+                each,
+                declared=prefix + each.declared,
+                uri=prefix + each.declared,
+                middlewares=middlewares + each.middlewares,
+                requires=requires + each.requires,
             )
         for inner, child in self._children:
-            yield from child.declarations(prefix + inner, middlewares)
+            yield from child.declarations(prefix + inner, middlewares, requires)
+
+
+def rules_of(value: Any, label: str) -> tuple[Any, ...]:
+    """One rule or several as they were declared.
+
+    Raises:
+        DeclarationError: Something is no rule.
+    """
+    rules = (value,) if hasattr(value, "check") or isinstance(value, str) else value
+    try:
+        rules = tuple(rules)
+    except TypeError:
+        rules = (value,)
+    for rule in rules:
+        if not hasattr(rule, "check"):
+            raise DeclarationError(f"{label}: {rule!r} is no rule; write requires({rule!r}) or anyone")
+    return rules
 
 
 T = TypeVar("T")

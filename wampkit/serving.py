@@ -12,6 +12,7 @@ from .connection import Connection
 from .errors import DeclarationError
 from .incoming import Call, Publish, Subscribe, Unsubscribe
 from .middleware import split
+from .requirements import effective, requirements_of
 from .router import Declaration, Table
 from .session import Session, session_of
 from .topics import Topic
@@ -21,13 +22,15 @@ __all__ = ["compile_routes", "known_names"]
 
 
 def compile_routes(
-    routes: Iterable[Declaration], *own: Declaration, sessions: bool
+    routes: Iterable[Declaration], *own: Declaration, default: Any = None, cra: bool = False, sessions: bool = False
 ) -> tuple[Table[Procedure], Table[ServedTopic]]:
     """Every declaration made ready to run, so that a mistake shows before the first client.
 
     Args:
         routes: What the app declares.
         own: Procedures of wampkit itself.
+        default: The rule for routes that have none, or None.
+        cra: Whether WAMP-CRA grants what may be done.
         sessions: Whether the app reads sessions, so that there is one to be given.
 
     Raises:
@@ -38,12 +41,13 @@ def compile_routes(
     topics: Table[ServedTopic] = Table()
     for route in routes:
         _, middlewares = split(route.middlewares, route.label, gates=False)
+        rules = _rules(route, default, cra)
         if route.kind == "procedure":
-            procedures.add(route.uri, route.pattern, _procedure(route, tuple(middlewares), session))
+            procedures.add(route.uri, route.pattern, _procedure(route, tuple(middlewares), rules(), session))
         else:
-            topics.add(route.uri, route.pattern, _topic(route, tuple(middlewares), session))
+            topics.add(route.uri, route.pattern, _topic(route, tuple(middlewares), rules, session))
     for route in own:
-        procedures.add(route.uri, route.pattern, _procedure(route, (), session, own=True))
+        procedures.add(route.uri, route.pattern, _procedure(route, (), (), session, own=True))
     procedures.sort()
     topics.sort()
     return procedures, topics
@@ -96,17 +100,33 @@ def _hook_injectables(message: type) -> Injectables:
     }
 
 
+def _rules(route: Declaration, default: Any, cra: bool) -> Callable[..., tuple[Any, ...]]:
+    """Gives the rules of a route, with further ones for a type of message."""
+    own = (*route.requires, *requirements_of(route.handler))
+    return lambda further=(): effective((*own, *further), default, cra=cra)
+
+
 def _procedure(
-    route: Declaration, middlewares: tuple[Any, ...], session: Injectables, *, own: bool = False
+    route: Declaration,
+    middlewares: tuple[Any, ...],
+    rules: tuple[Any, ...],
+    session: Injectables,
+    *,
+    own: bool = False,
 ) -> Procedure:
     assert route.handler is not None
     names = route.pattern.names if route.pattern is not None else ()
     plan = compile_handler(route.declared, route.handler, {**_CALL, **session}, variables=names, all_variables=True)
     _refuse_generators(route, route.handler)
-    return Procedure(route, plan, middlewares, own)
+    return Procedure(route, plan, middlewares, rules, own)
 
 
-def _topic(route: Declaration, middlewares: tuple[Any, ...], session: Injectables) -> ServedTopic:
+def _topic(
+    route: Declaration,
+    middlewares: tuple[Any, ...],
+    rules: Callable[..., tuple[Any, ...]],
+    session: Injectables,
+) -> ServedTopic:
     names = route.pattern.names if route.pattern is not None else ()
     given = {**_TOPIC, **session}
     plan = None
@@ -125,6 +145,8 @@ def _topic(route: Declaration, middlewares: tuple[Any, ...], session: Injectable
         hooks("on_subscribe", route.on_subscribe, Subscribe),
         hooks("on_unsubscribe", route.on_unsubscribe, Unsubscribe),
         middlewares,
+        rules(route.subscribe),
+        rules(route.publish),
     )
 
 

@@ -21,7 +21,7 @@ from .session import Session, SessionEnded, SessionReadOnly, SessionUnavailable
 from .storage import Found, Missing, Storage, quiet_undecryptable_cookies
 from .watch import Watch, remaining
 
-__all__ = ["Sessions"]
+__all__ = ["Sessions", "reads_sessions"]
 
 logger = logging.getLogger("wampkit")
 
@@ -327,3 +327,8 @@ def _check_storage(storage: Any, endless: bool) -> None:
             "be stopped; give it one, such as max_age=86400 (seconds), on the web side too, or say Sessions(..., "
             "endless=True)"
         )
+
+
+def reads_sessions(middlewares: Iterable[Any]) -> bool:
+    """Whether there is a session that handlers can be given."""
+    return any(isinstance(each, Sessions) for each in middlewares)

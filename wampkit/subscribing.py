@@ -12,13 +12,19 @@ from .counters import Counters
 from .errors import LimitExceeded, NotAllowed, NotFound, WampError, quote
 from .failures import Failures
 from .fatal import is_fatal
+from .frames import text_frame
 from .incoming import Incoming, Publish, Subscribe, Unsubscribe
+from .messages import encode
 from .names import Names
+from .requirements import check_all
 from .router import Table
 from .threads import Threads
 from .topics import Topics
 
 __all__ = ["Subscribing"]
+
+CODES = {"not_found": 404, "not_allowed": 403, "limit_exceeded": 429}
+"""The number of the explained refusal, by the kind of the error; 400 for all others."""
 
 _NO_VARIABLES: Mapping[str, str] = {}
 
@@ -35,7 +41,9 @@ class Subscribing:
         failures: What becomes of exceptions.
         counters: Where refusals are counted.
         most: Topics that one connection may be subscribed to.
+        most_ids: Session ids that one PUBLISH may name.
         exclude_publisher: Whether an event goes not to its sender, where the PUBLISH does not say.
+        explain: Whether a refused client is told why in an EVENT on that topic.
     """
 
     def __init__(
@@ -49,7 +57,9 @@ class Subscribing:
         counters: Counters,
         *,
         most: int,
+        most_ids: int,
         exclude_publisher: bool,
+        explain: bool,
     ) -> None:
         self._topics = topics
         self._names = names
@@ -58,18 +68,30 @@ class Subscribing:
         self._failures = failures
         self._counters = counters
         self._most = most
+        self._most_ids = most_ids
         self._exclude_publisher = exclude_publisher
-        self._publishes = {each: way(each, middlewares, self._run_publish) for each in (None, *topics)}
-        self._subscribes = {each: way(each, middlewares, self._run_subscribe) for each in (None, *topics)}
-        self._unsubscribes = {each: way(each, middlewares, self._run_unsubscribe) for each in (None, *topics)}
+        self._explain = explain
+        self._rechecks = 0
+        every = (None, *topics)
+        publish, subscribe = self._run_publish, self._run_subscribe
+        self._publishes = {each: way(each, middlewares, each.may_publish if each else (), publish) for each in every}
+        self._subscribes = {
+            each: way(each, middlewares, each.may_subscribe if each else (), subscribe) for each in every
+        }
+        # Whoever may stay may leave.
+        self._unsubscribes = {each: way(each, middlewares, (), self._run_unsubscribe) for each in every}
         # Nothing stands between their PUBLISH and the subscribers.
         self._plain = {
-            each for each in topics if each.plan is None and each.route.relay and not (middlewares or each.middlewares)
+            each
+            for each in topics
+            if each.plan is None and each.route.relay and not (middlewares or each.middlewares or each.may_publish)
         }
 
     async def publish(self, connection: Connection, message: messages.Publish) -> None:
         """Take a PUBLISH."""
         try:
+            if message.exclude or message.eligible:
+                self._check_ids(message)
             topic, variables = self._names.find(self._topics, message.uri)
             if topic in self._plain:
                 await self._send_on(connection, message, message.event)
@@ -121,6 +143,19 @@ class Subscribing:
         error = await self._failures.explained(connection, error, what)
         if isinstance(error, WampError):
             connection.complaints.add(("refused", verb), f"{what} refused: {error.description or error.uri}")
+            if self._explain and not isinstance(message, messages.Unsubscribe):
+                self._send_reason(connection, getattr(message, "uri", ""), error)
+
+    def _send_reason(self, connection: Connection, uri: str, error: WampError) -> None:
+        # The object that BabDev's stock dispatcher sends, with what was wrong besides.
+        code = CODES.get(error.kind or "", 400)
+        event = {"error": True, "message": error.description, "code": code, "uri": uri}
+        connection.outbox.send(text_frame(encode(messages.Event(uri, event))))
+
+    def _check_ids(self, message: messages.Publish) -> None:
+        if len(message.exclude or ()) + len(message.eligible or ()) > self._most_ids:
+            self._counters.over_limit += 1
+            raise LimitExceeded(f"more than {self._most_ids} session ids")
 
     async def _run_publish(self, topic: ServedTopic | None, message: Incoming) -> Any:
         assert isinstance(message, Publish)
@@ -156,10 +191,14 @@ class Subscribing:
         if len(connection.subscriptions) >= self._most:
             self._counters.over_limit += 1
             raise LimitExceeded(f"more than {self._most} subscriptions")
+        rechecks = self._rechecks
         try:
             await self._register.propose(uri, connection)
             for hook in topic.on_subscribe:
                 await run_plan(hook, [], message, self._threads, self._register)
+            if self._rechecks != rechecks:
+                # Whoever lost a right meanwhile may have lost this one.
+                await check_all(topic.may_subscribe, message)
         except BaseException:
             await self._register.remove(uri, connection.id)
             raise
@@ -187,6 +226,25 @@ class Subscribing:
                 if is_fatal(error):
                     raise
                 await self._failures.report(connection, error, f"on_unsubscribe of {quote(uri)}")
+
+    async def recheck(self, connection: Connection) -> list[str]:
+        """End the subscriptions for which the rules do not hold any more; gives their URIs."""
+        self._rechecks += 1
+        lost = []
+        for uri in connection.topics:
+            topic, variables = self._topics.find(uri) or (None, _NO_VARIABLES)
+            if topic is None or not topic.may_subscribe:
+                continue
+            message = Subscribe(connection=connection, uri=uri, route=topic.route, variables=variables)
+            try:
+                await check_all(topic.may_subscribe, message)
+            except BaseException as error:
+                if is_fatal(error):
+                    raise
+                lost.append(uri)
+                await self._leave(connection, uri)
+                await self._refused(connection, messages.Subscribe(uri), error)
+        return lost
 
     async def leave(self, connection: Connection) -> None:
         """End all subscriptions of a connection that has ended, running each one's hooks whatever fails."""

@@ -22,7 +22,7 @@ from .keys import KeyRing
 from .paced import Paced
 from .refusals import Refused
 
-__all__ = ["Tickets"]
+__all__ = ["Tickets", "tickets_of"]
 
 logger = logging.getLogger("wampkit")
 
@@ -218,3 +218,11 @@ def _survives(value: Any) -> bool:
     except (TypeError, ValueError, RecursionError):
         return False
     return bool(json.loads(text) == value)
+
+
+def tickets_of(middlewares: Iterable[Any]) -> Tickets:
+    """What issues the tickets that an app takes. Raises RuntimeError if it takes none."""
+    for each in middlewares:
+        if isinstance(each, Tickets):
+            return each
+    raise RuntimeError("this app takes no tickets; put Tickets(key) into App(middlewares=[...])")

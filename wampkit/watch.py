@@ -161,8 +161,9 @@ class Watch:
                 await self._change_roles(connection, before.roles, facts.roles)
 
     async def _change_roles(self, connection: Connection, before: frozenset[str], after: frozenset[str]) -> None:
-        """The one place where the roles of a live connection change: what the old ones allowed must end here."""
+        """Let a connection have other roles, and end what the old ones allowed; roles of other makers stay."""
         connection.roles = (connection.roles - before) | after
+        await self._app.recheck(connection)
 
     def _end(self, connections: Collection[Connection], reason: str) -> None:
         for connection in connections:
