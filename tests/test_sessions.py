@@ -433,6 +433,23 @@ async def test_a_logout_view_closes_the_sockets() -> None:
             assert await client.call("who") == [None, []]
 
 
+async def test_a_copied_cookie_is_worth_nothing_if_the_app_asks() -> None:
+    """An encrypted cookie cannot be taken back; a function for the user that knows who is logged in refuses copies."""
+    logged_in: set[str] = set()
+
+    async def user(session: Session) -> str | None:
+        return session["user"] if session["sid"] in logged_in else None
+
+    async with serve(_app(user=user)) as server, serve(_app()) as trusting:
+        cookie = _cookie(user="ann", sid="s1")
+        logged_in.add("s1")
+        assert (await _who(server, cookie))[0] == "ann"
+        logged_in.clear()
+        assert (await _who(server, cookie))[0] is None
+        assert (await _who(trusting, cookie))[0] == "ann"
+        await server.disconnect()
+
+
 # ---- the injected session
 
 

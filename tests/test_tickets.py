@@ -342,8 +342,9 @@ def test_workers_need_a_shared_store(tmp_path: Path) -> None:
 UPGRADE = {"Upgrade": "websocket", "Sec-WebSocket-Protocol": "wamp"}
 
 
-async def test_the_access_log_shows_no_ticket() -> None:
-    """aiohttp's own access log has the request with its query, and *** in the place of each ticket in it."""
+@pytest.mark.parametrize("logger", ["aiohttp.access", "gunicorn.access"])
+async def test_the_access_log_shows_no_ticket(logger: str) -> None:
+    """aiohttp's access log, gunicorn's too, has the request with its query, and *** in the place of each ticket."""
     app = _app(Tickets(KEY, parameter="pass"))
     records: list[logging.LogRecord] = []
 
@@ -351,12 +352,12 @@ async def test_the_access_log_shows_no_ticket() -> None:
         def emit(self, record: logging.LogRecord) -> None:
             records.append(record)
 
-    access, keep = logging.getLogger("aiohttp.access"), Keep()
+    access, keep = logging.getLogger(logger), Keep()
     level, _ = access.level, access.setLevel(logging.INFO)
     access.addHandler(keep)
     site = web.Application()
     app.setup(site, "/ws")
-    runner = web.AppRunner(site, access_log_format='%a "%r" %s "%{Referer}i"')
+    runner = web.AppRunner(site, access_log=access, access_log_format='%a "%r" %s "%{Referer}i"')
     try:
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -77,11 +77,12 @@ _blots = _Blots()
 
 
 def blot_out(parameter: str) -> None:
-    """Keep the values of a query parameter out of aiohttp's access log, from now on.
+    """Keep the values of a query parameter out of aiohttp's access log, and gunicorn's, from now on.
 
     It is not taken back: the line of a socket is written after its end, which may be after that of the app.
     """
     _blots.parameters.add(parameter)
-    target = logging.getLogger("aiohttp.access")
-    if _blots not in target.filters:
-        target.addFilter(_blots)
+    for name in ("aiohttp.access", "gunicorn.access"):
+        target = logging.getLogger(name)
+        if _blots not in target.filters:
+            target.addFilter(_blots)

@@ -229,10 +229,11 @@ class SessionRecord:
     Attributes:
         gate: The middleware that it belongs to.
         identity: The key in a storage on the server, or None.
-        facts: What was established at the handshake.
+        facts: What was established at the handshake, or at the last look.
+        taken: How often it was read or written.
     """
 
-    __slots__ = ("_loop", "_request", "created", "data", "expires", "facts", "gate", "identity")
+    __slots__ = ("_loop", "_request", "created", "data", "expires", "facts", "gate", "identity", "taken")
 
     def __init__(self, gate: Sessions, request: web.Request) -> None:
         self.gate = gate
@@ -243,6 +244,7 @@ class SessionRecord:
         self.created: float | None = None
         self.expires: float | None = None
         self.facts = NOBODY
+        self.taken = 0
 
     @property
     def id(self) -> str | None:
@@ -251,6 +253,7 @@ class SessionRecord:
 
     def take(self, found: Found, facts: Facts | None = None) -> None:
         """This is what the session is now."""
+        self.taken += 1
         self.data, self.identity = found.data, found.identity
         self.created, self.expires = found.created, found.expires
         if facts is not None:

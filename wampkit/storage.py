@@ -114,6 +114,9 @@ class Storage:
     async def change(self, request: web.Request, identity: str, changes: Mapping[str, Any]) -> Found | Missing:
         """Apply changes to what the storage holds now under a key, and nothing to what has ended meanwhile.
 
+        In Redis nobody can write in between. Of other storages aiohttp-session knows no more than to load and to save:
+        there a session that ends in just that moment is brought back.
+
         Args:
             request: The handshake.
             identity: The key that the session had then.

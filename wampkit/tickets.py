@@ -46,9 +46,10 @@ class Tickets:
     """Lets in whoever brings a ticket in the query, `ws://...?ticket=...`; a middleware for `App(middlewares=[...])`.
 
     The web side makes one with `app.tickets.issue(user)` for whom it has logged in, and the page or the device connects
-    with it at once. A ticket is encrypted and signed, good for one handshake, and never logged by wampkit or in
-    aiohttp's access log; a proxy in front has an access log of its own. It is spent even if a later middleware refuses
-    the client, so put this behind those that look at addresses and origins.
+    with it at once. A ticket is encrypted and signed, good for one handshake, and never logged by wampkit or in the
+    access logs of aiohttp and gunicorn; a proxy in front has one of its own, and so has an access logger that is
+    given another name. It is spent even if a later middleware refuses the client, so put this behind those that look
+    at addresses and origins.
 
     Args:
         *keys: The keys, newest first, in the forms that `KeyRing` takes.

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable
 from typing import Any, Protocol
 
 from .connection import Connection
-from .session import SessionUnavailable, record_of
+from .session import Session, SessionUnavailable, record_of
 from .storage import Found, Missing
 
 __all__ = ["SESSION_ENDED", "Watch", "remaining"]
@@ -24,7 +24,7 @@ SESSION_ENDED = 4401
 AT_ONCE = 16
 """Sessions that are looked up side by side."""
 
-LEAST_PAUSE = 0.2
+LEAST_PAUSE, MOST_PAUSE = 0.2, 30.0
 """Seconds between two passes over all connections."""
 
 
@@ -85,10 +85,11 @@ class Watch:
                 await asyncio.sleep(LEAST_PAUSE)
 
     async def _wait(self) -> None:
-        """Until something is due."""
+        """Until something is due, or long enough: what has arrived must not pile up."""
+        latest = self._loop.time() + MOST_PAUSE
         while not self._doubted:
             self._news.clear()
-            rest = min(self._look_at - self._loop.time(), self._expiry - time.time())
+            rest = min(self._look_at - self._loop.time(), self._expiry - time.time(), latest - self._loop.time())
             if rest <= 0:
                 return
             with contextlib.suppress(TimeoutError):
@@ -115,7 +116,7 @@ class Watch:
         return [each for each in self._app.connections if not each.closed and self._is_mine(each)]
 
     def _is_mine(self, connection: Connection) -> bool:
-        return connection.session is not None and record_of(connection.session).gate is self._gate
+        return isinstance(connection.session, Session) and record_of(connection.session).gate is self._gate
 
     # ---- looking sessions up
 
@@ -145,16 +146,20 @@ class Watch:
     async def _judge(self, group: Collection[Connection]) -> None:
         """Act on what the storage says of one session."""
         record = record_of(next(iter(group)).session)
+        taken = [record_of(connection.session).taken for connection in group]
         found = await record.read()
         if isinstance(found, Missing) or found.identity != record.identity:
             over = record.expires is not None and record.expires <= time.time()
             self._end(group, f"the session has {'expired' if over else 'ended'}")
             return
         facts = await self._gate.facts(record, found)
-        for connection in group:
+        for connection, before_reading in zip(group, taken, strict=True):
             own = record_of(connection.session)
             before = own.facts
-            own.take(found, facts)
+            if own.taken == before_reading:
+                own.take(found, facts)
+            else:  # a handler has written meanwhile, and knows better
+                own.facts = facts
             if facts.user != before.user:
                 self._end([connection], "the session belongs to another user now")
             elif facts.roles != before.roles:
