@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import re
 import time
 from collections.abc import Mapping
 from http.cookies import SimpleCookie
@@ -226,8 +227,8 @@ async def test_the_gate_says_what_it_found(name: str) -> None:
     async with serve(_app(noted)) as server:
         assert (await _who(server, cookie))[0] == ("a\nnn" if name == "user" else None)
     (said,) = noted.notes
-    # A second may pass while the test runs.
-    assert note in said.replace("3,539", "3,540")
+    # Some seconds may pass while the test runs.
+    assert note in re.sub("3,53[6-9] s", "3,540 s", said)
     assert cookie is None or cookie[:12] not in said
 
 
@@ -403,7 +404,7 @@ async def test_a_connection_ends_with_its_session() -> None:
         stays = await server.peer(headers=_headers(_cookie(user="eve")))
         for peer in peers:
             assert await peer.closed() == (4401, "the session has expired")
-        assert {user: round(ended[user] - at) for user, at in expires.items()} == {"ann": 0, "bob": 0}
+        assert all(abs(ended[user] - at) < 1 for user, at in expires.items()), ended
         assert (await stays.result("who"))[0] == "eve"
 
 
