@@ -14,6 +14,7 @@ LAYERS: list[set[str]] = [
         "frames",
         "complaints",
         "counters",
+        "cra",
         "eager",
         "fatal",
         "flood",
@@ -24,12 +25,24 @@ LAYERS: list[set[str]] = [
         "permissions",
         "heartbeat",
     },
-    {"uris", "limits", "messages", "depends", "broker", "signatures", "arguments", "outbox", "refusals"},
+    {
+        "uris",
+        "limits",
+        "messages",
+        "depends",
+        "broker",
+        "signatures",
+        "arguments",
+        "outbox",
+        "refusals",
+        "authentication",
+        "guessing",
+    },
     {"protocol", "binding", "router", "work", "inlet", "hub"},
     {"connection", "link"},
-    {"connections", "topics", "incoming", "keepalive", "lifecycle", "subscriptions", "failures"},
-    {"middleware", "client", "to_user"},
-    {"requirements", "names"},
+    {"connections", "topics", "incoming", "keepalive", "lifecycle", "subscriptions", "failures", "time_limit"},
+    {"middleware", "client", "to_user", "logins"},
+    {"requirements", "names", "own"},
     {"chains"},
     {"calls", "subscribing", "serving"},
     {"dispatch"},
@@ -47,7 +60,7 @@ LAYERS: list[set[str]] = [
 ]
 LAYER_OF = {module: number for number, layer in enumerate(LAYERS) for module in layer}
 
-PURE = ("errors", "uris", "messages", "protocol")
+PURE = ("errors", "uris", "messages", "protocol", "cra")
 EDGES = LAYER_OF.keys() & {
     "client", "link", "subscriptions", "loading", "testing", "httplog", "listing", "process", "options", "talk",
     "server", "children", "reload", "workers", "cli", "pytest_plugin",

@@ -1,11 +1,13 @@
 """WAMP v1 from one file: remote procedure calls and publish/subscribe over one WebSocket."""
 
 from .app import App
+from .authentication import Cra, Credentials
 from .broker import Broker, MemoryBroker, Publication
 from .client import Client, State, connect
 from .connection import Connection
 from .connections import Connections
 from .counters import Counters
+from .cra import derive_key, new_salt
 from .depends import Depends
 from .errors import (
     ERROR_URIS,
@@ -24,6 +26,7 @@ from .errors import (
 from .incoming import Call, Incoming, Publish, Subscribe, Unsubscribe
 from .limits import Limits
 from .middleware import AllowOrigins, BlockAddresses, CallNext
+from .permissions import Permissions, ProcedurePermission, TopicPermission
 from .requirements import Requirement, anyone, requires
 from .router import Router
 from .subscriptions import Subscription
@@ -47,6 +50,8 @@ __all__ = [
     "ConnectionLost",
     "Connections",
     "Counters",
+    "Cra",
+    "Credentials",
     "DeclarationError",
     "Depends",
     "HandshakeRefused",
@@ -57,6 +62,8 @@ __all__ = [
     "MemoryBroker",
     "NotAllowed",
     "NotFound",
+    "Permissions",
+    "ProcedurePermission",
     "Publication",
     "Publish",
     "Requirement",
@@ -66,11 +73,14 @@ __all__ = [
     "Subscription",
     "TooManyMessages",
     "Topic",
+    "TopicPermission",
     "Topics",
     "Unsubscribe",
     "WampError",
     "anyone",
     "connect",
+    "derive_key",
+    "new_salt",
     "requires",
     "run_on_loop",
 ]

@@ -9,6 +9,7 @@ from typing import Any, Literal, ParamSpec, TypeVar
 from aiohttp import web
 
 from .assembly import Options, assemble
+from .authentication import Cra
 from .broker import Broker
 from .chains import Procedure, ServedTopic
 from .connection import Connection
@@ -22,6 +23,7 @@ from .limits import Limits
 from .middleware import Middleware, split
 from .mounting import mount
 from .node import Node
+from .own import login_procedures, subscription_procedure
 from .requirements import Rule
 from .router import Declaration, Router, Table, TopicDeclaration, gather, rules_of
 from .serving import compile_routes
@@ -49,6 +51,8 @@ class App:
         lifespan: An async context manager taking the app, entered at start and left at stop.
         debug: Whether a caller sees the text of unexpected errors. Not for production.
 
+        cra: Lets clients log in over the socket with WAMP-CRA. Routes then require what was granted, unless they are
+            open with `requires=anyone`.
         requires: What routes without a rule of their own require, such as `requires()`.
         explain_refusals: Whether a client whose SUBSCRIBE or PUBLISH was refused receives an EVENT on that topic that
             says why, as BabDev's server sends it; WAMP v1 itself has no answer.
@@ -85,6 +89,7 @@ class App:
         lifespan: Lifespan | None = None,
         debug: bool = False,
         # who may do what
+        cra: Cra | None = None,
         requires: Rule | None = None,
         explain_refusals: bool = False,
         # protocol
@@ -113,6 +118,7 @@ class App:
         self._require_subprotocol = require_subprotocol
         self._ident = ident
         self._lifespan = lifespan
+        self._cra = cra
         self._requires = requires
         self._explain_refusals = explain_refusals
         self._threads = threads
@@ -151,6 +157,8 @@ class App:
             raise DeclarationError("threads and close_timeout must be above 0")
         if not isinstance(self.limits, Limits):
             raise DeclarationError(f"limits is a wampkit.Limits, such as Limits(calls=100), not {self.limits!r}")
+        if not isinstance(self._cra, Cra | None):
+            raise DeclarationError(f"cra is a wampkit.Cra, such as Cra(lookup), not {self._cra!r}")
         if self._goodbye not in ("close", "drop"):
             raise DeclarationError(f"goodbye is 'close' or 'drop', not {self._goodbye!r}")
 
@@ -321,6 +329,7 @@ class App:
             debug=self.debug,
             exclude_publisher=self._exclude_publisher,
             explain_refusals=self._explain_refusals,
+            cra=self._cra,
             require_subprotocol=self._require_subprotocol,
             error_uris=self._error_uris,
             ident=self._ident,
@@ -381,18 +390,8 @@ class App:
         return gather(self._router, self.prefixes)
 
     def _compile(self) -> tuple[Table[Procedure], Table[ServedTopic]]:
-        own = Declaration("procedure", SUBSCRIPTION, SUBSCRIPTION, self._subscription)
-        return compile_routes(gather(self._router, self.prefixes), own, default=self._requires)
-
-    async def _subscription(self, topic: str, connection: Connection) -> str | None:
-        """The full URI of the caller's subscription, or None if it has none: what WAMP v1 itself never tells.
-
-        Answers after the SUBSCRIBE messages that came before have been decided.
-        """
-        uri = connection.protocol.resolve(topic)
-        await connection.work.settled()
-        return uri if uri in connection.subscriptions else None
-
-
-SUBSCRIPTION = "wampkit:subscription"
-"""The procedure by which wampkit's own clients learn what became of a SUBSCRIBE."""
+        own = [subscription_procedure()]
+        if self._cra is not None:
+            own += login_procedures(lambda: self._running().authenticator)
+        declared = gather(self._router, self.prefixes)
+        return compile_routes(declared, *own, default=self._requires, cra=self._cra is not None)
