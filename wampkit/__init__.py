@@ -11,6 +11,7 @@ from .cra import derive_key, new_salt
 from .depends import Depends
 from .errors import (
     ERROR_URIS,
+    AuthenticationFailed,
     CallError,
     ClientError,
     ConnectionLost,
@@ -39,6 +40,7 @@ __all__ = [
     "ERROR_URIS",
     "AllowOrigins",
     "App",
+    "AuthenticationFailed",
     "BlockAddresses",
     "Broker",
     "Call",
