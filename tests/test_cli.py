@@ -195,6 +195,7 @@ def test_routes_in_json(project: Path) -> None:
         "timeout": 5,
         "doc": "Add two numbers.",
         "middlewares": ["Users", "timing"],
+        "requires": {},
     }
     assert [by_name[name]["publish"] for name in ("room/{name}", "lobby", "news")] == [
         "handler",

@@ -150,7 +150,22 @@ def test_the_options_are_those_of_the_app() -> None:
     assert list(rows) == list(signature(App).parameters)
 
 
-@pytest.mark.parametrize("name", ["library", "errors", "news", "guarded"])
+async def test_the_login_snippets(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The README's client logs in to its app, and a wrong password does not."""
+    from wampkit import AuthenticationFailed
+
+    from .wire import serve
+
+    monkeypatch.setenv("ANNS_PASSWORD", "correct horse")
+    client = import_module("log_in")
+    async with serve(import_module("accounts").app) as server:
+        assert await client.main(server.url) == "ann"
+        monkeypatch.setenv("ANNS_PASSWORD", "incorrect horse")
+        with pytest.raises(AuthenticationFailed):
+            await client.main(server.url)
+
+
+@pytest.mark.parametrize("name", ["library", "errors", "news", "guarded", "members"])
 async def test_the_snippets_do_what_they_say(name: str, written: Path) -> None:
     """A taste of each snippet over a real socket."""
     from aiohttp import web
@@ -181,6 +196,19 @@ async def test_the_snippets_do_what_they_say(name: str, written: Path) -> None:
                     assert await events.get(timeout=5) == {"welcome": "sport"}
                 async with client.subscribe("news:desk/secret") as events:
                     assert events.accepted is False
+            elif name == "members":
+                assert await client.call("whoami") == "ann"
+                async with client.subscribe("inbox:ann") as events, client.subscribe("inbox:bob") as other:
+                    assert other.accepted is False
+                    await client.call("warn", "ann", "careful")
+                    assert await events.get(timeout=5) == {"text": "careful"}
+                async with connect(url.replace("ann", "bob")) as bob:
+                    with pytest.raises(CallError, match="role 'staff'"):
+                        await bob.call("warn", "ann", "boo")
+                async with connect(url.partition("?")[0]) as nobody:
+                    assert await nobody.call("ping") == "pong"
+                    with pytest.raises(CallError, match="needs a login"):
+                        await nobody.call("whoami")
             else:
                 with pytest.raises(CallError, match="for administrators"):
                     await client.call("admin:restart")

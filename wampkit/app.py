@@ -157,8 +157,6 @@ class App:
             raise DeclarationError("threads and close_timeout must be above 0")
         if not isinstance(self.limits, Limits):
             raise DeclarationError(f"limits is a wampkit.Limits, such as Limits(calls=100), not {self.limits!r}")
-        if not isinstance(self._cra, Cra | None):
-            raise DeclarationError(f"cra is a wampkit.Cra, such as Cra(lookup), not {self._cra!r}")
         if self._goodbye not in ("close", "drop"):
             raise DeclarationError(f"goodbye is 'close' or 'drop', not {self._goodbye!r}")
 
@@ -323,6 +321,7 @@ class App:
             raise
 
     async def _start(self) -> None:
+        compiled = self.compile(gather(self._router, self.prefixes))
         options = Options(
             prefixes=dict(self.prefixes),
             middlewares=self.middlewares,
@@ -340,7 +339,7 @@ class App:
             goodbye=self._goodbye,
             threads=self._threads,
         )
-        node, door = assemble(options, *self._compile(), self._hooks, self._error_handlers)
+        node, door = assemble(options, *compiled, self._hooks, self._error_handlers)
         self._node, self._door = node, door
         await node.start()
         lifespans = [each.lifespan for each in self.middlewares if hasattr(each, "lifespan")]
@@ -386,12 +385,15 @@ class App:
         Raises:
             DeclarationError: A declaration cannot work.
         """
-        self._compile()
-        return gather(self._router, self.prefixes)
+        declarations = gather(self._router, self.prefixes)
+        self.compile(declarations)
+        return declarations
 
-    def _compile(self) -> tuple[Table[Procedure], Table[ServedTopic]]:
-        own = [subscription_procedure()]
-        if self._cra is not None:
-            own += login_procedures(lambda: self._running().authenticator)
-        declared = gather(self._router, self.prefixes)
-        return compile_routes(declared, *own, default=self._requires, cra=self._cra is not None)
+    def compile(self, declarations: Iterable[Declaration]) -> tuple[Table[Procedure], Table[ServedTopic]]:
+        """What was declared, made ready to run, and wampkit's own procedures.
+
+        Raises:
+            DeclarationError: A declaration cannot work.
+        """
+        own = subscription_procedure(), *login_procedures(self._cra, lambda: self._running().authenticator)
+        return compile_routes(declarations, *own, default=self._requires, cra=self._cra is not None)

@@ -12,10 +12,9 @@ from typing import Any
 
 from .app import App
 from .binding import Plan
+from .chains import Procedure, ServedTopic
 from .loading import one_line
 from .middleware import middleware_name, split
-from .router import Declaration
-from .serving import compile_routes
 
 __all__ = ["Listing", "Route", "as_text", "listing_of"]
 
@@ -33,6 +32,7 @@ class Route:
         timeout: Seconds a call may take, or None.
         doc: The first line of the handler's docstring, possibly empty.
         middlewares: What each of its messages passes, outermost first, the app's own included.
+        requires: The rules for each type of message that can be sent to it, by "call", "subscribe" or "publish".
     """
 
     kind: str
@@ -43,6 +43,7 @@ class Route:
     timeout: float | None
     doc: str
     middlewares: list[str]
+    requires: dict[str, list[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +68,15 @@ class Listing:
 def listing_of(app: App) -> Listing:
     """What an app serves. Raises DeclarationError if a declaration cannot work."""
     declarations = app.declarations()
-    procedures, topics = compile_routes(declarations)
-    plans = {id(each.route): each.plan for table in (procedures, topics) for each in table}
+    procedures, topics = app.compile(declarations)
+    compiled: dict[int, Procedure | ServedTopic] = {id(each.route): each for each in (*procedures, *topics)}
     handshake, message = _names(app.middlewares, gates=True)
-    routes = [_route(each, plans[id(each)], message) for each in declarations]
+    routes = [_route(compiled[id(each)], message) for each in declarations]
     return Listing(dict(app.prefixes), handshake, sorted(routes, key=lambda route: route.kind))
 
 
-def _route(declaration: Declaration, plan: Plan | None, outer: list[str]) -> Route:
+def _route(compiled: Procedure | ServedTopic, outer: list[str]) -> Route:
+    declaration, plan = compiled.route, compiled.plan
     handler = declaration.handler
     publish = None
     if declaration.kind == "topic":
@@ -88,7 +90,14 @@ def _route(declaration: Declaration, plan: Plan | None, outer: list[str]) -> Rou
         timeout=declaration.timeout,
         doc=one_line((inspect.getdoc(handler) or "").partition("\n")[0]) if handler is not None else "",
         middlewares=outer + _names(declaration.middlewares, gates=False)[1],
+        requires={kind: [one_line(str(rule)) for rule in rules] for kind, rules in _rules(compiled).items() if rules},
     )
+
+
+def _rules(compiled: Procedure | ServedTopic) -> dict[str, tuple[Any, ...]]:
+    if isinstance(compiled, Procedure):
+        return {"call": compiled.rules}
+    return {"subscribe": compiled.may_subscribe, "publish": compiled.may_publish}
 
 
 def _names(middlewares: Iterable[Any], *, gates: bool) -> tuple[list[str], list[str]]:
@@ -166,7 +175,7 @@ def as_text(listing: Listing, *, middlewares: bool = False) -> list[str]:
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
     lines = [_columns(row, widths) for row in rows]
     if middlewares:
-        passes = [None] * len(listing.prefixes) + [route.middlewares for route in listing.routes]
+        passes = [None] * len(listing.prefixes) + list(listing.routes)
         lines = [line for each in zip(lines, passes, strict=True) for line in _with_middlewares(*each)]
         lines.insert(0, f"handshake  {_chain(listing.handshake)}")
     return lines
@@ -183,8 +192,11 @@ def _columns(row: tuple[str, ...], widths: list[int]) -> str:
     return "  ".join(padded).rstrip()
 
 
-def _with_middlewares(line: str, middlewares: list[str] | None) -> list[str]:
-    return [line] if middlewares is None else [line, f"           through {_chain(middlewares)}"]
+def _with_middlewares(line: str, route: Route | None) -> list[str]:
+    if route is None:
+        return [line]
+    rules = [f"           {kind} requires {' and '.join(rules)}" for kind, rules in route.requires.items()]
+    return [line, f"           through {_chain(route.middlewares)}", *rules]
 
 
 def _chain(names: list[str]) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from .authentication import Cra
 from .connection import Connection
 from .cra import AUTH, AUTHREQ
+from .errors import DeclarationError
 from .logins import Authenticator
 from .router import Declaration
 
@@ -31,12 +33,20 @@ async def _subscription(topic: str, connection: Connection) -> str | None:
     return uri if uri in connection.subscriptions else None
 
 
-def login_procedures(running: Callable[[], Authenticator | None]) -> tuple[Declaration, Declaration]:
-    """The two procedures of WAMP-CRA.
+def login_procedures(cra: Cra | None, running: Callable[[], Authenticator | None]) -> tuple[Declaration, ...]:
+    """The two procedures of WAMP-CRA, or none for an app without it.
 
     Args:
+        cra: What the app says about logins.
         running: Gives the app's authenticator, while the app runs.
+
+    Raises:
+        DeclarationError: `cra` is nothing that could say it.
     """
+    if cra is None:
+        return ()
+    if not isinstance(cra, Cra):
+        raise DeclarationError(f"App(cra=...) takes a wampkit.Cra, such as Cra(lookup), not {cra!r}")
 
     async def authreq(connection: Connection, authkey: Any = None, extra: Any = None) -> str | None:
         authenticator = running()

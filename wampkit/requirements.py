@@ -48,7 +48,7 @@ def _mark(handler: F, rule: Rule) -> F:
         handler.require(rule)
         return handler
     try:
-        setattr(handler, _MARK, (*getattr(handler, _MARK, ()), rule))
+        setattr(handler, _MARK, (rule, *getattr(handler, _MARK, ())))
     except AttributeError:
         raise DeclarationError(
             f"@requires cannot mark {handler!r}; give the route requires=requires(...) instead"

@@ -45,9 +45,7 @@ class ToUser:
         """
         await self._topics.publish(self._expand(topic), event, eligible=[each.id for each in self.connections])
 
-    def close(
-        self, code: int = CLOSED_BY_SERVER, reason: str = "the server closed the connections of this user"
-    ) -> int:
+    def close(self, code: int = CLOSED_BY_SERVER, reason: str = "the server closed this user's connections") -> int:
         """Close all of the user's connections; does not wait. Gives how many there were.
 
         Args:
