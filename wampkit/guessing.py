@@ -63,6 +63,10 @@ class Guessing:
             self._addresses.give_back(owner_of(remote))
         self._authkeys.give_back(authkey)
 
+    def __len__(self) -> int:
+        """How many addresses and authkeys are remembered."""
+        return 0 if self._addresses is None or self._authkeys is None else len(self._addresses) + len(self._authkeys)
+
 
 def owner_of(remote: str) -> str:
     """The address, or for IPv6 the network, that belongs to one client."""

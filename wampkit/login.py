@@ -71,12 +71,18 @@ async def _signature(challenge: object, secret: str) -> str:
     return sign(challenge, key)
 
 
+def _shown(uri: str) -> str:
+    return uri if uri.isprintable() and uri.isascii() and len(uri) <= 128 else quote(uri)
+
+
 async def _ask(link: Link, who: str, patience: float, procedure: str, *args: Any) -> Any:
     try:
         async with asyncio.timeout(patience):
             return await link.call(procedure, *args)
     except CallError as error:
         why = quote(error.description) if error.description else "no reason given"
-        raise AuthenticationFailed(f"the server refused the login of {who}: {why}, {error.uri}", error.uri) from None
+        raise AuthenticationFailed(
+            f"the server refused the login of {who}: {why}, {_shown(error.uri)}", error.uri
+        ) from None
     except TimeoutError:
         raise ConnectionLost(f"the server did not answer the login of {who} within {patience:g} s") from None

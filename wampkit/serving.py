@@ -44,6 +44,8 @@ def compile_routes(
         else:
             topics.add(route.uri, route.pattern, _topic(route, tuple(middlewares), rules))
     for route in own:
+        if procedures.exact(route.uri) is not None:
+            raise DeclarationError(f"procedure {route.uri!r} is wampkit's own in this app; remove or rename yours")
         procedures.add(route.uri, route.pattern, _procedure(route, (), (), own=True))
     procedures.sort()
     topics.sort()
