@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from wampkit import App
+from wampkit import App, Limits
 from wampkit.inlet import BATCH, direct_road
 
 from .demo_app import make_app
@@ -86,6 +86,29 @@ async def test_fragments_and_control_frames_between(road: str) -> None:
         await peer.send_frame(0, b'"ping"]')
         assert await peer.read_frame() == (10, b"hi")
         assert await peer.read_message() == [3, "c", "pong"]
+
+
+async def test_a_client_that_vanishes_while_it_is_held_back_is_noticed(road: str) -> None:
+    """A client that resets while the server reads nothing more of it leaves neither call nor connection."""
+    app = App(limits=Limits(calls=3))
+    running: list[int] = []
+
+    @app.rpc("wait")
+    async def wait(number: int) -> None:
+        running.append(number)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            running.remove(number)
+
+    async with serve(app) as server:
+        peer = await server.raw()
+        for number in range(5):
+            await peer.send_message(CALL, str(number), "wait", number)
+        await eventually(lambda: len(running) == 3)
+        peer.reset()
+        await eventually(lambda: not running)
+        await eventually(lambda: len(app.connections) == 0)
 
 
 async def test_a_client_that_vanishes_is_noticed(road: str) -> None:

@@ -189,8 +189,9 @@ class Connection:
 
     def serve(self, socket: Socket, on_message: Callable[[Connection, Message], None]) -> Awaitable[None]:
         """Read until the connection ends, handing each message to `on_message`, which must not block."""
+        assert self._transport is not None
         self._on_message = on_message
-        self._inlet = inlet_of(socket)
+        self._inlet = inlet_of(socket, self._transport)
         self.work.enter_context()
         return self._inlet.read_into(self._take)
 

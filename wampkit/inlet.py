@@ -9,6 +9,7 @@ was written for; everything else, and `WAMPKIT_INLET=public`, takes the public r
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -62,9 +63,9 @@ class Inlet(Protocol):
         """Go on."""
 
 
-def inlet_of(socket: Socket) -> Inlet:
+def inlet_of(socket: Socket, transport: asyncio.Transport) -> Inlet:
     """The way in that an upgraded socket has."""
-    return socket.queue if isinstance(socket, _DirectSocket) else _PublicInlet(socket)
+    return socket.queue if isinstance(socket, _DirectSocket) else _PublicInlet(socket, transport)
 
 
 def head_of(socket: Socket) -> bytes:
@@ -79,13 +80,18 @@ class _Socket(web.WebSocketResponse[Literal[False]]):
         """Nothing is left to be written when aiohttp asks for it."""
 
 
+HELD_LOOK = 0.1
+"""Seconds between two looks at whether a connection that is held back was lost."""
+
+
 class _PublicInlet(Inlet):
     """The public road: aiohttp queues the frames and pauses the transport when it has many."""
 
-    __slots__ = ("_free", "_socket")
+    __slots__ = ("_free", "_socket", "_transport")
 
-    def __init__(self, socket: Socket) -> None:
+    def __init__(self, socket: Socket, transport: asyncio.Transport) -> None:
         self._socket = socket
+        self._transport = transport
         self._free = asyncio.Event()
         self._free.set()
 
@@ -95,7 +101,10 @@ class _PublicInlet(Inlet):
             taken += 1
             if taken % BATCH == 0:
                 await asyncio.sleep(0)
-            await self._free.wait()
+            while not self._free.is_set() and not self._transport.is_closing():
+                # Nobody is told when a socket is lost that nobody receives from.
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._free.wait(), HELD_LOOK)
             received = await self._socket.receive()
             if not take(received.type, received.data, received.extra):
                 return
