@@ -28,7 +28,7 @@ from wampkit import (
 from wampkit.guessing import Guessing, owner_of
 
 from .logins import AUTH, AUTHREQ, ask, code_of, log_in, signature_of
-from .wire import CALL, ERROR, PREFIX, PUBLISH, RESULT, Peer, RawPeer, Server, eventually, serve
+from .wire import CALL, PREFIX, PUBLISH, RESULT, Peer, RawPeer, Server, eventually, message, serve
 
 NOTHING = {"rpc": [], "pubsub": []}
 SALTED = {"salt": "0bs4lt", "iterations": 1000, "keylen": 32}
@@ -526,15 +526,18 @@ async def test_no_attempt_slips_in_behind_the_last() -> None:
     app = demo(attempts=1)
     async with serve(app) as server:
         peer = await server.raw()
-        burst = [[CALL, "r1", AUTHREQ, "alice"], [CALL, "a1", AUTH, "x"], [CALL, "r2", AUTHREQ, "alice"]]
-        for message in [*burst, [CALL, "a2", AUTH, "x"]]:
-            await peer.send_message(*message)
+        burst = [(CALL, "r1", AUTHREQ, "alice"), (CALL, "a1", AUTH, "x"), (CALL, "r2", AUTHREQ, "alice")]
+        await peer.send(b"".join(message(*each) for each in [*burst, (CALL, "a2", AUTH, "x")]))
         answers = {}
         while (frame := await peer.read_frame())[0] == 1:
-            kind, call_id, *_ = json.loads(frame[1])
-            answers[call_id] = kind
-        assert answers["a1"] == ERROR
-        assert answers.get("r2", ERROR) == ERROR
+            answer = json.loads(frame[1])
+            answers[answer[1]] = code_of(answer)
+        assert answers == {
+            "r1": "ok",
+            "a1": "invalid-signature",
+            "r2": "too-many-attempts",
+            "a2": "no-authentication-requested",
+        }
         assert app.counters.failed_logins == 1
 
 
@@ -879,18 +882,31 @@ async def test_logins_hold_up_nobody() -> None:
         assert code_of(await peers[0].answer("auth")) == "invalid-signature"
 
 
+async def overtaken(peer: RawPeer, authkey: str, secret: str) -> bool:
+    """Whether a call that was sent together with an attempt is answered before it, since the attempt needs a thread."""
+    await peer.send_message(CALL, "authreq", AUTHREQ, authkey)
+    signature = signature_of((await peer.read_message())[2], secret)
+    await peer.send(message(CALL, "auth", AUTH, signature) + message(CALL, "ping", "ping"))
+    answers = [await peer.read_message() for _ in range(2)]
+    return answers[0][1] == "ping"
+
+
 async def test_a_key_is_derived_once_a_connection() -> None:
-    """A second attempt with the same password is answered before what was sent behind it: it needs no thread."""
-    async with serve(demo(salted=(1000, 32), derives=True)) as server:
-        peer = await server.peer()
-        order = []
-        for secret in ("wrong", "wrong", "p4ss"):
-            signature = signature_of(await ask(peer, "carol"), secret)
-            await peer.send(CALL, "auth", AUTH, signature)
-            await peer.send(CALL, "ping", "ping")
-            order.append([(await peer.next())[1] for _ in range(2)])
-        assert order[1:] == [["auth", "ping"], ["auth", "ping"]]
-        assert await peer.result("whoami") == "carol"
+    """A second attempt with the same password needs no thread."""
+    app = demo(salted=(1000, 32), derives=True)
+    async with serve(app) as server:
+        peer = await server.raw()
+        attempts = [await overtaken(peer, "carol", secret) for secret in ("wrong", "wrong", "p4ss")]
+        assert attempts == [True, False, False]
+        assert app.counters.logins == 1
+
+
+@pytest.mark.parametrize("derives", [True, False])
+async def test_an_unknown_key_costs_what_a_known_one_does(derives: bool) -> None:
+    """It is derived where known ones are, and not where they are not."""
+    async with serve(demo(salted=(1000, 32), derives=derives)) as server:
+        for authkey in ("carol" if derives else "bob", "nobody"):
+            assert await overtaken(await server.raw(), authkey, "wrong") is derives
 
 
 # ---- what is written

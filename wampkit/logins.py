@@ -215,8 +215,8 @@ class Authenticator:
             raise _error("no-such-authkey", "no such authkey")
         decoy = self._decoy(authkey)  # for known keys too, as it takes time
         credentials = found or decoy
-        if found is not None and hide:
-            self._check_pretence(authkey, found)
+        if hide:
+            self._check_pretence(authkey, credentials)
         claim = _Claim(authkey, credentials.permissions)
         claim.credentials, claim.known = credentials, found is not None
         shown = NOTHING if hide or credentials.permissions is None else credentials.permissions
