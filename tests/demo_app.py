@@ -3,9 +3,53 @@
 import asyncio
 from typing import Any
 
-from wampkit import App, Connection, NotAllowed, WampError
+from wampkit import (
+    App,
+    Connection,
+    Cra,
+    Credentials,
+    NotAllowed,
+    Permissions,
+    ProcedurePermission,
+    TopicPermission,
+    WampError,
+    anyone,
+    derive_key,
+)
 
 BASE = "http://demo.example/"
+
+MEMBERS = Permissions(
+    rpc=(ProcedurePermission(f"{BASE}rpc#add"),),
+    pubsub=(
+        TopicPermission(uri=f"{BASE}topic#open", pub=True, sub=True),
+        TopicPermission(uri=f"{BASE}room/", prefix=True, sub=True),
+    ),
+)
+VISITORS = Permissions(pubsub=(TopicPermission(uri=f"{BASE}topic#readonly", sub=True),))
+
+KEYS = {
+    "alice": Credentials("s3cr3t", permissions=MEMBERS),
+    "bob": Credentials(derive_key("p4ss", "0bs4lt", 1000, 32), salt="0bs4lt", iterations=1000, permissions=MEMBERS),
+    "zoë": Credentials("pässwörd", permissions=MEMBERS),
+}
+
+
+async def lookup(authkey: str, extra: dict[str, Any]) -> Credentials | None:
+    """The demo app's keys."""
+    return KEYS.get(authkey)
+
+
+def make_cra_app(server: str) -> App:
+    """The demo app with logins, as one of the servers `cra`, `cra-noanon` and `cra-timeout`."""
+    cra = Cra(
+        lookup,
+        anonymous=VISITORS if server != "cra-noanon" else False,
+        timeout=1.0 if server == "cra-timeout" else None,
+        failures_per_minute=None,
+        hide_unknown_keys=False,
+    )
+    return make_app(cra=cra)
 
 
 def make_app(**options: Any) -> App:
@@ -25,7 +69,7 @@ def make_app(**options: Any) -> App:
 
 
 def _procedures(app: App) -> None:
-    @app.rpc("ping")
+    @app.rpc("ping", requires=anyone)
     async def ping() -> str:
         return "pong"
 

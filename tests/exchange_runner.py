@@ -8,7 +8,10 @@ so on are patterns, and objects such as `{"$re": ...}` operators, which must all
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import hashlib
+import hmac
 import json
 import re
 import struct
@@ -187,6 +190,8 @@ class Player:
                 return self._captured[value.removeprefix("$VAR:")]
             case list():
                 return [self._filled(item) for item in value]
+            case {"$sign": dict(order)}:
+                return _signature({key: self._filled(item) for key, item in order.items()})
             case dict():
                 return {key: self._filled(item) for key, item in value.items()}
         return value
@@ -247,6 +252,16 @@ class Player:
                 self._captured[argument] = value
                 return True
         raise ValueError(f"unknown operator {name}")
+
+
+def _signature(order: dict[str, Any]) -> str:
+    """What a client answers to a challenge of WAMP-CRA, salted if the challenge says so and the order allows."""
+    challenge, key = order["challenge"], order["secret"].encode()
+    extra = json.loads(challenge).get("authextra") if order.get("authextra") == "from-challenge" else None
+    if extra and extra.get("salt"):
+        numbers = int(extra["iterations"]), int(extra["keylen"])
+        key = base64.b64encode(hashlib.pbkdf2_hmac("sha256", key, extra["salt"].encode(), *numbers))
+    return base64.b64encode(hmac.digest(key, challenge.encode(), "sha256")).decode()
 
 
 class _Gone:

@@ -19,6 +19,8 @@ class Foreign:
         handshakes: The headers and query of every handshake.
         refuse: An HTTP status to answer handshakes with, or None.
         script: Runs in place of everything after the handshake.
+        answers: What calls of a procedure are answered with, without the call id: `[3, result]`, `[4, uri, text]`, or
+            `[]` for no answer at all.
         hold_pings: Whether pings wait for `answer_pings`, as if this server were slow to take things in.
     """
 
@@ -27,6 +29,7 @@ class Foreign:
         self.handshakes: list[web.Request] = []
         self.refuse: int | None = None
         self.script: Script | None = None
+        self.answers: dict[str, list[Any]] = {}
         self.hold_pings = False
         self.sockets: list[web.WebSocketResponse] = []
         self.pings: list[tuple[web.WebSocketResponse, bytes]] = []
@@ -63,6 +66,9 @@ class Foreign:
             message = json.loads(frame.data)
             self.received.append(message)
             match message:
+                case [2, call_id, str(procedure), *_] if procedure in self.answers:
+                    if answer := self.answers[procedure]:
+                        await ws.send_str(json.dumps([answer[0], call_id, *answer[1:]]))
                 case [2, call_id, "echo", *args]:
                     await ws.send_str(json.dumps([3, call_id, args]))
                 case [2, _, "never", *_]:

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from wampkit import App, CallError, Client, Connection, ConnectionLost, HandshakeRefused, State, WampError, connect
-from wampkit.client import delay_of
+from wampkit.dialing import delay_of
 
 from .foreign import Foreign, foreign
 from .wire import eventually

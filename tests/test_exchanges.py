@@ -1,14 +1,14 @@
 """Every exchange of the corpus behaves as its steps say, over a real WebSocket.
 
-`exchanges.json` holds scripted exchanges as real servers and clients of WAMP v1 have them; those of WAMP-CRA, an
-extension, are not among the ones that are run here.
+`exchanges.json` holds scripted exchanges as real servers and clients of WAMP v1 have them, those of WAMP-CRA too.
 """
 
 import asyncio
+import contextlib
 import json
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +16,46 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from .demo_app import make_app
+from wampkit import App
+
+from .demo_app import make_app, make_cra_app
 from .exchange_runner import Mismatch, Player
 from .loops import LOOPS
 
 CORPUS = json.loads(Path(__file__).with_name("exchanges.json").read_text())["exchanges"]
 DEMO = [exchange for exchange in CORPUS if exchange["server"] == "demo"]
+CRA = [exchange for exchange in CORPUS if exchange["server"] != "demo"]
+
+HOSTS = ["asyncio-direct", "asyncio-public", "uvloop-direct", "uvloop-public"]
+Urls = Callable[[str], str]
 
 
-@pytest.fixture(scope="module", params=["asyncio-direct", "asyncio-public", "uvloop-direct", "uvloop-public"])
+@pytest.fixture(scope="module", params=HOSTS)
 def url(request: pytest.FixtureRequest) -> Iterator[str]:
     """The demo app, served in a thread for all exchanges, on each loop and each way in: none may harm the next."""
-    name, road = request.param.split("-")
+    with hosted(request.param, make_app()) as url:
+        yield url
+
+
+@pytest.fixture(scope="module", params=HOSTS)
+def cra_url(request: pytest.FixtureRequest) -> Iterator[Urls]:
+    """Gives the URL of a demo app with logins, by the server's name in the corpus."""
+    with contextlib.ExitStack() as stack:
+        names = {exchange["server"] for exchange in CRA}
+        urls = {name: stack.enter_context(hosted(request.param, make_cra_app(name))) for name in names}
+        yield urls.__getitem__
+
+
+@contextlib.contextmanager
+def hosted(host: str, app: App) -> Iterator[str]:
+    """The URL of an app on a kind of loop and of way in."""
+    name, road = host.split("-")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WAMPKIT_INLET", road)
-        yield from served(LOOPS[name]())
+        yield from served(LOOPS[name](), app)
 
 
-def served(loop: asyncio.AbstractEventLoop) -> Iterator[str]:
+def served(loop: asyncio.AbstractEventLoop, app: App) -> Iterator[str]:
     """The URL of the app, which runs on a loop in a thread."""
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
@@ -41,7 +63,6 @@ def served(loop: asyncio.AbstractEventLoop) -> Iterator[str]:
     def run(work: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(work, loop).result(20)
 
-    app = make_app()
     runner = web.AppRunner(app.web_app("/"), access_log=None)
 
     async def start() -> str:
@@ -73,9 +94,16 @@ async def test_exchange(exchange: dict[str, Any], url: str) -> None:
         await Player(http, url).play(exchange)
 
 
+@pytest.mark.parametrize("exchange", CRA, ids=lambda exchange: exchange["id"])
+async def test_exchange_of_a_login(exchange: dict[str, Any], cra_url: Urls) -> None:
+    """One exchange of WAMP-CRA does what its steps say, with the server that it is for."""
+    async with aiohttp.ClientSession() as http:
+        await Player(http, cra_url(exchange["server"])).play(exchange)
+
+
 def test_the_corpus_is_whole() -> None:
-    """All 168 exchanges of the demo server are here, of every level."""
-    assert len(DEMO) == 168
+    """All 168 exchanges of the demo server and all 28 of the servers with logins are here, of every level."""
+    assert (len(DEMO), len(CRA)) == (168, 28)
     assert set(Counter(exchange["level"] for exchange in DEMO)) == {"must", "should", "choice"}
 
 

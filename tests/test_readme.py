@@ -150,6 +150,21 @@ def test_the_options_are_those_of_the_app() -> None:
     assert list(rows) == list(signature(App).parameters)
 
 
+async def test_the_login_snippets(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The README's client logs in to its app, and a wrong password does not."""
+    from wampkit import AuthenticationFailed
+
+    from .wire import serve
+
+    monkeypatch.setenv("ANNS_PASSWORD", "correct horse")
+    client = import_module("log_in")
+    async with serve(import_module("accounts").app) as server:
+        assert await client.main(server.url) == "ann"
+        monkeypatch.setenv("ANNS_PASSWORD", "incorrect horse")
+        with pytest.raises(AuthenticationFailed):
+            await client.main(server.url)
+
+
 @pytest.mark.parametrize("name", ["library", "errors", "news", "guarded", "members", "shop"])
 async def test_the_snippets_do_what_they_say(name: str, written: Path) -> None:
     """A taste of each snippet over a real socket."""

@@ -1,14 +1,17 @@
 """WAMP v1 from one file: remote procedure calls and publish/subscribe over one WebSocket."""
 
 from .app import App
+from .authentication import Cra, Credentials
 from .broker import Broker, MemoryBroker, Publication
 from .client import Client, State, connect
 from .connection import Connection
 from .connections import Connections
 from .counters import Counters
+from .cra import derive_key, new_salt
 from .depends import Depends
 from .errors import (
     ERROR_URIS,
+    AuthenticationFailed,
     CallError,
     ClientError,
     ConnectionLost,
@@ -25,6 +28,7 @@ from .incoming import Call, Incoming, Publish, Subscribe, Unsubscribe
 from .keys import KeyRing
 from .limits import Limits
 from .middleware import AllowOrigins, BlockAddresses, CallNext
+from .permissions import Permissions, ProcedurePermission, TopicPermission
 from .requirements import Requirement, anyone, requires
 from .router import Router
 from .session import Session, SessionEnded, SessionReadOnly, SessionUnavailable
@@ -40,6 +44,7 @@ __all__ = [
     "ERROR_URIS",
     "AllowOrigins",
     "App",
+    "AuthenticationFailed",
     "BlockAddresses",
     "Broker",
     "Call",
@@ -51,6 +56,8 @@ __all__ = [
     "ConnectionLost",
     "Connections",
     "Counters",
+    "Cra",
+    "Credentials",
     "DeclarationError",
     "Depends",
     "HandshakeRefused",
@@ -62,6 +69,8 @@ __all__ = [
     "MemoryBroker",
     "NotAllowed",
     "NotFound",
+    "Permissions",
+    "ProcedurePermission",
     "Publication",
     "Publish",
     "Requirement",
@@ -77,11 +86,14 @@ __all__ = [
     "Tickets",
     "TooManyMessages",
     "Topic",
+    "TopicPermission",
     "Topics",
     "Unsubscribe",
     "WampError",
     "anyone",
     "connect",
+    "derive_key",
+    "new_salt",
     "requires",
     "run_on_loop",
 ]

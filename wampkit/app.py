@@ -9,6 +9,7 @@ from typing import Any, Literal, ParamSpec, TypeVar
 from aiohttp import web
 
 from .assembly import Options, assemble
+from .authentication import Cra
 from .broker import Broker
 from .chains import Procedure, ServedTopic
 from .connection import Connection
@@ -22,6 +23,7 @@ from .limits import Limits
 from .middleware import Middleware, split
 from .mounting import mount
 from .node import Node
+from .own import login_procedures, subscription_procedure
 from .requirements import Rule
 from .router import Declaration, Router, Table, TopicDeclaration, gather, rules_of
 from .serving import compile_routes
@@ -51,6 +53,8 @@ class App:
         lifespan: An async context manager taking the app, entered at start and left at stop.
         debug: Whether a caller sees the text of unexpected errors. Not for production.
 
+        cra: Lets clients log in over the socket with WAMP-CRA. Routes then require what was granted, unless they are
+            open with `requires=anyone`.
         requires: What routes without a rule of their own require, such as `requires()`.
         explain_refusals: Whether a client whose SUBSCRIBE or PUBLISH was refused receives an EVENT on that topic that
             says why, as BabDev's server sends it; WAMP v1 itself has no answer.
@@ -87,6 +91,7 @@ class App:
         lifespan: Lifespan | None = None,
         debug: bool = False,
         # who may do what
+        cra: Cra | None = None,
         requires: Rule | None = None,
         explain_refusals: bool = False,
         # protocol
@@ -115,6 +120,7 @@ class App:
         self._require_subprotocol = require_subprotocol
         self._ident = ident
         self._lifespan = lifespan
+        self._cra = cra
         self._requires = requires
         self._explain_refusals = explain_refusals
         self._threads = threads
@@ -329,6 +335,7 @@ class App:
             debug=self.debug,
             exclude_publisher=self._exclude_publisher,
             explain_refusals=self._explain_refusals,
+            cra=self._cra,
             require_subprotocol=self._require_subprotocol,
             error_uris=self._error_uris,
             ident=self._ident,
@@ -395,18 +402,6 @@ class App:
         Raises:
             DeclarationError: A declaration cannot work.
         """
-        own = Declaration("procedure", SUBSCRIPTION, SUBSCRIPTION, self._subscription)
-        return compile_routes(declarations, own, default=self._requires, sessions=reads_sessions(self.middlewares))
-
-    async def _subscription(self, topic: str, connection: Connection) -> str | None:
-        """The full URI of the caller's subscription, or None if it has none: what WAMP v1 itself never tells.
-
-        Answers after the SUBSCRIBE messages that came before have been decided.
-        """
-        uri = connection.protocol.resolve(topic)
-        await connection.work.settled()
-        return uri if uri in connection.subscriptions else None
-
-
-SUBSCRIPTION = "wampkit:subscription"
-"""The procedure by which wampkit's own clients learn what became of a SUBSCRIBE."""
+        own = subscription_procedure(), *login_procedures(self._cra, lambda: self._running().authenticator)
+        sessions = reads_sessions(self.middlewares)
+        return compile_routes(declarations, *own, default=self._requires, cra=self._cra is not None, sessions=sessions)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from .authentication import Cra
 from .broker import Broker, broker_from_url
 from .calls import Answers, Calls
 from .chains import Procedure, ServedTopic
@@ -18,6 +19,7 @@ from .failures import ErrorHandlers, Failures
 from .hub import Hub, SocketOptions
 from .lifecycle import Hooks
 from .limits import Limits
+from .logins import Authenticator
 from .middleware import split
 from .names import Names
 from .node import Node
@@ -39,6 +41,7 @@ class Options:
     debug: bool
     exclude_publisher: bool
     explain_refusals: bool
+    cra: Cra | None
     require_subprotocol: bool
     error_uris: Mapping[str, str]
     ident: str
@@ -106,6 +109,7 @@ def assemble(
         counters,
         options.keepalive,
         options.goodbye,
+        None if options.cra is None else Authenticator(options.cra, threads, failures, counters, subscribing.recheck),
     )
     known = known_names(procedures, served, options.prefixes)
     return node, Door(node, gates, hub, options.prefixes, known, options.ident, options.require_subprotocol)

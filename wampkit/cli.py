@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import click
+from click.core import ParameterSource
 
 from . import __version__, reload, server, talk, workers
 from .app import DEFAULT_PATH
@@ -33,6 +34,7 @@ from .options import (
     defaults,
     level_option,
     option,
+    secret_of,
     source,
     strange_variables,
 )
@@ -186,11 +188,17 @@ def routes(app: str | None, middlewares: bool, log_level: str, **options: Any) -
 
 def _server(options: dict[str, Any]) -> talk.Server:
     logging.basicConfig(level="WARNING", format="wampkit: %(message)s")
+    authkey = options["authkey"]
+    typed = click.get_current_context().get_parameter_source("secret_file") is ParameterSource.COMMANDLINE
+    if typed and authkey is None:
+        raise Mistake("--secret-file needs --authkey: whose secret is it?", USAGE)
     return talk.Server(
         url=options["url"],
         prefixes=dict(options["prefix"]),
         headers=dict(options["header"]),
         origin=options["origin"],
+        authkey=authkey,
+        secret=None if authkey is None else secret_of(authkey, options["secret_file"]),
         timeout=options["timeout"],
     )
 

@@ -3,46 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import enum
-import inspect
 import logging
-import random
 import ssl as tls
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import replace
-from http.cookies import SimpleCookie
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
 import aiohttp
 
-from .errors import ConnectionLost, HandshakeRefused
+from .dialing import Dialer, Headers, Url, delay_of, is_final
+from .errors import ConnectionLost
 from .link import Link, LinkOptions
+from .login import Login, Secret
+from .states import State, States
 from .subscriptions import Subscription, Subscriptions
 
-__all__ = ["Client", "State", "connect"]
+__all__ = ["Client", "Headers", "State", "connect"]
 
 logger = logging.getLogger("wampkit")
 
-Url = str | Callable[[], str | Awaitable[str]]
-Headers = Mapping[str, str] | Callable[[], Mapping[str, str] | Awaitable[Mapping[str, str]]]
-
-FINAL_STATUSES = frozenset({400, 401, 403, 426})
-"""HTTP answers that another attempt will not change."""
-
 SERVICE_RESTART = 1012
-
-FINAL_CODES = frozenset({1008})
-"""Close codes after which another attempt would be refused again: 1008 is a policy violation (RFC 6455)."""
-
-
-class State(enum.StrEnum):
-    """Where a client stands."""
-
-    CONNECTING = "connecting"
-    OPEN = "open"
-    RECONNECTING = "reconnecting"
-    CLOSED = "closed"
 
 
 def connect(
@@ -52,6 +32,10 @@ def connect(
     headers: Headers | None = None,
     cookies: Mapping[str, str] | None = None,
     origin: str | None = None,
+    authkey: str | None = None,
+    secret: Secret | None = None,
+    authextra: Mapping[str, Any] | None = None,
+    anonymous: bool = False,
     session: aiohttp.ClientSession | None = None,
     ssl: tls.SSLContext | bool = True,
     reconnect: bool = True,
@@ -73,6 +57,11 @@ def connect(
         headers: HTTP headers of the handshake, or a function (async too) that gives fresh ones.
         cookies: Cookies of the handshake, besides those of the session's jar.
         origin: The Origin header.
+        authkey: As whom to log in by WAMP-CRA, on each connection before anything else is sent.
+        secret: The secret or password of the authkey, or a function (async too) that gives it for each attempt. It
+            never leaves this process.
+        authextra: What the server is told besides the authkey.
+        anonymous: Whether to log in as nobody, where the server requires a login even so.
         session: An aiohttp session to use (its cookie jar, its proxies); it is not closed.
         ssl: A TLS context, or False not to verify the server.
         reconnect: Whether a lost connection is made again. The first one never is: it fails at once.
@@ -88,7 +77,13 @@ def connect(
         max_message_size: The largest message taken, in bytes.
         max_events: How many events of one subscription wait to be fetched; beyond that the oldest is dropped.
         on_state: Told of each change of state; a plain function, called on the loop.
+
+    Raises:
+        TypeError: The parts of the login do not go together.
     """
+    if anonymous and authkey is not None:
+        raise TypeError("an anonymous login has no authkey; leave out one of the two")
+    login = Login(authkey=authkey, secret=secret, authextra=authextra)
     options = LinkOptions(
         origin=origin,
         ssl=ssl,
@@ -97,12 +92,12 @@ def connect(
         keepalive=keepalive,
         max_message_size=max_message_size,
     )
-    client = Client(url, headers, options, session, cookies)
+    wanted = login if anonymous or authkey is not None else None
+    client = Client(Dialer(url, headers, options, session, cookies, wanted), States(on_state))
     client.prefixes.update(prefixes or {})
     client._reconnects, client._backoff = reconnect, backoff
     client._restart_timeout = restart_timeout
     client._call_timeout, client._max_events = call_timeout, max_events
-    client._on_state = on_state
     return client
 
 
@@ -110,39 +105,24 @@ class Client:
     """What `connect` makes. Enter it with `async with`, or call `open` and `close`.
 
     Attributes:
-        state: Where it stands.
         prefixes: The prefixes that are sent after each connect.
         error: Why the client is closed or reconnecting, or None.
     """
 
-    def __init__(
-        self,
-        url: Url,
-        headers: Headers | None,
-        options: LinkOptions,
-        session: aiohttp.ClientSession | None,
-        cookies: Mapping[str, str] | None,
-    ) -> None:
-        self.state = State.CONNECTING
+    def __init__(self, dialer: Dialer, states: States) -> None:
         self.prefixes: dict[str, str] = {}
         self.error: ConnectionLost | None = None
-        self._url = url
-        self._headers = headers
-        self._options = options
-        self._session = session
-        self._cookies = cookies
-        self._own_session: aiohttp.ClientSession | None = None
+        self._dialer = dialer
+        self._states = states
         self._reconnects = True
         self._backoff = (0.1, 30.0)
         self._restart_timeout = 30.0
         self._restarted_by = 0.0  # the loop's time until which calls wait for a server that said that it restarts
         self._call_timeout: float | None = None
         self._max_events = 10_000
-        self._on_state: Callable[[State], object] | None = None
         self._link: Link | None = None
         self._subscriptions = Subscriptions()
         self._supervisor: asyncio.Task[None] | None = None
-        self._changes: list[asyncio.Future[None]] = []
 
     # ---- opening and closing
 
@@ -151,21 +131,21 @@ class Client:
 
         Raises:
             HandshakeRefused: The server answered with an HTTP error.
+            AuthenticationFailed: The server did not let us log in.
             ConnectionLost: There is no server, or none that speaks WAMP v1.
             ValueError: The URL is none.
         """
         if self._supervisor is not None:
             raise RuntimeError("this client has been opened already; make another")
         self.error = None
-        self._set_state(State.CONNECTING)
-        if self._session is None:
-            self._own_session = aiohttp.ClientSession(cookies=self._cookies)
+        self._states.set(State.CONNECTING)
+        self._dialer.start()
         try:
             self._link = await self._dial()
         except BaseException as error:
             await self._finish(error if isinstance(error, ConnectionLost) else None)
             raise
-        self._set_state(State.OPEN)
+        self._states.set(State.OPEN)
         self._supervisor = asyncio.create_task(self._supervise(self._link))
         return self
 
@@ -195,7 +175,7 @@ class Client:
             link.cut("this client cut the wire")
             await asyncio.wait({link.lost})
             while self.state is State.OPEN:
-                await self._change()
+                await self._states.change()
 
     async def _finish(self, reason: ConnectionLost | None) -> None:
         if self._link is not None:
@@ -204,10 +184,8 @@ class Client:
         self._restarted_by = 0.0
         self.error = reason
         self._subscriptions.end(reason or ConnectionLost("the client is closed"))
-        if self._own_session is not None:
-            await self._own_session.close()
-            self._own_session = None
-        self._set_state(State.CLOSED)
+        await self._dialer.close()
+        self._states.set(State.CLOSED)
 
     # ---- using it
 
@@ -244,7 +222,7 @@ class Client:
                 if not self._promises(link):
                     raise
             while self._link is link:
-                await self._change()
+                await self._states.change()
 
     def _promises(self, link: Link) -> bool:
         """Whether calls that this link has left unanswered have not run, and its server is about to come back."""
@@ -256,7 +234,7 @@ class Client:
         try:
             async with asyncio.timeout_at(self._restarted_by):
                 while self.state is State.RECONNECTING:
-                    await self._change()
+                    await self._states.change()
         except TimeoutError:
             # `_open_link` says what became of the connection.
             pass
@@ -300,6 +278,11 @@ class Client:
         await link.send(link.protocol.prefix(prefix, uri))
 
     @property
+    def state(self) -> State:
+        """Where it stands."""
+        return self._states.now
+
+    @property
     def session_id(self) -> str:
         """The session id of the present connection, or "" when there is none."""
         return self._link.protocol.session if self._link is not None else ""
@@ -308,6 +291,11 @@ class Client:
     def server_ident(self) -> str:
         """What the server calls itself."""
         return self._link.protocol.server_ident if self._link is not None else ""
+
+    @property
+    def permissions(self) -> Any:
+        """What the server said at the login that this client may do, `{"rpc": [...], "pubsub": [...]}`; else None."""
+        return self._link.permissions if self._link is not None else None
 
     async def wait_for(self, state: State, timeout: float | None = None) -> None:
         """Wait until the client is in a state.
@@ -320,7 +308,7 @@ class Client:
             while self.state is not state:
                 if self.state is State.CLOSED:
                     self._open_link()
-                await self._change()
+                await self._states.change()
 
     def __repr__(self) -> str:
         return f"<Client {self.state}, session {self.session_id or 'none'}>"
@@ -333,42 +321,11 @@ class Client:
             )
         return self._link
 
-    # ---- state
-
-    def _set_state(self, state: State) -> None:
-        if state is self.state:
-            return
-        self.state = state
-        changes, self._changes = self._changes, []
-        for change in changes:
-            if not change.done():
-                change.set_result(None)
-        if self._on_state is not None:
-            try:
-                self._on_state(state)
-            except Exception:
-                logger.exception("on_state failed")
-
-    async def _change(self) -> None:
-        change = asyncio.get_running_loop().create_future()
-        self._changes.append(change)
-        try:
-            await change
-        finally:
-            if change in self._changes:
-                self._changes.remove(change)
-
     # ---- connecting
 
     async def _dial(self) -> Link:
         """One attempt: a link with prefixes and subscriptions in place."""
-        url = await _fresh(self._url)
-        headers = dict(await _fresh(self._headers) or {})
-        if self._session is not None and self._cookies:
-            headers.setdefault("Cookie", SimpleCookie(self._cookies).output([], "", ";").strip())
-        session = self._session or self._own_session
-        assert session is not None
-        link = await Link.open(session, url, replace(self._options, headers=headers), self._subscriptions.deliver)
+        link = await self._dialer.dial(self._subscriptions.deliver)
         try:
             for prefix, uri in list(self.prefixes.items()):
                 await link.send(link.protocol.prefix(prefix, uri))
@@ -387,9 +344,9 @@ class Client:
                 self._restarted_by = asyncio.get_running_loop().time() + self._restart_timeout
             self._link = None
             self.error = link.lost.result()
-            if not self._reconnects or self.error.code in FINAL_CODES:
+            if not self._reconnects or is_final(self.error):
                 break
-            self._set_state(State.RECONNECTING)
+            self._states.set(State.RECONNECTING)
             await link.ended()
             again = await self._redial()
             if again is None:
@@ -397,7 +354,7 @@ class Client:
             self._link = link = again
             self._restarted_by = 0.0
             self.error = None
-            self._set_state(State.OPEN)
+            self._states.set(State.OPEN)
         await self._finish(self.error)
 
     async def _redial(self) -> Link | None:
@@ -408,34 +365,17 @@ class Client:
             attempt += 1
             try:
                 return await self._dial()
-            except HandshakeRefused as refusal:
-                self.error = refusal
-                if refusal.status in FINAL_STATUSES:
-                    return None
             except ConnectionLost as error:
                 self.error = error
-                if error.code in FINAL_CODES:
+                if is_final(error):
                     return None
             except Exception as error:
-                # The app's own function for the URL or the headers failed; another attempt may do better.
+                # The app's own function for the URL, the headers or the secret failed; another attempt may do better.
                 logger.warning("a reconnect attempt failed: %s: %s", type(error).__name__, error)
                 self.error = ConnectionLost(f"{type(error).__name__}: {error}")
-
-
-def delay_of(attempt: int, backoff: tuple[float, float]) -> float:
-    """Seconds before an attempt, counted from 0: full jitter, so that a crowd of clients does not come back at once."""
-    first, longest = backoff
-    return random.uniform(0, min(longest, first * 2 ** min(attempt, 30)))
 
 
 def _session_ids(ids: Iterable[str] | None) -> list[str] | None:
     if isinstance(ids, str):
         raise TypeError(f"expected a list of session ids, got the text {ids!r}")
     return None if ids is None else list(ids)
-
-
-async def _fresh(value: Any) -> Any:
-    """A value, or what a function, async or not, gives for it."""
-    if callable(value):
-        value = value()
-    return await value if inspect.isawaitable(value) else value

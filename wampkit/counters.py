@@ -18,6 +18,9 @@ class Counters:
         slow_readers: Connections that were cut because more waited for them than `Limits.queue`.
         events_dropped: Events that were dropped for slow readers, with `Limits(slow_reader="drop")`.
         over_limit: Messages that were refused because of a bound in `Limits`.
+        logins: Logins by WAMP-CRA that succeeded, anonymous ones too.
+        failed_logins: Logins that failed: a wrong signature or an unknown authkey.
+        throttled_logins: Logins that were refused unseen, since too many had failed before.
     """
 
     connections: int = 0
@@ -26,3 +29,6 @@ class Counters:
     slow_readers: int = 0
     events_dropped: int = 0
     over_limit: int = 0
+    logins: int = 0
+    failed_logins: int = 0
+    throttled_logins: int = 0

@@ -160,6 +160,8 @@ class Door:
             await self._greet(connection)
         if node.keepalive is not None:
             connection.start_keepalive(node.keepalive)
+        if node.authenticator is not None:
+            node.authenticator.welcomed(connection)
 
     async def _greet(self, connection: Connection) -> None:
         hooks, threads = self._node.hooks, self._node.threads

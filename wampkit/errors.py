@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 __all__ = [
     "ERROR_URIS",
+    "AuthenticationFailed",
     "CallError",
     "ClientError",
     "ConnectionLost",
@@ -177,6 +178,19 @@ class HandshakeRefused(ConnectionLost):
     def __init__(self, reason: str, status: int) -> None:
         super().__init__(reason)
         self.status = status
+
+
+class AuthenticationFailed(ConnectionLost):
+    """The server did not let this client log in, or asked for what no honest server does.
+
+    Attributes:
+        uri: The error URI that the server answered, such as `http://api.wamp.ws/error#invalid-signature`; "" where it
+            was the client who gave up.
+    """
+
+    def __init__(self, reason: str, uri: str = "") -> None:
+        super().__init__(reason)
+        self.uri = uri
 
 
 def answer_for(error: BaseException, uris: Mapping[str, str], *, debug: bool = False) -> tuple[str, str, Any]:

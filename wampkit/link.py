@@ -27,7 +27,7 @@ from . import messages
 from .errors import CallError, ConnectionLost, HandshakeRefused, ProtocolError, quote
 from .protocol import SUBPROTOCOL, Protocol
 
-__all__ = ["Link", "LinkOptions"]
+__all__ = ["Link", "LinkOptions", "OnEvent"]
 
 Socket = aiohttp.ClientWebSocketResponse[Literal[False]]
 OnEvent = Callable[[str, Any], None]
@@ -59,12 +59,14 @@ class Link:
     Attributes:
         protocol: The session's WAMP state: session id, prefixes, the server's ident.
         lost: Done when the connection has ended, with the reason as its result.
+        permissions: What the server said to a login, or None without one.
     """
 
     def __init__(self, ws: Socket, options: LinkOptions, on_event: OnEvent) -> None:
         loop = asyncio.get_running_loop()
         self.protocol = Protocol("client")
         self.lost: asyncio.Future[ConnectionLost] = loop.create_future()
+        self.permissions: Any = None
         self._ws = ws
         self._wire = _wire(ws)
         self._options = options

@@ -17,6 +17,7 @@ from .dispatch import Dispatcher
 from .eager import Starter
 from .keepalive import keep_alive
 from .lifecycle import Hooks
+from .logins import Authenticator
 from .memory import warm_up_allocator
 from .threads import Threads
 from .topics import Topics
@@ -60,6 +61,7 @@ class Node:
         counters: What happened.
         keepalive: Seconds between pings, or None for none.
         goodbye: Whether clients are left with a close frame when the app drains.
+        authenticator: What logs clients in over the socket, or None.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Node:
         counters: Counters,
         keepalive: float | None,
         goodbye: Literal["close", "drop"],
+        authenticator: Authenticator | None = None,
     ) -> None:
         self.connections = connections
         self.users = users
@@ -87,6 +90,7 @@ class Node:
         self.counters = counters
         self.keepalive = keepalive
         self._goodbye = goodbye
+        self.authenticator = authenticator
         self.started = False  # whether every start-up hook has run
         self.draining = False
         self._clock: asyncio.Task[None] | None = None
@@ -162,6 +166,8 @@ class Node:
         self.draining = True
         self._last_words = 0.0
         await self._end_clock()
+        if self.authenticator is not None:
+            self.authenticator.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

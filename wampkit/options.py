@@ -7,6 +7,7 @@ import functools
 import json
 import math
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -29,6 +30,7 @@ __all__ = [
     "defaults",
     "level_option",
     "option",
+    "secret_of",
     "source",
     "strange_variables",
 ]
@@ -41,6 +43,9 @@ else:
 F = TypeVar("F", bound=Callable[..., Any])
 
 PREFIX = "WAMPKIT"
+
+SECRET = f"{PREFIX}_SECRET"
+"""The variable that holds the secret of a login. On the command line every user of the machine could read it."""
 
 COMMAND = {"auto_envvar_prefix": PREFIX, "show_default": True}
 TAKES_JSON = {**COMMAND, "ignore_unknown_options": True}
@@ -137,11 +142,37 @@ def client_options(command: F) -> F:
         option("--prefix", type=Pair("=", "NAME=URI"), multiple=True, help="What a CURIE stands for."),
         option("--header", type=Pair(":", "'Name: value'"), multiple=True, help="An HTTP header to send."),
         option("--origin", help="The Origin header to send."),
+        option(
+            "--authkey", metavar="NAME", help=f"As whom to log in; the secret is in {SECRET}, a file, or asked for."
+        ),
+        option("--secret-file", type=click.Path(dir_okay=False, path_type=Path), help="A file that holds the secret."),
         option("--timeout", type=Seconds(), default=30.0, help="How long to wait for the server."),
     ]
     for decorate in reversed(decorators):
         command = decorate(command)
     return command
+
+
+def secret_of(authkey: str, file: Path | None) -> str:
+    """The secret of a login: from the variable, from a file, or from whoever sits at the terminal.
+
+    Raises:
+        Mistake: There is none, or the file cannot be read.
+    """
+    secret = os.environ.get(SECRET)
+    if file is not None:
+        try:
+            # Editors end a line; a secret that ends so cannot be typed anyway.
+            return file.read_text("utf-8").rstrip("\r\n")
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+            raise Mistake(f"--secret-file {file}: {why}", USAGE) from None
+    if secret is not None:
+        return secret
+    if not sys.stdin.isatty():
+        raise Mistake(f"--authkey needs a secret: set {SECRET}, or name a file with --secret-file", USAGE)
+    typed: str = click.prompt(f"secret of {authkey}", hide_input=True, err=True)
+    return typed
 
 
 # ---- the environment and the file
@@ -166,7 +197,7 @@ def defaults(group: click.Group, directory: Path) -> dict[str, dict[str, Any]]:
 
 def strange_variables(group: click.Group) -> Iterator[str]:
     """A line about each variable that looks like an option of a group's commands and is none."""
-    known = {f"{PREFIX}_{name.upper()}" for command in group.commands.values() for name in _names(command)}
+    known = {f"{PREFIX}_{name.upper()}" for command in group.commands.values() for name in _names(command)} | {SECRET}
     for name in sorted(os.environ):
         if name.startswith(f"{PREFIX}_") and name not in known:
             yield f"{name} in the environment is no option{did_you_mean(name, sorted(known))}"

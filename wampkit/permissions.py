@@ -72,5 +72,7 @@ class Permissions(msgspec.Struct, frozen=True):
 
     def as_json(self) -> dict[str, Any]:
         """The object that clients receive: `{"rpc": [...], "pubsub": [...]}`."""
-        form: dict[str, Any] = msgspec.to_builtins(self)
-        return form
+        return {
+            "rpc": [msgspec.to_builtins(rule) for rule in self.rpc],
+            "pubsub": [msgspec.to_builtins(rule) for rule in self.pubsub],
+        }

@@ -47,6 +47,8 @@ def compile_routes(
         else:
             topics.add(route.uri, route.pattern, _topic(route, tuple(middlewares), rules, session))
     for route in own:
+        if procedures.exact(route.uri) is not None:
+            raise DeclarationError(f"procedure {route.uri!r} is wampkit's own in this app; remove or rename yours")
         procedures.add(route.uri, route.pattern, _procedure(route, (), (), session, own=True))
     procedures.sort()
     topics.sort()

@@ -8,7 +8,7 @@ import json
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from .client import Client, State, connect
@@ -30,6 +30,8 @@ class Server:
         prefixes: Prefix to URI, for the CURIEs of this command.
         headers: HTTP headers of the handshake.
         origin: The Origin header, or None for none.
+        authkey: As whom to log in, or None for not at all.
+        secret: The secret of the authkey.
         timeout: Seconds to wait for the connection, and for the answer to a call.
     """
 
@@ -37,6 +39,8 @@ class Server:
     prefixes: Mapping[str, str]
     headers: Mapping[str, str]
     origin: str | None
+    authkey: str | None = None
+    secret: str | None = field(default=None, repr=False)
     timeout: float
 
 
@@ -118,6 +122,8 @@ async def _connected(server: Server, on_state: Callable[[State], None] | None = 
             prefixes=server.prefixes,
             headers=server.headers,
             origin=server.origin,
+            authkey=server.authkey,
+            secret=server.secret,
             open_timeout=server.timeout,
             on_state=on_state,
         ) as client:

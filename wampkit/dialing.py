@@ -1,0 +1,135 @@
+"""One attempt of a client to connect, up to the login; and whether, and when, another is worth while."""
+
+from __future__ import annotations
+
+import inspect
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from http.cookies import SimpleCookie
+from typing import Any
+
+import aiohttp
+
+from .cra import ERROR
+from .errors import ERROR_URIS, AuthenticationFailed, ConnectionLost, HandshakeRefused
+from .link import Link, LinkOptions, OnEvent
+from .login import Login, log_in
+
+__all__ = ["Dialer", "Headers", "Url", "delay_of", "is_final"]
+
+Url = str | Callable[[], str | Awaitable[str]]
+Headers = Mapping[str, str] | Callable[[], Mapping[str, str] | Awaitable[Mapping[str, str]]]
+
+FINAL_STATUSES = frozenset({400, 401, 403, 426})
+"""HTTP answers that another attempt will not change."""
+
+FINAL_CODES = frozenset({1008})
+"""Close codes after which another attempt would be refused again: 1008 is a policy violation (RFC 6455)."""
+
+PASSING = frozenset(
+    {
+        ERROR + "too-many-attempts",
+        *(ERROR_URIS[kind] for kind in ("generic", "internal", "timeout", "too_many_messages")),
+    }
+)
+"""Answers to a login that say nothing about the secret: a later attempt may succeed."""
+
+
+class Dialer:
+    """Makes the connections of one client.
+
+    Args:
+        url: The URL, or a function that gives one for each attempt.
+        headers: HTTP headers, or a function that gives them.
+        options: What all connections have in common.
+        session: An aiohttp session of the caller's, or None for one of our own.
+        cookies: Cookies of the handshake.
+        login: As whom to log in, or None for not at all.
+    """
+
+    def __init__(
+        self,
+        url: Url,
+        headers: Headers | None,
+        options: LinkOptions,
+        session: aiohttp.ClientSession | None,
+        cookies: Mapping[str, str] | None,
+        login: Login | None,
+    ) -> None:
+        self._url = url
+        self._headers = headers
+        self._options = options
+        self._session = session
+        self._cookies = cookies
+        self._login = login
+        self._own_session: aiohttp.ClientSession | None = None
+
+    def start(self) -> None:
+        """Make ready to dial."""
+        if self._session is None:
+            self._own_session = aiohttp.ClientSession(cookies=self._cookies)
+
+    async def close(self) -> None:
+        """Let go of what `start` made."""
+        own, self._own_session = self._own_session, None
+        if own is not None:
+            await own.close()
+
+    async def dial(self, on_event: OnEvent) -> Link:
+        """A connection that is welcomed and, if that is wanted, logged in.
+
+        Args:
+            on_event: Told of each event.
+
+        Raises:
+            ConnectionLost: It could not be made.
+            ValueError: The URL is none.
+        """
+        url = await _fresh(self._url)
+        headers = dict(await _fresh(self._headers) or {})
+        # Before there is a connection: servers give little time to log in, and whoever types a secret needs more.
+        secret = await self._fresh_secret()
+        if self._session is not None and self._cookies:
+            headers.setdefault("Cookie", SimpleCookie(self._cookies).output([], "", ";").strip())
+        session = self._session or self._own_session
+        assert session is not None
+        link = await Link.open(session, url, replace(self._options, headers=headers), on_event)
+        if self._login is not None:
+            try:
+                link.permissions = await log_in(link, self._login, secret, self._options.open_timeout)
+            except BaseException:
+                link.cut("the login failed")
+                await link.ended()
+                raise
+        return link
+
+    async def _fresh_secret(self) -> str:
+        if self._login is None or self._login.authkey is None:
+            return ""
+        secret = await _fresh(self._login.secret)
+        if not isinstance(secret, str):
+            raise TypeError(f"the secret must be a text, not {type(secret).__name__}")
+        return secret
+
+
+def is_final(error: ConnectionLost) -> bool:
+    """Whether another attempt would end the same way."""
+    if isinstance(error, HandshakeRefused):
+        return error.status in FINAL_STATUSES
+    if isinstance(error, AuthenticationFailed):
+        return error.uri not in PASSING
+    return error.code in FINAL_CODES
+
+
+def delay_of(attempt: int, backoff: tuple[float, float]) -> float:
+    """Seconds before an attempt, counted from 0: full jitter, so that a crowd of clients does not come back at once."""
+    first, longest = backoff
+    return random.uniform(0, min(longest, first * 2 ** min(attempt, 30)))
+
+
+async def _fresh(value: Any) -> Any:
+    """A value, or what a function, async or not, gives for it."""
+    if callable(value):
+        value = value()
+    return await value if inspect.isawaitable(value) else value

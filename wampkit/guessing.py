@@ -1,0 +1,81 @@
+"""How often somebody may guess a secret before nobody listens any more."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from .flood import Allowances
+
+__all__ = ["Guessing"]
+
+WIDER = 10
+"""So many times as often as from one address may be guessed at one authkey: whoever knows an authkey could otherwise
+lock its owner out with the guesses of a few seconds."""
+
+MOST = 10_000
+"""Addresses, and authkeys, that are remembered."""
+
+NETWORK = 64
+"""Bits of an IPv6 address that say whose it is; the rest its owner may choose."""
+
+
+class Guessing:
+    """Counts failed logins by client address and by authkey.
+
+    Args:
+        per_minute: How many may fail from one address, in the long run and at once; None for any number.
+    """
+
+    def __init__(self, per_minute: float | None) -> None:
+        self._addresses: Allowances | None = None
+        self._authkeys: Allowances | None = None
+        if per_minute is not None:
+            burst = max(1, int(per_minute))
+            self._addresses = Allowances(per_minute / 60, burst, MOST)
+            self._authkeys = Allowances(WIDER * per_minute / 60, WIDER * burst, MOST)
+
+    def is_over(self, remote: str | None, authkey: str) -> bool:
+        """Whether no further attempt may be made now.
+
+        Args:
+            remote: The client's address, or None where it has none.
+            authkey: Whose secret is guessed.
+        """
+        if self._addresses is None or self._authkeys is None:
+            return False
+        if remote is not None and self._addresses.spent(owner_of(remote)):
+            return True
+        return self._authkeys.spent(authkey)
+
+    def take(self, remote: str | None, authkey: str) -> bool:
+        """Whether one more attempt may be made now; it counts as failed until `give_back`."""
+        if self._addresses is None or self._authkeys is None:
+            return True
+        if remote is not None and not self._addresses.take(owner_of(remote)):
+            return False
+        return self._authkeys.take(authkey)
+
+    def give_back(self, remote: str | None, authkey: str) -> None:
+        """The attempt did not fail."""
+        if self._addresses is None or self._authkeys is None:
+            return
+        if remote is not None:
+            self._addresses.give_back(owner_of(remote))
+        self._authkeys.give_back(authkey)
+
+    def __len__(self) -> int:
+        """How many addresses and authkeys are remembered."""
+        return 0 if self._addresses is None or self._authkeys is None else len(self._addresses) + len(self._authkeys)
+
+
+def owner_of(remote: str) -> str:
+    """The address, or for IPv6 the network, that belongs to one client."""
+    try:
+        address = ipaddress.ip_address(remote.partition("%")[0])
+    except ValueError:
+        return remote
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network((address, NETWORK), strict=False))
