@@ -23,11 +23,24 @@ LAYERS: list[set[str]] = [
         "users",
         "permissions",
         "heartbeat",
+        "addresses",
     },
-    {"uris", "limits", "messages", "depends", "broker", "signatures", "arguments", "outbox", "refusals"},
-    {"protocol", "binding", "router", "work", "inlet", "hub"},
+    {
+        "hosts",
+        "forwarded",
+        "uris",
+        "limits",
+        "messages",
+        "depends",
+        "broker",
+        "signatures",
+        "arguments",
+        "outbox",
+        "refusals",
+    },
+    {"origins", "protocol", "binding", "router", "work", "inlet", "hub"},
     {"connection", "link"},
-    {"connections", "topics", "incoming", "keepalive", "lifecycle", "subscriptions", "failures"},
+    {"connections", "gates", "topics", "incoming", "keepalive", "lifecycle", "subscriptions", "failures"},
     {"middleware", "client"},
     {"chains", "names"},
     {"calls", "subscribing", "serving"},
@@ -37,8 +50,8 @@ LAYERS: list[set[str]] = [
     {"assembly"},
     {"app"},
     {"loading", "testing", "httplog"},
-    {"listing", "process", "options", "talk"},
-    {"server"},
+    {"listing", "rehearsal", "process", "options", "talk"},
+    {"server", "checking"},
     {"children"},
     {"reload", "workers"},
     {"cli", "pytest_plugin"},
@@ -48,7 +61,8 @@ LAYER_OF = {module: number for number, layer in enumerate(LAYERS) for module in 
 
 PURE = ("errors", "uris", "messages", "protocol")
 EDGES = LAYER_OF.keys() & {
-    "client", "link", "subscriptions", "loading", "testing", "httplog", "listing", "process", "options", "talk",
+    "client", "link", "subscriptions", "loading", "testing", "httplog", "listing", "rehearsal", "checking", "process",
+    "options", "talk",
     "server", "children", "reload", "workers", "cli", "pytest_plugin",
 }  # fmt: skip
 OF_THE_CLIENT = {"client", "link", "subscriptions"}

@@ -21,9 +21,12 @@ from .errors import (
     TooManyMessages,
     WampError,
 )
+from .forwarded import TrustedProxies
+from .gates import AllowAddresses, AllowHosts, AllowOrigins, BlockAddresses
 from .incoming import Call, Incoming, Publish, Subscribe, Unsubscribe
 from .limits import Limits
-from .middleware import AllowOrigins, BlockAddresses, CallNext
+from .middleware import CallNext
+from .refusals import Refused
 from .router import Router
 from .subscriptions import Subscription
 from .threads import run_on_loop
@@ -33,6 +36,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ERROR_URIS",
+    "AllowAddresses",
+    "AllowHosts",
     "AllowOrigins",
     "App",
     "BlockAddresses",
@@ -58,6 +63,7 @@ __all__ = [
     "NotFound",
     "Publication",
     "Publish",
+    "Refused",
     "Router",
     "State",
     "Subscribe",
@@ -65,6 +71,7 @@ __all__ = [
     "TooManyMessages",
     "Topic",
     "Topics",
+    "TrustedProxies",
     "Unsubscribe",
     "WampError",
     "connect",

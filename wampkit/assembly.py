@@ -15,6 +15,8 @@ from .counters import Counters
 from .dispatch import Dispatcher
 from .door import Door
 from .failures import ErrorHandlers, Failures
+from .forwarded import TrustedProxies
+from .gates import AllowAddresses, BlockAddresses
 from .hub import Hub, SocketOptions
 from .lifecycle import Hooks
 from .limits import Limits
@@ -36,6 +38,7 @@ class Options:
 
     prefixes: Mapping[str, str]
     middlewares: tuple[Any, ...]
+    trusted_proxies: TrustedProxies | None
     debug: bool
     exclude_publisher: bool
     require_subprotocol: bool
@@ -104,4 +107,15 @@ def assemble(
         options.goodbye,
     )
     known = known_names(procedures, served, options.prefixes)
-    return node, Door(node, gates, hub, options.prefixes, known, options.ident, options.require_subprotocol)
+    door = Door(
+        node,
+        gates,
+        hub,
+        options.prefixes,
+        known,
+        options.ident,
+        options.require_subprotocol,
+        options.trusted_proxies,
+        any(isinstance(each, AllowAddresses | BlockAddresses) for each in options.middlewares),
+    )
+    return node, door
