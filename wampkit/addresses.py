@@ -7,7 +7,6 @@ passed by in other clothes. Other ways to wrap an IPv4 address into IPv6 (6to4, 
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TypeAlias
@@ -53,7 +52,7 @@ def read_network(text: str) -> Network:
 
 
 class Networks:
-    """A set of addresses, networks and the word "unix", which may change while it is asked, from any thread.
+    """A set of addresses, networks and the word "unix", which one thread may change while others ask it.
 
     Asking costs a look-up for each length of prefix in it, however many networks it holds.
 
@@ -65,8 +64,7 @@ class Networks:
     """
 
     def __init__(self, entries: Iterable[str] = ()) -> None:
-        self._lock = threading.Lock()
-        self._networks: set[Network] = set()
+        self._networks: frozenset[Network] = frozenset()
         self._lengths: tuple[tuple[int, int], ...] = ()  # version and length of prefix, the shortest first
         self._unix = False
         self.add(*entries)
@@ -78,10 +76,7 @@ class Networks:
             ValueError: One of them is no address, no network and not "unix".
         """
         networks, unix = _read(entries)
-        with self._lock:
-            self._networks |= networks
-            self._unix = self._unix or unix
-            self._measure()
+        self._set(self._networks | networks, self._unix or unix)
 
     def remove(self, *entries: str) -> None:
         """Hold these no longer; what is not there is ignored.
@@ -91,15 +86,12 @@ class Networks:
                 it; nothing is changed then.
         """
         networks, unix = _read(entries)
-        with self._lock:
-            rest = self._networks - networks
-            for network in networks:
-                wider = next((each for each in rest if _within(network, each)), None)
-                if wider is not None:
-                    raise ValueError(f"{_text(network)} lies in {_text(wider)}, which stays; remove that, or neither")
-            self._networks -= networks
-            self._unix = self._unix and not unix
-            self._measure()
+        rest = self._networks - networks
+        for network in networks:
+            wider = next((each for each in rest if _within(network, each)), None)
+            if wider is not None:
+                raise ValueError(f"{_text(network)} lies in {_text(wider)}, which stays; remove that, or neither")
+        self._set(rest, self._unix and not unix)
 
     def find(self, address: Address | None) -> str | None:
         """The widest entry that holds an address, or None if there is none; the address None is a unix socket's."""
@@ -113,14 +105,13 @@ class Networks:
         return None
 
     def __iter__(self) -> Iterator[str]:
-        with self._lock:
-            networks, unix = sorted(self._networks, key=_order), self._unix
-        yield from map(_text, networks)
-        if unix:
+        yield from map(_text, sorted(self._networks, key=_order))
+        if self._unix:
             yield UNIX
 
-    def _measure(self) -> None:
-        self._lengths = tuple(sorted({(each.version, each.prefixlen) for each in self._networks}))
+    def _set(self, networks: frozenset[Network], unix: bool) -> None:
+        self._networks, self._unix = networks, unix
+        self._lengths = tuple(sorted({(each.version, each.prefixlen) for each in networks}))
 
 
 def _read(entries: Iterable[str]) -> tuple[set[Network], bool]:

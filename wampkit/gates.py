@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
@@ -39,6 +40,7 @@ class _AddressGate:
             self._networks = Networks(networks)
         except ValueError as error:
             raise DeclarationError(f"{type(self).__name__}: {error}") from None
+        self._lock = threading.Lock()
         self._apps: dict[Any, asyncio.AbstractEventLoop] = {}
 
     @contextlib.asynccontextmanager
@@ -111,7 +113,8 @@ class BlockAddresses(_AddressGate):
         Raises:
             ValueError: One of them is no address and no network; nothing is changed then.
         """
-        self._networks.add(*networks)
+        with self._lock:
+            self._networks.add(*networks)
         self._changed()
 
     def unblock(self, *networks: str) -> None:
@@ -120,7 +123,8 @@ class BlockAddresses(_AddressGate):
         Raises:
             ValueError: One of them is no address and no network, or lies in a wider network that stays blocked.
         """
-        self._networks.remove(*networks)
+        with self._lock:
+            self._networks.remove(*networks)
 
     def describe(self) -> str:
         """What it does, for `wampkit check`."""
@@ -147,7 +151,8 @@ class AllowAddresses(_AddressGate):
         Raises:
             ValueError: One of them is no address and no network; nothing is changed then.
         """
-        self._networks.add(*networks)
+        with self._lock:
+            self._networks.add(*networks)
 
     def disallow(self, *networks: str) -> None:
         """Let these in no longer, and close their connections with 1008; what was not allowed is ignored.
@@ -155,7 +160,8 @@ class AllowAddresses(_AddressGate):
         Raises:
             ValueError: One of them is no address and no network, or lies in a wider network that stays allowed.
         """
-        self._networks.remove(*networks)
+        with self._lock:
+            self._networks.remove(*networks)
         self._changed()
 
     def describe(self) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from .app import App
 from .binding import Plan
+from .gates import arranged
 from .loading import one_line
 from .middleware import middleware_name, split
 from .router import Declaration
@@ -51,7 +52,7 @@ class Listing:
 
     Attributes:
         prefixes: The app's prefixes.
-        handshake: The middlewares that each handshake passes, outermost first.
+        handshake: The middlewares that each handshake passes, outermost first, with those that stand there by default.
         routes: The procedures in the order in which they were declared, then the topics.
     """
 
@@ -69,7 +70,7 @@ def listing_of(app: App) -> Listing:
     declarations = app.declarations()
     procedures, topics = compile_routes(declarations)
     plans = {id(each.route): each.plan for table in (procedures, topics) for each in table}
-    handshake, message = _names(app.middlewares, gates=True)
+    handshake, message = _names(arranged(app.middlewares), gates=True)
     routes = [_route(each, plans[id(each)], message) for each in declarations]
     return Listing(dict(app.prefixes), handshake, sorted(routes, key=lambda route: route.kind))
 
