@@ -420,3 +420,13 @@ def test_nothing_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not app.running
     gate.block("203.0.113.8")
     assert attempt_of({**nothing, "address": None}) is None
+
+
+def test_a_description_that_fails_is_one_line(here: Here, project: Path) -> None:
+    """A gate that cannot tell what it does is named with the place in its code."""
+    module = project / "door.py"
+    module.write_text(DOOR.replace('return "knows users by', 'return 1 / 0, "knows users by'))
+    done = here("check", "door:app")
+    assert done.returncode == 1
+    assert "Users.describe failed: door.py:" in done.stderr
+    assert "ZeroDivisionError" in done.stderr

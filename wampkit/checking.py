@@ -13,7 +13,7 @@ from .app import DEFAULT_PATH, App
 from .errors import quote
 from .forwarded import HEADERS, TrustedProxies
 from .gates import arranged
-from .loading import USAGE, Mistake, one_line
+from .loading import USAGE, Mistake, describe, one_line
 from .middleware import middleware_name
 from .rehearsal import LET_IN, Attempt, Trial, is_gate, rehearse
 
@@ -145,7 +145,7 @@ def check(app: App, attempt: Attempt | None) -> Report:
 
     Raises:
         DeclarationError: A declaration of the app cannot work.
-        Mistake: A middleware of the app cannot start.
+        Mistake: A middleware of the app cannot start, or cannot tell what it does.
     """
     app.declarations()
     gates = [
@@ -173,5 +173,10 @@ def _ignored(proxies: TrustedProxies | None, attempt: Attempt) -> str | None:
 
 
 def _does(middleware: Any) -> str:
-    describe_ = getattr(middleware, "describe", None)
-    return one_line(str(describe_())) if callable(describe_) else ""
+    says = getattr(middleware, "describe", None)
+    if not callable(says):
+        return ""
+    try:
+        return one_line(str(says()))
+    except Exception as error:
+        raise Mistake(f"{middleware_name(middleware)}.describe failed: {describe(error)}") from error

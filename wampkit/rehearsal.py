@@ -102,7 +102,10 @@ async def rehearse(app: App, attempt: Attempt) -> Trial:
     Raises:
         DeclarationError: A declaration of the app cannot work.
         Mistake: A middleware of the app cannot start.
+        RuntimeError: The app is running.
     """
+    if app.running:
+        raise RuntimeError("the app is running; what it would say can only be tried while it is not")
     trial = Trial()
     options = app._options()
     watched = tuple(_Witness(each, trial) for each in options.middlewares if is_gate(each))
