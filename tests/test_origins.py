@@ -397,8 +397,8 @@ async def test_a_refused_page_costs_no_session() -> None:
     async with serve(app) as server:
         refused = {
             # by address, by host, by origin
-            "127.0.0.2": (b"Host: evil.example", b"http://evil.example", b"address"),
-            "127.0.0.3": (b"Host: evil.example", b"http://evil.example", b"host"),
+            "127.0.0.2": (b"Host: evil.example", b"http://other.example", b"address"),
+            "127.0.0.3": (b"Host: evil.example", b"http://other.example", b"host"),
             "127.0.0.4": (b"Host: localhost", b"http://evil.example", b"origin"),
         }
         for source, (host, origin, word) in refused.items():
