@@ -10,7 +10,18 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from wampkit import App, CallError, Client, Connection, ConnectionLost, HandshakeRefused, State, WampError, connect
+from wampkit import (
+    AllowOrigins,
+    App,
+    CallError,
+    Client,
+    Connection,
+    ConnectionLost,
+    HandshakeRefused,
+    State,
+    WampError,
+    connect,
+)
 from wampkit.dialing import delay_of
 
 from .foreign import Foreign, foreign
@@ -44,7 +55,10 @@ class Restartable:
 
 
 def demo() -> App:
-    app = App(prefixes={"calc": "http://example.com/calc#", "chat": "http://example.com/chat/"})
+    app = App(
+        prefixes={"calc": "http://example.com/calc#", "chat": "http://example.com/chat/"},
+        middlewares=[AllowOrigins("https://example.com", allow_missing=True)],
+    )
 
     @app.rpc("calc:add")
     async def add(x: float, y: float) -> float:

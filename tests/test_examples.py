@@ -39,14 +39,14 @@ async def served(site: web.Application) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def chromium() -> AsyncIterator[Browser]:
-    """A real headless Chromium, Debian's by its path."""
+async def chromium(*options: str) -> AsyncIterator[Browser]:
+    """A real headless Chromium, Debian's by its path, with further options of its command."""
     names = ("chromium", "chromium-browser", "google-chrome")
     path = next(filter(None, map(shutil.which, names)), None)
     assert path is not None, "Chromium is missing: run tests/install-system-packages"
     offline = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=path, args=offline)
+        browser = await playwright.chromium.launch(executable_path=path, args=[*offline, *options])
         yield browser
         await browser.close()
 

@@ -25,9 +25,12 @@ CHAT = """
     import asyncio
     from typing import Annotated
     import msgspec
-    from wampkit import App, Connection, Topic, WampError
+    from wampkit import AllowOrigins, App, Connection, Topic, WampError
 
-    app = App(prefixes={"calc": "http://example.com/calc#", "chat": "http://example.com/chat/"})
+    app = App(
+        prefixes={"calc": "http://example.com/calc#", "chat": "http://example.com/chat/"},
+        middlewares=[AllowOrigins("https://example.com", allow_missing=True)],
+    )
 
     @app.rpc("calc:add")
     async def add(x: float, y: float) -> float:

@@ -102,6 +102,17 @@ def test_the_middlewares_are_listed(written: Path) -> None:
     assert "only_admins" in done.stdout
 
 
+def test_the_door_is_checked(written: Path) -> None:
+    """`wampkit check` prints what the README shows of it."""
+    lines = next(body for body in TRANSCRIPTS if "wampkit check" in body).splitlines()
+    words = shlex.split(lines[0].removeprefix("$ wampkit "))
+    done = subprocess.run(
+        [sys.executable, "-m", "wampkit", *words], capture_output=True, text=True, timeout=30, cwd=written
+    )
+    assert done.stdout.splitlines() == lines[1:]
+    assert done.returncode == 1
+
+
 def test_the_client(written: Path) -> None:
     """The client's snippet calls, fails and talks to itself as it says."""
     with running("chat:app", written) as (port, _):

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import json
 import os
+import re
 import signal
 import socket
 from collections.abc import AsyncIterator
@@ -150,14 +151,31 @@ async def test_the_start_is_told_in_json(project: Path) -> None:
         assert told == {"path": "/ws", "procedures": 4, "topics": 1, "pid": server.pid}
 
 
-async def test_open_doors_are_warned_of(project: Path) -> None:
-    """Where the pages of any site may connect, a warning says so and names the fix; elsewhere there is none."""
-    async with running(project, app="procedures:app") as (server, _):
-        await server.said(r"WARNING wampkit: .*any site may connect.*AllowOrigins\(")
-    async with running(project) as (server, _):
-        server.signal(signal.SIGTERM)
-        assert await server.exit() == 0
-        assert "WARNING" not in "".join(server.err)
+OPEN = """
+from wampkit import AllowOrigins, App
+
+default = App()
+listed = App(middlewares=[AllowOrigins("https://example.com")])
+anybody = App(middlewares=[AllowOrigins("*")])
+narrowed = App(middlewares=[AllowOrigins("*"), AllowOrigins("https://example.com")])
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "warned"), [("default", False), ("listed", False), ("anybody", True), ("narrowed", False)]
+)
+async def test_only_a_star_is_warned_of(name: str, warned: bool, tmp_path: Path) -> None:
+    """`run` warns of an app that lets in the pages of any site, and of no other."""
+    write(tmp_path, opened=OPEN)
+    async with command("run", f"opened:{name}", "--port", "0", cwd=tmp_path) as running:
+        await running.url()
+        running.signal(signal.SIGTERM)
+        await running.said("stopping")
+        await running.exit()
+    assert (
+        any(re.search(r"WARNING wampkit: .*any site may connect.*AllowOrigins\(", line) for line in running.err)
+        is warned
+    )
 
 
 async def test_what_is_no_http_is_a_line(project: Path) -> None:

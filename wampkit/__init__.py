@@ -24,11 +24,14 @@ from .errors import (
     TooManyMessages,
     WampError,
 )
+from .forwarded import TrustedProxies
+from .gates import AllowAddresses, AllowHosts, AllowOrigins, BlockAddresses
 from .incoming import Call, Incoming, Publish, Subscribe, Unsubscribe
 from .keys import KeyRing
 from .limits import Limits
-from .middleware import AllowOrigins, BlockAddresses, CallNext
+from .middleware import CallNext
 from .permissions import Permissions, ProcedurePermission, TopicPermission
+from .refusals import Refused
 from .requirements import Requirement, anyone, requires
 from .router import Router
 from .session import Session, SessionEnded, SessionReadOnly, SessionUnavailable
@@ -42,6 +45,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ERROR_URIS",
+    "AllowAddresses",
+    "AllowHosts",
     "AllowOrigins",
     "App",
     "AuthenticationFailed",
@@ -73,6 +78,7 @@ __all__ = [
     "ProcedurePermission",
     "Publication",
     "Publish",
+    "Refused",
     "Requirement",
     "Router",
     "Session",
@@ -88,6 +94,7 @@ __all__ = [
     "Topic",
     "TopicPermission",
     "Topics",
+    "TrustedProxies",
     "Unsubscribe",
     "WampError",
     "anyone",

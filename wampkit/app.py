@@ -17,6 +17,8 @@ from .connections import Connections
 from .counters import Counters
 from .door import Door
 from .errors import ERROR_URIS, DeclarationError
+from .forwarded import TrustedProxies, trusted
+from .gates import arranged
 from .hub import SocketOptions
 from .lifecycle import Hooks, Lifespan
 from .limits import Limits
@@ -46,10 +48,17 @@ DEFAULT_PATH = "/ws"
 class App:
     """A WAMP v1 application: procedures, topics, middlewares and hooks, served on one WebSocket path.
 
+    Attributes:
+        loopback_only: Whether pages must have asked for a host that is this machine by name, as `wampkit run --reload`
+            and `--debug` want it on a loopback address.
+
     Args:
         prefixes: Prefix to URI. They expand the CURIEs of the app's own declarations and are the defaults of
             every connection; a client's PREFIX overrides them for that client.
         middlewares: The one list, outermost first; see `wampkit.middleware`.
+        trusted_proxies: The addresses and networks of the proxies in front, or "unix" for one on a unix socket: what
+            they say of the client's address in X-Forwarded-For is believed. `TrustedProxies(..., header="Forwarded")`
+            reads the other header.
         lifespan: An async context manager taking the app, entered at start and left at stop.
         debug: Whether a caller sees the text of unexpected errors. Not for production.
 
@@ -88,6 +97,7 @@ class App:
         *,
         prefixes: Mapping[str, str] | None = None,
         middlewares: Iterable[Middleware] = (),
+        trusted_proxies: Iterable[str] | TrustedProxies = (),
         lifespan: Lifespan | None = None,
         debug: bool = False,
         # who may do what
@@ -111,6 +121,8 @@ class App:
     ) -> None:
         self.prefixes = dict(prefixes or {})
         self.middlewares: tuple[Any, ...] = tuple(middlewares)
+        self.trusted_proxies = trusted(trusted_proxies)
+        self.loopback_only = False
         self.debug = debug
         self.broker: Broker | str = broker
         self.keepalive = keepalive
@@ -327,11 +339,11 @@ class App:
             await self.stop()
             raise
 
-    async def _start(self) -> None:
-        compiled = self.compile(gather(self._router, self.prefixes))
-        options = Options(
+    def _options(self) -> Options:
+        return Options(
             prefixes=dict(self.prefixes),
-            middlewares=self.middlewares,
+            middlewares=arranged(self.middlewares, loopback_only=self.loopback_only),
+            trusted_proxies=self.trusted_proxies,
             debug=self.debug,
             exclude_publisher=self._exclude_publisher,
             explain_refusals=self._explain_refusals,
@@ -346,7 +358,10 @@ class App:
             goodbye=self._goodbye,
             threads=self._threads,
         )
-        node, door = assemble(options, *compiled, self._hooks, self._error_handlers)
+
+    async def _start(self) -> None:
+        compiled = self.compile(gather(self._router, self.prefixes))
+        node, door = assemble(self._options(), *compiled, self._hooks, self._error_handlers)
         self._node, self._door = node, door
         await node.start()
         lifespans = [each.lifespan for each in self.middlewares if hasattr(each, "lifespan")]

@@ -16,6 +16,8 @@ from .counters import Counters
 from .dispatch import Dispatcher
 from .door import Door
 from .failures import ErrorHandlers, Failures
+from .forwarded import TrustedProxies
+from .gates import AllowAddresses, BlockAddresses
 from .hub import Hub, SocketOptions
 from .lifecycle import Hooks
 from .limits import Limits
@@ -38,6 +40,7 @@ class Options:
 
     prefixes: Mapping[str, str]
     middlewares: tuple[Any, ...]
+    trusted_proxies: TrustedProxies | None
     debug: bool
     exclude_publisher: bool
     explain_refusals: bool
@@ -112,4 +115,15 @@ def assemble(
         None if options.cra is None else Authenticator(options.cra, threads, failures, counters, subscribing.recheck),
     )
     known = known_names(procedures, served, options.prefixes)
-    return node, Door(node, gates, hub, options.prefixes, known, options.ident, options.require_subprotocol)
+    door = Door(
+        node,
+        gates,
+        hub,
+        options.prefixes,
+        known,
+        options.ident,
+        options.require_subprotocol,
+        options.trusted_proxies,
+        any(isinstance(each, AllowAddresses | BlockAddresses) for each in options.middlewares),
+    )
+    return node, door

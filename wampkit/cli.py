@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import click
 from click.core import ParameterSource
 
-from . import __version__, reload, server, talk, workers
+from . import __version__, checking, reload, server, talk, workers
 from .app import DEFAULT_PATH
 from .children import Tie
 from .errors import CallError, DeclarationError
@@ -34,9 +34,11 @@ from .options import (
     defaults,
     level_option,
     option,
+    proxies_option,
     secret_of,
     source,
     strange_variables,
+    trying_options,
 )
 from .process import leave
 
@@ -106,15 +108,16 @@ def group(ctx: click.Context) -> None:
 @option("--workers", type=click.IntRange(1, 256), default=1, help="How many processes serve the port.")
 @option("--broker", metavar="URL", help="What carries events, in place of the app's own broker.")
 @option("--drain", type=Seconds(), default=10.0, help="How long calls under way are given at the end.")
+@proxies_option
 @option("--debug", is_flag=True, help="Callers see the text of unexpected errors.")
 @option("--loop", type=click.Choice(["auto", "asyncio", "uvloop"]), default="auto", help="The event loop.")
 @level_option
 @option("--json", is_flag=True, help="Say what is served in JSON.")
 def run(**options: Any) -> int:
     """Serve an app until Ctrl-C or SIGTERM: calls that began are answered; a second signal stops at once."""
-    reloads, as_json = options.pop("reload"), options.pop("json")
+    as_json = options.pop("json")
     settings = server.Settings(**options)
-    if reloads and settings.workers > 1:
+    if settings.reload and settings.workers > 1:
         raise Mistake("--reload runs one process; leave out --workers", USAGE)
     announce = functools.partial(_announce, settings, as_json)
     with _traceback_in(settings.log_level):
@@ -122,7 +125,7 @@ def run(**options: Any) -> int:
         if tie is not None:
             tie.hold()
             server.run(tie.settings(settings), tie.announce, supervised=True)
-        elif reloads:
+        elif settings.reload:
             return reload.run(settings, announce)
         elif settings.workers > 1:
             return workers.run(settings, announce)
@@ -142,7 +145,7 @@ def _announce(settings: server.Settings, as_json: bool, started: server.Started)
         click.echo(line)
     if started.any_origin:
         logger.warning(
-            "the pages of any site may connect; name those that may: "
+            "the pages of any site may connect, with the cookies of whoever looks at them; name those that may: "
             'App(middlewares=[AllowOrigins("https://example.com")])'
         )
 
@@ -181,6 +184,32 @@ def routes(app: str | None, middlewares: bool, log_level: str, **options: Any) -
     else:
         for line in as_text(listing, middlewares=middlewares):
             click.echo(line)
+
+
+@group.command(context_settings=COMMAND)
+@app_argument
+@trying_options
+@proxies_option
+@option("--json", is_flag=True, help="Print JSON.")
+@level_option
+def check(app: str | None, trusted_proxies: tuple[str, ...] | None, log_level: str, **options: Any) -> int:
+    """Show who may connect, gate by gate, and try it: what a handshake would meet, and why.
+
+    The app's own gates judge a handshake that is made up of what is given; the app is not started, and nothing
+    listens. Exit code 1 if it is refused.
+    """
+    with _traceback_in(log_level), contextlib.redirect_stdout(sys.stderr):
+        attempt = checking.attempt_of({name.removeprefix("try_"): value for name, value in options.items()})
+        loaded = load_app(app, Path.cwd())
+        if trusted_proxies is not None:
+            server.trust(loaded, trusted_proxies)
+        try:
+            report = checking.check(loaded, attempt)
+        except DeclarationError as error:
+            raise Mistake(describe(error)) from error
+    for line in [talk.json_text(report.as_json())] if options["json"] else report.as_text():
+        click.echo(line)
+    return 0 if report.let_in else 1
 
 
 # ---- talking

@@ -16,6 +16,7 @@ from aiohttp import WebSocketError, WSMsgType, web
 from .complaints import Complaints
 from .errors import ProtocolError, quote
 from .flood import Allowance
+from .forwarded import Remote
 from .frames import close_frame, ping_frame, pong_frame, text_frame
 from .heartbeat import Heartbeat
 from .hub import Hub
@@ -42,6 +43,7 @@ class Connection:
         attributes: Whatever the app keeps about this client; middlewares fill it at the handshake.
         request: The aiohttp request of the handshake: headers, cookies, query. Its `remote` may be a proxy's.
         remote: The client's address, taken from a trusted proxy where there is one; None for a unix socket.
+        secure: Whether the client speaks TLS, to this server or to a trusted proxy.
         roles: What the user may do, by name; for `requires`.
         permissions: What WAMP-CRA granted, or None where nobody authenticated so.
         session: The web front end's `Session`, or None without the middleware `Sessions`.
@@ -73,16 +75,17 @@ class Connection:
         "remote",
         "request",
         "roles",
+        "secure",
         "session",
         "subscriptions",
         "work",
     )
 
-    def __init__(self, request: web.Request, protocol: Protocol, hub: Hub, remote: str | None) -> None:
+    def __init__(self, request: web.Request, protocol: Protocol, hub: Hub, remote: Remote) -> None:
         self.id = protocol.session
         self.attributes: dict[str, Any] = {}
         self.request = request
-        self.remote = remote
+        self.remote, self.secure = remote.address, remote.secure
         self.roles: frozenset[str] = frozenset()
         self.permissions: Permissions | None = None
         self.session: Any = None
@@ -291,7 +294,8 @@ class Connection:
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Say goodbye with a close code (RFC 6455 section 7.4) and end the connection; does not wait.
 
-        What was sent before still leaves. A peer that does not answer in time is cut.
+        What was sent before still leaves. A peer that does not answer in time is cut. The door refuses one that is
+        still arriving.
         """
         if self.closed:
             return

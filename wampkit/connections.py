@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,12 +17,30 @@ class Connections:
 
     def __init__(self, users: Users[Connection]) -> None:
         self._by_id: dict[str, Connection] = {}
+        self._arriving: set[Connection] = set()
         self._users = users
 
     def add(self, connection: Connection) -> None:
         """Enter a connection."""
         self._by_id[connection.id] = connection
         self._users.enter(connection)
+
+    @property
+    def arriving(self) -> list[Connection]:
+        """Those that are at the door: some gates have let them in, others have not been asked yet.
+
+        Whoever closes the connections of somebody looks here too; `close` makes the door refuse them.
+        """
+        return list(self._arriving)
+
+    @contextlib.contextmanager
+    def arrival(self, connection: Connection) -> Iterator[None]:
+        """Around the time in which a connection is at the door."""
+        self._arriving.add(connection)
+        try:
+            yield
+        finally:
+            self._arriving.discard(connection)
 
     def discard(self, connection: Connection) -> None:
         """Remove a connection, if it is there."""

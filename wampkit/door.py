@@ -13,12 +13,13 @@ from .complaints import Complaints
 from .connection import Connection
 from .errors import WampError
 from .fatal import is_fatal
+from .forwarded import Remote, Remotes, TrustedProxies, peer_of
 from .hub import Hub
 from .inlet import Socket, direct_road, head_of, open_socket
 from .node import Node
 from .places import Places
 from .protocol import SUBPROTOCOL, Protocol
-from .refusals import RefusalLog
+from .refusals import RefusalLog, Refused
 
 __all__ = ["Door"]
 
@@ -36,6 +37,8 @@ class Door:
         known: Names and the URIs that they mean by these prefixes.
         ident: The server's name in WELCOME.
         require_subprotocol: Whether a client that offers no subprotocol is refused.
+        proxies: Whose word about the client's address is believed, or None.
+        by_address: Whether some gate judges addresses, so that one which is claimed in vain is worth a warning.
     """
 
     def __init__(
@@ -47,6 +50,8 @@ class Door:
         known: Mapping[str, str],
         ident: str,
         require_subprotocol: bool,
+        proxies: TrustedProxies | None,
+        by_address: bool,
     ) -> None:
         self._node = node
         self._gates = tuple(gates)
@@ -58,6 +63,7 @@ class Door:
         self._complaints = Complaints("handshakes")
         self._refusals = RefusalLog()
         self._direct = direct_road()
+        self._remotes = Remotes(proxies, self._complaints if by_address else None)
         self._places = Places(hub.limits.connections, hub.limits.connections_per_address)
 
     def close(self) -> None:
@@ -70,14 +76,20 @@ class Door:
 
         All of a connection's life is this one coroutine: each further one around its idle time would cost memory.
         """
-        address = request.remote
+        try:
+            remote = self._remotes.of(request)
+        except web.HTTPException as refusal:
+            return self._refuse(peer_of(request), refusal)
+        address = remote.address
         try:
             self._places.enter(address)
         except web.HTTPException as refusal:
             return self._refuse(address, refusal)
         try:
-            connection = await self._admit(request, address)
-            socket = await self._upgrade(request)
+            connection = self._arrival(request, remote)
+            with self._node.connections.arrival(connection):
+                await self._pass(connection)
+                socket = await self._upgrade(request)
         except web.HTTPException as refusal:
             self._places.leave(address)
             return self._refuse(address, refusal)
@@ -85,7 +97,9 @@ class Door:
             self._places.leave(address)
             raise
         try:
-            if request.transport is not None:
+            if connection.closed and request.transport is not None:
+                request.transport.abort()
+            elif request.transport is not None:
                 await self._welcome(connection, socket, request.transport)
                 await connection.serve(socket, self._node.dispatcher.receive)
         finally:
@@ -94,19 +108,26 @@ class Door:
             await self._node.farewell(connection)
         return socket
 
-    async def _admit(self, request: web.Request, remote: str | None) -> Connection:
+    async def admit(self, request: web.Request) -> Connection:
+        """Ask the gates about a handshake, and do nothing else.
+
+        Raises:
+            aiohttp.web.HTTPException: One of them refuses it.
+        """
+        connection = self._arrival(request, self._remotes.of(request))
+        await self._pass(connection)
+        return connection
+
+    def _arrival(self, request: web.Request, remote: Remote) -> Connection:
         self._check_open()
         _check_handshake(request, self._require_subprotocol)
         protocol = Protocol(
             "server", prefixes=self._prefixes, ident=self._ident, known=self._known, limits=self._hub.limits
         )
-        connection = Connection(request, protocol, self._hub, remote)
-        if self._gates:
-            await self._pass_gates(connection)
-            self._check_open()
-        return connection
+        return Connection(request, protocol, self._hub, remote)
 
-    async def _pass_gates(self, connection: Connection) -> None:
+    async def _pass(self, connection: Connection) -> None:
+        """Ask the gates, one after the other."""
         try:
             for gate in self._gates:
                 await gate(connection)
@@ -118,6 +139,9 @@ class Door:
             self._complaints.add("gate", "a middleware failed in its connect", level=logging.ERROR, error=error)
             await self._node.hooks.failed(self._node.threads, error, connection)
             raise web.HTTPInternalServerError from None
+        self._check_open()
+        if connection.closed:
+            raise Refused(connection.close_reason or "this connection was closed", "closed while it was arriving")
 
     def _check_open(self) -> None:
         if self._node.draining:

@@ -13,6 +13,7 @@ from typing import Any
 from .app import App
 from .binding import Plan
 from .chains import Procedure, ServedTopic
+from .gates import arranged
 from .loading import one_line
 from .middleware import middleware_name, split
 
@@ -52,7 +53,7 @@ class Listing:
 
     Attributes:
         prefixes: The app's prefixes.
-        handshake: The middlewares that each handshake passes, outermost first.
+        handshake: The middlewares that each handshake passes, outermost first, with those that stand there by default.
         routes: The procedures in the order in which they were declared, then the topics.
     """
 
@@ -70,7 +71,7 @@ def listing_of(app: App) -> Listing:
     declarations = app.declarations()
     procedures, topics = app.compile(declarations)
     compiled: dict[int, Procedure | ServedTopic] = {id(each.route): each for each in (*procedures, *topics)}
-    handshake, message = _names(app.middlewares, gates=True)
+    handshake, message = _names(arranged(app.middlewares), gates=True)
     routes = [_route(compiled[id(each)], message) for each in declarations]
     return Listing(dict(app.prefixes), handshake, sorted(routes, key=lambda route: route.kind))
 

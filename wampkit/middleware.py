@@ -1,28 +1,23 @@
-"""The one list: how middlewares are folded around a handler, and the two gates that need nothing else.
+"""The one list: what may stand in it, and how middlewares are folded around a handler.
 
 A middleware is a function `(message, call_next)`, or an object with one or both of two methods: `connect`, which
 sees the handshake before there is a socket, and `message`, which sees each CALL, SUBSCRIBE, UNSUBSCRIBE and
 PUBLISH. The list is read from the top: the first is the outermost. Either kind of object in the app's list may have
-a third method, `lifespan(app)`, an async context manager that is entered when the app starts and left when it stops.
+a third method, `lifespan(app)`, an async context manager that is entered when the app starts and left when it stops,
+and a fourth, `describe()`, which says in a few words what it does, for `wampkit check`.
 """
 
 from __future__ import annotations
 
 import inspect
-import ipaddress
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Protocol, TypeAlias, runtime_checkable
-from urllib.parse import urlsplit
-
-from aiohttp import web
 
 from .connection import Connection
 from .errors import DeclarationError
 from .incoming import Incoming
 
 __all__ = [
-    "AllowOrigins",
-    "BlockAddresses",
     "CallNext",
     "ConnectMiddleware",
     "MessageMiddleware",
@@ -42,8 +37,9 @@ class ConnectMiddleware(Protocol):
 
     async def connect(self, connection: Connection) -> str | None:
         """Look at `connection.request`; fill `connection.attributes`, or raise to refuse: an
-        `aiohttp.web.HTTPException` with its status, or a `WampError` with 403 and its description. It may return
-        a sentence about what it found, without secrets, for who looks into why somebody is let in."""
+        `aiohttp.web.HTTPException` with its status, a `Refused` with 403 and a reason for the log, or a `WampError`
+        with 403 and its description. What it returns is a note of what it found, which `wampkit check` shows: without
+        secrets, and with whatever the peer sent quoted."""
 
 
 @runtime_checkable
@@ -118,76 +114,3 @@ def fold(messages: Iterable[Any], innermost: CallNext) -> CallNext:
 
 def _link(middleware: Any, call_next: CallNext) -> CallNext:
     return lambda message: middleware(message, call_next)
-
-
-class BlockAddresses:
-    """Refuses clients by their address with HTTP 403.
-
-    Args:
-        *networks: IPv4 or IPv6 addresses and networks, such as `203.0.113.7` or `203.0.113.0/24`. An IPv4-mapped
-            IPv6 address counts as the IPv4 address.
-
-    Raises:
-        DeclarationError: One of them is no address and no network.
-    """
-
-    def __init__(self, *networks: str) -> None:
-        try:
-            self._networks = [ipaddress.ip_network(network, strict=False) for network in networks]
-        except ValueError as error:
-            raise DeclarationError(f"BlockAddresses: {error}") from None
-
-    async def connect(self, connection: Connection) -> None:
-        """Refuse a blocked address, and one that cannot be read."""
-        remote = connection.request.remote
-        if remote is None:  # a unix socket has no address
-            return
-        try:
-            address = ipaddress.ip_address(remote.partition("%")[0])
-        except ValueError:
-            raise web.HTTPForbidden(text="the address of this client cannot be read") from None
-        address = getattr(address, "ipv4_mapped", None) or address
-        if any(address in network for network in self._networks):
-            raise web.HTTPForbidden(text="this address may not connect")
-
-
-class AllowOrigins:
-    """Lets in web pages of the listed origins only and refuses the rest with HTTP 403.
-
-    Args:
-        *origins: Scheme, host and port as a browser sends them: `https://example.com`, `http://localhost:3000`.
-        allow_missing: Whether clients that send no Origin, which no browser does, are let in.
-
-    Raises:
-        DeclarationError: One of them is no origin.
-    """
-
-    def __init__(self, *origins: str, allow_missing: bool = False) -> None:
-        self._origins = frozenset(_normal_origin(origin) for origin in origins)
-        self._allow_missing = allow_missing
-
-    async def connect(self, connection: Connection) -> None:
-        """Compare the header as it is: an origin is a text of one form, and whatever differs is another origin."""
-        given = connection.request.headers.getall("Origin", [])
-        if not given and self._allow_missing:
-            return
-        if len(given) != 1 or given[0] not in self._origins:
-            raise web.HTTPForbidden(text="pages of this origin may not connect")
-
-
-def _normal_origin(origin: str) -> str:
-    try:
-        parts = urlsplit(origin.lower())
-        port = parts.port
-    except ValueError:
-        parts, port = urlsplit(""), None
-    rest = parts.path + parts.query + parts.fragment
-    if parts.scheme not in ("http", "https") or not parts.hostname or rest or "@" in parts.netloc:
-        raise DeclarationError(f"AllowOrigins: {origin!r} is no origin; write scheme://host or scheme://host:port")
-    default = {"http": 80, "https": 443}[parts.scheme]
-    host = parts.netloc.rpartition(":")[0] if port is not None else parts.netloc
-    try:
-        host = host if host.startswith("[") else host.encode("idna").decode()
-    except UnicodeError:
-        raise DeclarationError(f"AllowOrigins: {origin!r} has no valid host name") from None
-    return f"{parts.scheme}://{host}" + ("" if port in (None, default) else f":{port}")

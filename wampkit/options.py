@@ -16,7 +16,10 @@ from urllib.parse import urlsplit
 import click
 from click.core import ParameterSource
 
+from .addresses import UNIX, read_address
 from .app import DEFAULT_PATH
+from .errors import DeclarationError
+from .forwarded import TrustedProxies
 from .loading import USAGE, Mistake, did_you_mean, read_config
 
 __all__ = [
@@ -30,9 +33,11 @@ __all__ = [
     "defaults",
     "level_option",
     "option",
+    "proxies_option",
     "secret_of",
     "source",
     "strange_variables",
+    "trying_options",
 ]
 
 if TYPE_CHECKING:
@@ -103,6 +108,35 @@ class Seconds(ParamType):
         self.fail(f"{value!r} is no number of seconds between 0 and 86400", param, ctx)
 
 
+class Networks(ParamType):
+    """Addresses and networks with commas between them, or a list of them from the file."""
+
+    name = "networks"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        words = value.split(",") if isinstance(value, str) else value
+        networks = tuple(word.strip() for word in words if word.strip())
+        try:
+            TrustedProxies(*networks)
+        except DeclarationError as error:
+            self.fail(str(error).removeprefix("trusted_proxies: "), param, ctx)
+        return networks
+
+
+class PeerAddress(ParamType):
+    """An address, or the word "unix"."""
+
+    name = "address"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value != UNIX:
+            try:
+                read_address(value)
+            except ValueError:
+                self.fail(f"{value!r} is no address, and not the word {UNIX}", param, ctx)
+        return str(value)
+
+
 class Url(ParamType):
     name = "url"
 
@@ -133,6 +167,14 @@ level_option = option(
     help="The least that is logged. With debug, the app's mistakes show their traceback.",
 )
 app_argument = click.argument("app", required=False, envvar=f"{PREFIX}_APP", metavar="[APP]")
+
+
+proxies_option = option(
+    "--trusted-proxies",
+    type=Networks(),
+    metavar="NETWORKS",
+    help="Proxies to believe about the client's address, such as \"10.0.0.0/8,unix\", in place of the app's own.",
+)
 
 
 def client_options(command: F) -> F:
@@ -175,6 +217,22 @@ def secret_of(authkey: str, file: Path | None) -> str:
     return typed
 
 
+def trying_options(command: F) -> F:
+    """What `check` tries. Only the command line says so: a variable such as WAMPKIT_HOST means something else."""
+    trying = functools.partial(click.option, allow_from_autoenv=False)
+    decorators = [
+        trying("--origin", "try_origin", help="The Origin header, as a browser would send it."),
+        trying("--address", "try_address", type=PeerAddress(), help='The address of the socket\'s peer, or "unix".'),
+        trying("--host", "try_host", help="The Host header."),
+        trying("--url", "try_url", help="Path and query, or a whole URL: it tells the host, and TLS by wss://."),
+        trying("--cookie", "try_cookie", type=Pair("=", "NAME=VALUE"), multiple=True, help="A cookie."),
+        trying("--header", "try_header", type=Pair(":", "'Name: value'"), multiple=True, help="Another HTTP header."),
+    ]
+    for decorate in reversed(decorators):
+        command = decorate(command)
+    return command
+
+
 # ---- the environment and the file
 
 
@@ -206,7 +264,9 @@ def strange_variables(group: click.Group) -> Iterator[str]:
 def _names(command: click.Command) -> set[str]:
     """What can be set from elsewhere: the options of a command, and which app."""
     return {
-        each.name for each in command.params if each.name and (isinstance(each, click.Option) or each.name == "app")
+        each.name
+        for each in command.params
+        if each.name and (each.name == "app" or (isinstance(each, click.Option) and each.allow_from_autoenv))
     }
 
 

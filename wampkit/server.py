@@ -18,13 +18,15 @@ from aiohttp import web
 from .app import DEFAULT_PATH, App
 from .broker import SCHEMES, MemoryBroker
 from .errors import DeclarationError
+from .forwarded import TrustedProxies
+from .gates import AllowOrigins
+from .hosts import is_loopback
 from .loading import Mistake, describe, load_app
 from .memory import settle_collector
-from .middleware import AllowOrigins
 from .process import Signals, loop_factory, run_loop, set_up_logging
 from .tickets import Tickets
 
-__all__ = ["Settings", "Started", "bind", "run"]
+__all__ = ["Settings", "Started", "bind", "run", "trust"]
 
 logger = logging.getLogger("wampkit")
 
@@ -47,7 +49,10 @@ class Settings:
         path: The socket's path.
         drain: Seconds that calls under way are given when the server stops.
         broker: A broker's URL that replaces the app's, or None.
+        trusted_proxies: The proxies whose word about the client's address is believed in place of the app's own; None
+            for the app's own.
         debug: Whether callers see the text of unexpected errors, whatever the app says.
+        reload: Whether this is a server for development that is started anew at each change.
         loop: The event loop; "auto" is uvloop where it is installed.
         log_level: The least level that is logged, as `logging` names it, in lower case.
         workers: How many processes serve the port.
@@ -60,7 +65,9 @@ class Settings:
     path: str = DEFAULT_PATH
     drain: float = 10.0
     broker: str | None = None
+    trusted_proxies: tuple[str, ...] | None = None
     debug: bool = False
+    reload: bool = False
     loop: Literal["auto", "asyncio", "uvloop"] = "auto"
     log_level: str = "info"
     workers: int = 1
@@ -100,6 +107,7 @@ def run(settings: Settings, announce: Callable[[Started], None], *, supervised: 
         new_loop = loop_factory(settings.loop)
         app, started = _prepare(settings)
         sockets = bind(settings.host, settings.port, shared=settings.shared)
+        app.loopback_only = (settings.reload or settings.debug) and all(map(_is_loopback, sockets))
         run_loop(new_loop(), _serve(app, settings, sockets, signals, lambda url: announce(started(url))))
 
 
@@ -111,6 +119,8 @@ def _prepare(settings: Settings) -> tuple[App, Callable[[str], Started]]:
     if settings.broker is not None:
         _check_scheme(settings.broker)
         app.broker = settings.broker
+    if settings.trusted_proxies is not None:
+        trust(app, settings.trusted_proxies)
     try:
         kinds = [each.kind for each in app.declarations()]
     except DeclarationError as error:
@@ -126,8 +136,23 @@ def _prepare(settings: Settings) -> tuple[App, Callable[[str], Started]]:
             f"--workers {settings.workers}: each worker remembers spent tickets by itself, so that a ticket could be "
             "used once on each of them; give Tickets(..., spent=...) a store that they share, or leave out --workers"
         )
-    any_origin = not any(isinstance(middleware, AllowOrigins) for middleware in app.middlewares)
-    return app, lambda url: Started(url, procedures, topics, any_origin)
+    return app, lambda url: Started(url, procedures, topics, _any_origin(app))
+
+
+def trust(app: App, networks: tuple[str, ...]) -> None:
+    """Let an app trust these proxies in place of its own, in the header that it has chosen."""
+    header = app.trusted_proxies.header if app.trusted_proxies is not None else "X-Forwarded-For"
+    app.trusted_proxies = TrustedProxies(*networks, header=header) if networks else None
+
+
+def _any_origin(app: App) -> bool:
+    gates = [each for each in app.middlewares if isinstance(each, AllowOrigins)]
+    return bool(gates) and all(gate.any for gate in gates)
+
+
+def _is_loopback(listener: socket.socket) -> bool:
+    host = listener.getsockname()[0]
+    return is_loopback(f"[{host}]" if ":" in host else host)
 
 
 def _check_scheme(url: str) -> None:

@@ -1,0 +1,132 @@
+"""Pages in a real Chromium: those of foreign origins do not get in, whatever cookies the browser sends for them."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from aiohttp import web
+from playwright.async_api import Browser
+
+from wampkit import AllowHosts, AllowOrigins, App, Connection
+
+from .test_examples import chromium, served
+
+TRY = """
+url => new Promise(done => {
+    const socket = new WebSocket(url, "wamp");
+    socket.onmessage = event => done(JSON.parse(event.data)[0] === 0 ? "welcome" : event.data);
+    socket.onclose = event => done(`closed ${event.code}`);
+})
+"""
+
+FRAMED = """
+url => new Promise(done => {
+    onmessage = event => done(`${event.origin}: ${event.data}`);
+    const frame = document.createElement("iframe");
+    frame.sandbox = "allow-scripts";
+    frame.srcdoc = `<script>(${TRY})("${url}").then(text => parent.postMessage(text, "*"))</script>`;
+    document.body.append(frame);
+})
+""".replace("${TRY}", TRY.replace("`", "\\`").replace("${event.code}", "\\${event.code}"))
+
+
+class Seen:
+    """Notes the cookies of the handshakes that come so far."""
+
+    def __init__(self) -> None:
+        self.cookies: list[dict[str, str]] = []
+
+    async def connect(self, connection: Connection) -> None:
+        self.cookies.append(dict(connection.request.cookies))
+
+
+async def page(request: web.Request) -> web.Response:
+    """An empty page that leaves a cookie."""
+    answer = web.Response(text="<!doctype html><title>a page</title><body>", content_type="text/html")
+    answer.set_cookie("session", "ann")
+    return answer
+
+
+@asynccontextmanager
+async def serving(app: App | None = None) -> AsyncIterator[str]:
+    """A site with a page, and the app's socket if there is one; its port."""
+    site = web.Application()
+    site.router.add_get("/", page)
+    if app is not None:
+        app.setup(site)
+    async with served(site) as address:
+        yield address.rpartition(":")[2]
+
+
+async def tried(browser: Browser, origin: str, url: str, script: str = TRY) -> str:
+    """What a page of an origin reports of its attempt to connect."""
+    opened = await browser.new_page()
+    try:
+        await opened.goto(f"{origin}/")
+        told: str = await opened.evaluate(script, url)
+        return told
+    finally:
+        await opened.close()
+
+
+async def test_the_default_keeps_foreign_pages_out() -> None:
+    """Without any configuration a page connects to the host and port that it came from, and no other page does."""
+    seen = Seen()
+    async with serving(App(middlewares=[seen])) as port, serving() as other, chromium() as browser:
+        url = f"ws://localhost:{port}/ws"
+        assert await tried(browser, f"http://localhost:{port}", url) == "welcome"
+        assert seen.cookies == [{"session": "ann"}]
+        # For the first of these pages the browser would send the cookie, since cookies know no ports.
+        assert await tried(browser, f"http://localhost:{other}", url) == "closed 1006"
+        assert await tried(browser, f"http://127.0.0.1:{port}", url) == "closed 1006"
+        assert await tried(browser, f"http://localhost:{port}", url, FRAMED) == "null: closed 1006"
+        assert len(seen.cookies) == 1
+
+
+async def test_a_list_lets_its_own_pages_in() -> None:
+    """AllowOrigins lets in the pages that it names, and not even the server's own without a word."""
+    async with serving() as friend, serving() as evil, chromium() as browser:
+        seen = Seen()
+        app = App(middlewares=[AllowOrigins(f"http://localhost:{friend}"), seen])
+        async with serving(app) as port:
+            url = f"ws://localhost:{port}/ws"
+            assert await tried(browser, f"http://localhost:{friend}", url) == "welcome"
+            assert await tried(browser, f"http://localhost:{evil}", url) == "closed 1006"
+            assert await tried(browser, f"http://127.0.0.1:{friend}", url) == "closed 1006"
+            assert await tried(browser, f"http://localhost:{port}", url) == "closed 1006"
+            assert len(seen.cookies) == 1
+
+
+async def test_a_star_lets_every_page_in() -> None:
+    """AllowOrigins("*") is open even to sandboxed frames, which send the origin "null"."""
+    async with serving() as other, serving(App(middlewares=[AllowOrigins("*")])) as port, chromium() as browser:
+        url = f"ws://localhost:{port}/ws"
+        assert await tried(browser, f"http://localhost:{other}", url) == "welcome"
+        assert await tried(browser, f"http://localhost:{other}", url, FRAMED) == "null: welcome"
+
+
+@pytest.mark.parametrize("hosts", [[], ["localhost"]])
+async def test_a_page_that_points_its_name_here(hosts: list[str]) -> None:
+    """A name of a stranger that leads here is of the same origin; AllowHosts is what keeps it out."""
+    app = App(middlewares=[AllowHosts(*hosts)] if hosts else [])
+    async with serving(app) as port, chromium("--host-resolver-rules=MAP evil.example 127.0.0.1") as browser:
+        told = await tried(browser, f"http://evil.example:{port}", f"ws://evil.example:{port}/ws")
+        assert told == ("closed 1006" if hosts else "welcome")
+        assert await tried(browser, f"http://localhost:{port}", f"ws://localhost:{port}/ws") == "welcome"
+
+
+async def test_a_wildcard_lets_names_below_a_host_in() -> None:
+    """The pages of all names below a host are meant by a wildcard, and those of names that only end alike are not."""
+    rules = "MAP *.example 127.0.0.1, MAP *.test 127.0.0.1"
+    async with serving() as other, chromium(f"--host-resolver-rules={rules}") as browser:
+        app = App(middlewares=[AllowOrigins(f"http://*.site.example:{other}")])
+        async with serving(app) as port:
+            url = f"ws://socket.example:{port}/ws"
+            for host, expected in (
+                ("www.site.example", "welcome"),
+                ("a.b.site.example", "welcome"),
+                ("site.example", "closed 1006"),
+                ("evilsite.example", "closed 1006"),
+                ("www.site.example.test", "closed 1006"),
+            ):
+                assert await tried(browser, f"http://{host}:{other}", url) == expected, host
