@@ -110,6 +110,8 @@ class BlockAddresses(_AddressGate):
     def block(self, *networks: str) -> None:
         """Refuse these too from now on, and close their connections with 1008; from any thread.
 
+        Other processes, as those of `wampkit run --workers`, have lists of their own.
+
         Raises:
             ValueError: One of them is no address and no network; nothing is changed then.
         """
@@ -156,6 +158,8 @@ class AllowAddresses(_AddressGate):
 
     def disallow(self, *networks: str) -> None:
         """Let these in no longer, and close their connections with 1008; what was not allowed is ignored.
+
+        Other processes, as those of `wampkit run --workers`, have lists of their own.
 
         Raises:
             ValueError: One of them is no address and no network, or lies in a wider network that stays allowed.
