@@ -69,7 +69,7 @@ LAYERS: list[set[str]] = [
     {"dispatch"},
     {"node"},
     {"door"},
-    {"assembly", "mounting"},
+    {"assembly", "live", "mounting"},
     {"app"},
     {"loading", "testing"},
     {"listing", "rehearsal", "process", "options", "talk"},

@@ -24,7 +24,20 @@ from wampkit import (
     requires,
 )
 
-from .wire import CALL, ERROR, EVENT, PREFIX, PUBLISH, SUBSCRIBE, UNSUBSCRIBE, Peer, Server, eventually, serve
+from .wire import (
+    CALL,
+    ERROR,
+    EVENT,
+    PREFIX,
+    PUBLISH,
+    SUBSCRIBE,
+    UNSUBSCRIBE,
+    Peer,
+    Server,
+    eventually,
+    handshake,
+    serve,
+)
 
 T = "http://example.com/t/"
 NOT_ALLOWED = "http://api.wamp.ws/error#not_authorized"
@@ -619,6 +632,25 @@ async def test_who_a_connection_belongs_to_can_change() -> None:
             bob.user = ["no", "user"]
         with pytest.raises(TypeError, match="either user= or session_id="):
             app.connections()
+
+
+async def test_closing_a_user_who_is_at_the_door() -> None:
+    """A client whose user is known and whose handshake is not over yet is refused with 403."""
+    entered, gate = asyncio.Event(), asyncio.Event()
+
+    class Slow:
+        async def connect(self, connection: Connection) -> None:
+            entered.set()
+            await gate.wait()
+
+    app = App(middlewares=[Claims(), Slow()])
+    async with serve(app) as server:
+        arriving = asyncio.create_task(server.ask(handshake("/ws?user=ann")))
+        await asyncio.wait_for(entered.wait(), 5)
+        assert app.to_user("bob").close() == 0
+        assert app.to_user("ann").close() == 1
+        gate.set()
+        assert b" 403 " in (await arriving).splitlines()[0]
 
 
 async def test_users_who_are_interleaved_do_not_mix() -> None:

@@ -3,37 +3,32 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Literal, ParamSpec, TypeVar
 
 from aiohttp import web
 
-from .assembly import Options, assemble
+from .assembly import Options, assemble, replaced_uris
 from .authentication import Cra
 from .broker import Broker
 from .chains import Procedure, ServedTopic
-from .connection import Connection
-from .connections import Connections
-from .counters import Counters
 from .door import Door
-from .errors import ERROR_URIS, DeclarationError
+from .errors import DeclarationError
 from .forwarded import TrustedProxies, trusted
 from .gates import arranged
 from .hub import SocketOptions
 from .lifecycle import Hooks, Lifespan
 from .limits import Limits
-from .middleware import Middleware, split
+from .live import Live
+from .middleware import Middleware
 from .mounting import mount
-from .node import Node
 from .own import login_procedures, subscription_procedure
 from .requirements import Rule
 from .router import Declaration, Router, Table, TopicDeclaration, gather, rules_of
 from .serving import compile_routes
 from .sessions import reads_sessions
 from .tickets import Tickets, tickets_of
-from .to_user import ToUser
-from .topics import Topics
-from .uris import expand
 
 __all__ = ["App"]
 
@@ -45,7 +40,7 @@ E = TypeVar("E", bound=BaseException)
 DEFAULT_PATH = "/ws"
 
 
-class App:
+class App(Live):
     """A WAMP v1 application: procedures, topics, middlewares and hooks, served on one WebSocket path.
 
     Attributes:
@@ -126,30 +121,35 @@ class App:
         self.debug = debug
         self.broker: Broker | str = broker
         self.keepalive = keepalive
-        replaced = {kind: expand(uri, self.prefixes) for kind, uri in (error_uris or {}).items()}
-        self._error_uris = {**ERROR_URIS, **replaced}
-        self._exclude_publisher = exclude_publisher
-        self._require_subprotocol = require_subprotocol
-        self._ident = ident
+        self.limits = Limits() if limits is None else limits
         self._lifespan = lifespan
         self._cra = cra
         self._requires = requires
-        self._explain_refusals = explain_refusals
-        self._threads = threads
-        self.limits = limits or Limits()
-        self._goodbye = goodbye
-        self._socket_options = SocketOptions(
-            malformed=malformed, keepalive=keepalive, close_timeout=close_timeout, compression=compression
+        self._options = Options(
+            prefixes=self.prefixes,
+            middlewares=self.middlewares,
+            trusted_proxies=self.trusted_proxies,
+            debug=debug,
+            exclude_publisher=exclude_publisher,
+            explain_refusals=explain_refusals,
+            cra=cra,
+            require_subprotocol=require_subprotocol,
+            error_uris=replaced_uris(error_uris or {}, self.prefixes),
+            ident=ident,
+            broker=broker,
+            keepalive=keepalive,
+            limits=self.limits,
+            sockets=SocketOptions(
+                malformed=malformed, keepalive=keepalive, close_timeout=close_timeout, compression=compression
+            ),
+            goodbye=goodbye,
+            threads=threads,
         )
+        rules_of(requires or (), "App")
         self._router = Router()
         self._hooks = Hooks()
         self._error_handlers: dict[type[BaseException], Callable[[Any], Any]] = {}
-        self._node: Node | None = None
-        self._door: Door | None = None
         self._resources = contextlib.AsyncExitStack()
-        self._check_options(error_uris or {})
-        split(self.middlewares, "App", gates=True)
-        rules_of(requires or (), "App")
 
         self.on_startup = self._hooks.on_startup
         self.on_shutdown = self._hooks.on_shutdown
@@ -157,22 +157,6 @@ class App:
         self.on_disconnect = self._hooks.on_disconnect
         self.on_error = self._hooks.on_error
         self.every = self._hooks.every
-
-    def _check_options(self, error_uris: Mapping[str, str]) -> None:
-        unknown = error_uris.keys() - ERROR_URIS.keys()
-        if unknown:
-            raise DeclarationError(f"error_uris: no kind {min(unknown)!r}; the kinds are {', '.join(ERROR_URIS)}")
-        options = self._socket_options
-        if options.malformed not in ("close", "ignore"):
-            raise DeclarationError(f"malformed is 'close' or 'ignore', not {options.malformed!r}")
-        if self.keepalive is not None and not self.keepalive > 0:
-            raise DeclarationError("keepalive is a number of seconds above 0, or None")
-        if self._threads < 1 or not options.close_timeout > 0:
-            raise DeclarationError("threads and close_timeout must be above 0")
-        if not isinstance(self.limits, Limits):
-            raise DeclarationError(f"limits is a wampkit.Limits, such as Limits(calls=100), not {self.limits!r}")
-        if self._goodbye not in ("close", "drop"):
-            raise DeclarationError(f"goodbye is 'close' or 'drop', not {self._goodbye!r}")
 
     # ---- declaring
 
@@ -238,74 +222,6 @@ class App:
         """What issues one-time tickets, before the app runs too. Raises RuntimeError if no middleware takes them."""
         return tickets_of(self.middlewares)
 
-    # ---- while it runs
-
-    @property
-    def running(self) -> bool:
-        """Whether the app has been started and not stopped."""
-        return self._node is not None
-
-    @property
-    def door(self) -> Door | None:
-        """The aiohttp handler of the socket, while the app runs."""
-        return self._door
-
-    @property
-    def topics(self) -> Topics:
-        """The topics that have subscribers, by full URI; `len(app.topics[uri])` counts them."""
-        return self._running().topics
-
-    @property
-    def connections(self) -> Connections:
-        """The live connections."""
-        return self._running().connections
-
-    @property
-    def counters(self) -> Counters:
-        """What happened since the start: slow readers cut, events dropped, handshakes refused and the like."""
-        return self._running().counters
-
-    async def publish(
-        self, topic: str, event: Any, *, exclude: Iterable[str] = (), eligible: Iterable[str] | None = None
-    ) -> None:
-        """Send an event to a topic's subscribers; never waits for slow receivers.
-
-        Args:
-            topic: A URI or a CURIE of the app's prefixes.
-            event: Anything JSON can carry.
-            exclude: Session ids that shall not receive it.
-            eligible: If given, only these session ids may receive it; an empty list means nobody.
-
-        Raises:
-            ValueError: No such topic is declared.
-            TypeError: JSON cannot carry the event.
-            RuntimeError: The app is not running.
-        """
-        uri = expand(topic, self.prefixes)
-        await self._running().topics.publish(uri, event, exclude=exclude, eligible=eligible)
-
-    def to_user(self, user: Any) -> ToUser:
-        """All connections of a user: `await app.to_user("ann").publish(...)`, `app.to_user("ann").close()`.
-
-        Raises:
-            RuntimeError: The app is not running.
-        """
-        node = self._running()
-        return ToUser(user, node.users, node.topics, lambda topic: expand(topic, self.prefixes))
-
-    async def recheck(self, connection: Connection) -> list[str]:
-        """End the subscriptions that a connection may not have any more, after its user or roles changed.
-
-        Returns:
-            The topics that it lost, by URI. No event of them reaches it any more.
-        """
-        return await self._running().dispatcher.recheck(connection)
-
-    def _running(self) -> Node:
-        if self._node is None:
-            raise RuntimeError("the app is not running: this works from its start until its stop")
-        return self._node
-
     # ---- serving
 
     def setup(self, web_app: web.Application, path: str = DEFAULT_PATH, *, drain: float = 5.0) -> None:
@@ -339,29 +255,19 @@ class App:
             await self.stop()
             raise
 
-    def _options(self) -> Options:
-        return Options(
-            prefixes=dict(self.prefixes),
+    def options(self) -> Options:
+        """What the app was told, as it stands now."""
+        return replace(
+            self._options,
             middlewares=arranged(self.middlewares, loopback_only=self.loopback_only),
             trusted_proxies=self.trusted_proxies,
             debug=self.debug,
-            exclude_publisher=self._exclude_publisher,
-            explain_refusals=self._explain_refusals,
-            cra=self._cra,
-            require_subprotocol=self._require_subprotocol,
-            error_uris=self._error_uris,
-            ident=self._ident,
             broker=self.broker,
-            keepalive=self.keepalive,
-            limits=self.limits,
-            sockets=self._socket_options,
-            goodbye=self._goodbye,
-            threads=self._threads,
         )
 
     async def _start(self) -> None:
         compiled = self.compile(gather(self._router, self.prefixes))
-        node, door = assemble(self._options(), *compiled, self._hooks, self._error_handlers)
+        node, door = assemble(self.options(), *compiled, self._hooks, self._error_handlers)
         self._node, self._door = node, door
         await node.start()
         lifespans = [each.lifespan for each in self.middlewares if hasattr(each, "lifespan")]
@@ -398,6 +304,26 @@ class App:
             self._resources = contextlib.AsyncExitStack()
             if door is not None:
                 door.close()
+
+    @contextlib.asynccontextmanager
+    async def rehearsal(self, middlewares: tuple[Any, ...]) -> AsyncIterator[Door]:
+        """A door that can be asked and serves nobody, for `wampkit check`.
+
+        Args:
+            middlewares: What stands in place of those of `options()`.
+
+        Raises:
+            RuntimeError: The app is running.
+        """
+        if self._node is not None:
+            raise RuntimeError("the app is running; what it would say can only be tried while it is not")
+        options = replace(self.options(), middlewares=middlewares, broker="memory://")
+        self._node, door = assemble(options, *self.compile(self.declarations()), Hooks(), {})
+        try:
+            yield door
+        finally:
+            self._node.threads.close()
+            self._node = None
 
     # ---- compiling
 

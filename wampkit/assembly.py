@@ -15,6 +15,7 @@ from .connections import Connections
 from .counters import Counters
 from .dispatch import Dispatcher
 from .door import Door
+from .errors import ERROR_URIS, DeclarationError
 from .failures import ErrorHandlers, Failures
 from .forwarded import TrustedProxies
 from .gates import AllowAddresses, BlockAddresses
@@ -30,13 +31,18 @@ from .serving import known_names
 from .subscribing import Subscribing
 from .threads import Threads
 from .topics import Topics
+from .uris import expand
 
-__all__ = ["Options", "assemble"]
+__all__ = ["Options", "assemble", "replaced_uris"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What an app was told; see `App` for what each means."""
+    """What an app was told; see `App` for what each means.
+
+    Raises:
+        DeclarationError: An option or a middleware cannot work.
+    """
 
     prefixes: Mapping[str, str]
     middlewares: tuple[Any, ...]
@@ -54,6 +60,31 @@ class Options:
     sockets: SocketOptions
     goodbye: Literal["close", "drop"]
     threads: int
+
+    def __post_init__(self) -> None:
+        if self.sockets.malformed not in ("close", "ignore"):
+            raise DeclarationError(f"malformed is 'close' or 'ignore', not {self.sockets.malformed!r}")
+        if self.keepalive is not None and not self.keepalive > 0:
+            raise DeclarationError("keepalive is a number of seconds above 0, or None")
+        if self.threads < 1 or not self.sockets.close_timeout > 0:
+            raise DeclarationError("threads and close_timeout must be above 0")
+        if not isinstance(self.limits, Limits):
+            raise DeclarationError(f"limits is a wampkit.Limits, such as Limits(calls=100), not {self.limits!r}")
+        if self.goodbye not in ("close", "drop"):
+            raise DeclarationError(f"goodbye is 'close' or 'drop', not {self.goodbye!r}")
+        split(self.middlewares, "App", gates=True)
+
+
+def replaced_uris(error_uris: Mapping[str, str], prefixes: Mapping[str, str]) -> dict[str, str]:
+    """The error URI of each kind, some of them the app's own.
+
+    Raises:
+        DeclarationError: There is no such kind.
+    """
+    unknown = error_uris.keys() - ERROR_URIS.keys()
+    if unknown:
+        raise DeclarationError(f"error_uris: no kind {min(unknown)!r}; the kinds are {', '.join(ERROR_URIS)}")
+    return {**ERROR_URIS, **{kind: expand(uri, prefixes) for kind, uri in error_uris.items()}}
 
 
 def assemble(
@@ -102,7 +133,6 @@ def assemble(
     )
     node = Node(
         Connections(hub.users),
-        hub.users,
         topics,
         broker,
         Dispatcher(calls, subscribing, options.limits, counters),

@@ -52,7 +52,7 @@ class Connections:
         return self._by_id.get(session)
 
     def __call__(self, *, user: Any = None, session_id: str | None = None) -> list[Connection]:
-        """The live connections that belong to somebody: `app.connections(user="alice")`.
+        """The connections that belong to somebody, those at the door too: `app.connections(user="alice")`.
 
         Args:
             user: A user, as in `Connection.user`.
@@ -61,8 +61,9 @@ class Connections:
         if (user is None) == (session_id is None):
             raise TypeError("connections(...) takes either user= or session_id=")
         if user is not None:
-            return self._users.of(user)
-        return [each for each in self if each.session is not None and each.session.id == session_id]
+            return [*self._users.of(user), *(each for each in self._arriving if each.user == user)]
+        everybody = (*self, *self._arriving)
+        return [each for each in everybody if each.session is not None and each.session.id == session_id]
 
     def __iter__(self) -> Iterator[Connection]:
         return iter(list(self._by_id.values()))

@@ -21,7 +21,6 @@ from .logins import Authenticator
 from .memory import warm_up_allocator
 from .threads import Threads
 from .topics import Topics
-from .users import Users
 
 __all__ = ["Node"]
 
@@ -51,7 +50,6 @@ class Node:
 
     Args:
         connections: The live connections.
-        users: Which of them belong to which user.
         topics: Who is subscribed to what.
         broker: What carries publications.
         dispatcher: What takes the messages.
@@ -67,7 +65,6 @@ class Node:
     def __init__(
         self,
         connections: Connections,
-        users: Users[Connection],
         topics: Topics,
         broker: Broker,
         dispatcher: Dispatcher,
@@ -80,7 +77,6 @@ class Node:
         authenticator: Authenticator | None = None,
     ) -> None:
         self.connections = connections
-        self.users = users
         self.topics = topics
         self.broker = broker
         self.dispatcher = dispatcher

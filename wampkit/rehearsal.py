@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
 
 from .addresses import UNIX
 from .app import App
-from .assembly import assemble
 from .connection import Connection
 from .door import Door
 from .errors import WampError, quote
 from .httplog import quiet_http_errors
-from .lifecycle import Hooks
 from .loading import Mistake, describe, one_line
 from .middleware import middleware_name
 
@@ -104,22 +102,12 @@ async def rehearse(app: App, attempt: Attempt) -> Trial:
         Mistake: A middleware of the app cannot start.
         RuntimeError: The app is running.
     """
-    if app.running:
-        raise RuntimeError("the app is running; what it would say can only be tried while it is not")
     trial = Trial()
-    options = app._options()
-    watched = tuple(_Witness(each, trial) for each in options.middlewares if is_gate(each))
-    options = replace(options, middlewares=watched, broker="memory://")
-    node, door = assemble(options, *app.compile(app.declarations()), Hooks(), {})
+    watched = tuple(_Witness(each, trial) for each in app.options().middlewares if is_gate(each))
     # Middlewares may ask a running app for its connections in their `lifespan`.
-    app._node = node
-    try:
-        async with contextlib.AsyncExitStack() as stack:
-            await _enter(app, stack)
-            await _send(attempt, door, trial)
-    finally:
-        app._node = None
-        node.threads.close()
+    async with app.rehearsal(watched) as door, contextlib.AsyncExitStack() as stack:
+        await _enter(app, stack)
+        await _send(attempt, door, trial)
     return trial
 
 

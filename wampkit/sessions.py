@@ -105,6 +105,11 @@ class Sessions:
             self.say(("anonymous", note), f"{quote(connection.remote or 'a unix socket', 64)} is nobody: {note}")
         return note
 
+    def describe(self) -> str:
+        """What it does, for `wampkit check`."""
+        text = f"reads the web front end's session ({self.storage.describe()})"
+        return f"{text} and refuses who is nobody" if self._required else text
+
     @contextlib.asynccontextmanager
     async def lifespan(self, app: Any) -> AsyncIterator[None]:
         """While the app runs, watch over the sessions of its connections."""

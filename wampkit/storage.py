@@ -95,6 +95,12 @@ class Storage:
         self._fernet = fernet if isinstance(fernet, Fernet) else None
         self._encrypts = self._fernet is not None or hasattr(storage, "_secretbox")  # that of NaClCookieStorage
 
+    def describe(self) -> str:
+        """The storage in words."""
+        most = self._storage.max_age
+        lasts = "that never expires" if most is None else f"that lasts {most:,} s"
+        return f"{type(self._storage).__name__}, cookie {self._storage.cookie_name} {lasts}"
+
     async def read(self, request: web.Request) -> Found | Missing:
         """The session of a handshake.
 

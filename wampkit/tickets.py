@@ -146,6 +146,11 @@ class Tickets:
         connection.attributes.update(content["attributes"])
         return f"ticket of user {quote(connection.user)}"
 
+    def describe(self) -> str:
+        """What it does, for `wampkit check`."""
+        others = "refuses who has none" if self._required else "lets in who has none"
+        return f"takes one-time tickets (?{self._parameter}=...) and {others}"
+
     @contextlib.asynccontextmanager
     async def lifespan(self, app: Any) -> AsyncIterator[None]:
         """Before the first client, keep tickets out of the access log."""

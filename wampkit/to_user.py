@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from .connection import Connection
+from .connections import Connections
 from .topics import Topics
-from .users import Users
 
 __all__ = ["ToUser"]
 
@@ -21,16 +21,16 @@ class ToUser:
         user: The user.
     """
 
-    def __init__(self, user: Any, users: Users[Connection], topics: Topics, expand: Callable[[str], str]) -> None:
+    def __init__(self, user: Any, connections: Connections, topics: Topics, expand: Callable[[str], str]) -> None:
         self.user = user
-        self._users = users
+        self._connections = connections
         self._topics = topics
         self._expand = expand
 
     @property
     def connections(self) -> list[Connection]:
-        """The user's live connections on this node."""
-        return self._users.of(self.user)
+        """The user's connections on this node, those at the door too."""
+        return self._connections(user=self.user)
 
     async def publish(self, topic: str, event: Any) -> None:
         """Send an event to those of the user's connections that are subscribed to a topic.

@@ -1,0 +1,95 @@
+"""What an app offers while it runs: its connections and topics, publishing, and its users."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from .connection import Connection
+from .connections import Connections
+from .counters import Counters
+from .door import Door
+from .node import Node
+from .to_user import ToUser
+from .topics import Topics
+from .uris import expand
+
+__all__ = ["Live"]
+
+
+class Live:
+    """The side of `App` that handlers, hooks and views use.
+
+    Attributes:
+        prefixes: Prefix to URI.
+    """
+
+    prefixes: dict[str, str]
+    _node: Node | None = None
+    _door: Door | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether the app has been started and not stopped."""
+        return self._node is not None
+
+    @property
+    def door(self) -> Door | None:
+        """The aiohttp handler of the socket, while the app runs."""
+        return self._door
+
+    @property
+    def topics(self) -> Topics:
+        """The topics that have subscribers, by full URI; `len(app.topics[uri])` counts them."""
+        return self._running().topics
+
+    @property
+    def connections(self) -> Connections:
+        """The live connections."""
+        return self._running().connections
+
+    @property
+    def counters(self) -> Counters:
+        """What happened since the start: slow readers cut, events dropped, handshakes refused and the like."""
+        return self._running().counters
+
+    async def publish(
+        self, topic: str, event: Any, *, exclude: Iterable[str] = (), eligible: Iterable[str] | None = None
+    ) -> None:
+        """Send an event to a topic's subscribers; never waits for slow receivers.
+
+        Args:
+            topic: A URI or a CURIE of the app's prefixes.
+            event: Anything JSON can carry.
+            exclude: Session ids that shall not receive it.
+            eligible: If given, only these session ids may receive it; an empty list means nobody.
+
+        Raises:
+            ValueError: No such topic is declared.
+            TypeError: JSON cannot carry the event.
+            RuntimeError: The app is not running.
+        """
+        uri = expand(topic, self.prefixes)
+        await self._running().topics.publish(uri, event, exclude=exclude, eligible=eligible)
+
+    def to_user(self, user: Any) -> ToUser:
+        """All connections of a user: `await app.to_user("ann").publish(...)`, `app.to_user("ann").close()`.
+
+        Raises:
+            RuntimeError: The app is not running.
+        """
+        node = self._running()
+        return ToUser(user, node.connections, node.topics, lambda topic: expand(topic, self.prefixes))
+
+    async def recheck(self, connection: Connection) -> list[str]:
+        """End the subscriptions that a connection may not have any more, after its user or roles changed.
+
+        Returns:
+            The topics that it lost, by URI. No event of them reaches it any more.
+        """
+        return await self._running().dispatcher.recheck(connection)
+
+    def _running(self) -> Node:
+        if self._node is None:
+            raise RuntimeError("the app is not running: this works from its start until its stop")
+        return self._node
