@@ -82,8 +82,8 @@ def test_half_a_surrogate_pair_can_be_signed() -> None:
     assert derive_key(half, half, 1, 32) != derive_key(half, "x", 1, 32)
 
 
-def test_where_a_signature_is_wrong_takes_no_time(record_property: Any) -> None:
-    """10,000 verifications each of signatures wrong from the first byte and only in the last; the medians are noted."""
+def test_a_signature_is_refused_wherever_it_is_wrong() -> None:
+    """10,000 verifications each of signatures wrong from the first byte and only in the last; the medians are printed."""
     medians = {}
     for name in ("first byte wrong", "last byte wrong", "another"):
         times = []
@@ -92,7 +92,7 @@ def test_where_a_signature_is_wrong_takes_no_time(record_property: Any) -> None:
             verify(CHALLENGE, "s3cr3t", WRONG[name])
             times.append(time.perf_counter_ns() - started)
         medians[name] = statistics.median(times)
-    record_property("median ns", medians)
+    print("median ns:", medians)
     assert not any(verify(CHALLENGE, "s3cr3t", WRONG[name]) for name in medians)
 
 
