@@ -2,8 +2,6 @@
 
 import json
 import secrets
-import statistics
-import time
 from pathlib import Path
 from typing import Any
 
@@ -82,18 +80,10 @@ def test_half_a_surrogate_pair_can_be_signed() -> None:
     assert derive_key(half, half, 1, 32) != derive_key(half, "x", 1, 32)
 
 
-def test_a_signature_is_refused_wherever_it_is_wrong() -> None:
-    """10,000 verifications each of signatures wrong from the first byte and only in the last; the medians are printed."""
-    medians = {}
-    for name in ("first byte wrong", "last byte wrong", "another"):
-        times = []
-        for _ in range(10_000):
-            started = time.perf_counter_ns()
-            verify(CHALLENGE, "s3cr3t", WRONG[name])
-            times.append(time.perf_counter_ns() - started)
-        medians[name] = statistics.median(times)
-    print("median ns:", medians)
-    assert not any(verify(CHALLENGE, "s3cr3t", WRONG[name]) for name in medians)
+@pytest.mark.parametrize("name", WRONG)
+def test_a_signature_is_refused_wherever_it_is_wrong(name: str) -> None:
+    """Wrong from the first byte, in the last alone, or another's: none is a signature."""
+    assert not verify(CHALLENGE, "s3cr3t", WRONG[name])
 
 
 # ---- challenges
