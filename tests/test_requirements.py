@@ -356,6 +356,37 @@ async def test_a_condition_that_fails_refuses(caplog: pytest.LogCaptureFixture) 
     assert any(record.exc_info for record in caplog.records)
 
 
+async def test_a_condition_that_never_answers_lets_nobody_in() -> None:
+    """A call ends at its procedure's timeout, a SUBSCRIBE never stands, and other calls of the client go on."""
+    app = make()
+    ran: list[str] = []
+
+    async def hangs(message: Incoming) -> bool:
+        await asyncio.Event().wait()
+        return True
+
+    @app.rpc("t:do", timeout=0.05, requires=requires(hangs))
+    async def act() -> None:
+        ran.append("procedure")
+
+    app.add_rpc("t:free", do)
+    topic = app.topic("t:talk", relay=True, subscribe=requires(hangs))
+
+    @topic.on_subscribe
+    async def joined() -> None:
+        ran.append("on_subscribe")
+
+    async with serve(app) as server:
+        peer = await as_user(server, "user=ann")
+        await peer.send(SUBSCRIBE, T + "talk")
+        answer = await peer.call(T + "do")
+        assert answer[:1] + answer[2:3] == [ERROR, "http://api.wamp.ws/error#timeout"]
+        assert (await peer.call(T + "free"))[2] == "done"
+        assert T + "talk" not in app.topics
+        await peer.close()
+    assert ran == []
+
+
 async def test_a_condition_may_refuse_in_its_own_words() -> None:
     """A `WampError` that a condition raises is the answer."""
 
