@@ -317,7 +317,7 @@ async def test_a_refused_call_says_why(query: str, description: str) -> None:
         await peer.close()
 
 
-@pytest.mark.parametrize("value", [None, 1, "yes", [], object(), False], ids=repr)
+@pytest.mark.parametrize("value", [None, 1, "yes", [], ..., False], ids=repr)
 async def test_only_true_is_a_yes(value: Any) -> None:
     """A condition that returns anything but True refuses."""
     app = make()
