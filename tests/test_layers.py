@@ -26,6 +26,7 @@ LAYERS: list[set[str]] = [
         "permissions",
         "heartbeat",
         "addresses",
+        "texts",
     },
     {
         "hosts",
@@ -45,7 +46,7 @@ LAYERS: list[set[str]] = [
         "authentication",
         "guessing",
     },
-    {"origins", "protocol", "binding", "router", "work", "inlet", "hub", "session"},
+    {"browser", "origins", "protocol", "binding", "router", "work", "inlet", "hub", "session"},
     {"connection", "link", "storage"},
     {"login"},
     {"dialing"},

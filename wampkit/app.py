@@ -44,6 +44,8 @@ class App(Live):
     """A WAMP v1 application: procedures, topics, middlewares and hooks, served on one WebSocket path.
 
     Attributes:
+        javascript: Whether the browser's client is served beside the socket.
+        ident: The server's name in WELCOME.
         loopback_only: Whether pages must have asked for a host that is this machine by name, as `wampkit run --reload`
             and `--debug` want it on a loopback address.
 
@@ -83,6 +85,8 @@ class App(Live):
             an event and no memory, but it goes without the fast way in.
         threads: How many `def` handlers run at once.
 
+        javascript: Whether the browser's client is served beside the socket: `wampkit.js` below its path.
+
     Raises:
         DeclarationError: An option or a middleware cannot work.
     """
@@ -113,12 +117,16 @@ class App(Live):
         goodbye: Literal["close", "drop"] = "close",
         compression: bool = False,
         threads: int = 32,
+        # what browsers are served
+        javascript: bool = True,
     ) -> None:
         self.prefixes = dict(prefixes or {})
         self.middlewares: tuple[Any, ...] = tuple(middlewares)
         self.trusted_proxies = trusted(trusted_proxies)
         self.loopback_only = False
         self.debug = debug
+        self.javascript = javascript
+        self.ident = ident
         self.broker: Broker | str = broker
         self.keepalive = keepalive
         self.limits = Limits() if limits is None else limits

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from aiohttp import web
 
+from .browser import serve_javascript
 from .door import Door
 
 __all__ = ["mount"]
@@ -14,6 +15,9 @@ __all__ = ["mount"]
 
 class Mountable(Protocol):
     """As much of an app as is needed here."""
+
+    javascript: bool
+    ident: str
 
     @property
     def door(self) -> Door | None: ...
@@ -51,5 +55,7 @@ def mount(app: Mountable, web_app: web.Application, path: str, drain: float) -> 
         return await app.door(request)
 
     web_app.router.add_get(path, serve)
+    if app.javascript:
+        serve_javascript(web_app, path, app.ident)
     web_app.cleanup_ctx.append(life)
     web_app.on_shutdown.append(leave)

@@ -1,0 +1,6 @@
+// Writes wampkit.global.js for the npm package: the module for a plain <script>. wampkit/browser.py does the same.
+import { readFileSync, writeFileSync } from "node:fs";
+
+const module = readFileSync(new URL("wampkit.js", import.meta.url), "utf8");
+const script = `(() => {\n"use strict";\n${module.replace(/^export \{/m, "globalThis.wampkit = {")}})();\n`;
+writeFileSync(new URL("wampkit.global.js", import.meta.url), script);

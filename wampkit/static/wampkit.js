@@ -1,0 +1,402 @@
+// A WAMP v1 client, MIT licence; wampkit.d.ts explains it.
+
+const [WELCOME, PREFIX, CALL, RESULT, ERROR, SUBSCRIBE, UNSUBSCRIBE, PUBLISH, EVENT] = Array(9).keys();
+
+class CallError extends Error {
+  name = "CallError";
+  constructor(uri, description, details = null) {
+    super(`${uri}: ${description}`);
+    Object.assign(this, { uri, description, details });
+  }
+}
+
+class ConnectionLost extends Error {
+  name = "ConnectionLost";
+  constructor(reason, code = null) {
+    super(reason);
+    this.code = code;
+  }
+}
+
+function connect(url, options = {}) {
+  const { WebSocket = globalThis.WebSocket, reconnect = true, callTimeout, openTimeout = 10_000 } = options;
+  const { restartTimeout = 30_000, keepalive = 25_000, maxEvents = 10_000, keepPublishes = 0 } = options;
+  const { backoff: [first, longest] = [100, 30_000] } = options;
+  if (!WebSocket) throw new TypeError("no WebSocket here: give { WebSocket } of 'ws'");
+  const prefixes = new Map(Object.entries(options.prefixes ?? {}));
+  const groups = new Map(); // subscriptions, by topic
+  const listeners = new Set();
+  const kept = [];
+  const gone = new AbortController();
+  const opened = deferred();
+  let changed = deferred();
+  let link = {};
+  let attempt = 0;
+  let retry; // the timer of the next attempt
+  let waits = true; // whether calls do
+  let patience; // the timer of that
+
+  const client = {
+    state: "connecting",
+    error: null,
+    sessionId: "",
+    serverIdent: "",
+    permissions: null,
+    opened: opened.promise,
+    on(_, listener) {
+      listeners.add(listener);
+      return () => listeners.delete(listener);
+    },
+    prefix(name, uri) {
+      prefixes.set(name, uri);
+      if (isOpen()) link.send(PREFIX, name, uri);
+    },
+    call,
+    publish,
+    subscribe,
+    close: () => finish(null),
+  };
+
+  const isOpen = () => client.state === "open";
+  const restarts = () => link.lost.code === 1012 && isWampkit(link); // so what is unanswered has not run
+  const settled = (...more) => Promise.all([...more, ...groups.values()].map(({ told }) => told.promise));
+  const receivers = (uri) => [...groups.values()].filter((group) => group.uri === uri);
+  const resolve = (name) => name.replace(/^[^:]*:/, (start) => prefixes.get(start.slice(0, -1)) ?? start);
+
+  async function call(procedure, ...args) {
+    const { uri, signal, timeout = callTimeout } = procedure.uri ? procedure : { uri: procedure };
+    signal?.throwIfAborted();
+    const given = deferred();
+    const abort = () => given.reject(signal.reason);
+    const late = () => given.reject(new DOMException(`${uri}: no answer within ${timeout} ms`, "TimeoutError"));
+    const timer = timeout && setTimeout(late, timeout);
+    signal?.addEventListener("abort", abort);
+    answer(uri, args, given).then(given.resolve, given.reject);
+    return given.promise.finally(() => {
+      given.up = true;
+      clearTimeout(timer);
+      signal?.removeEventListener("abort", abort);
+    });
+  }
+
+  async function answer(uri, args, given) {
+    while (!given.up) {
+      if (isOpen()) {
+        try {
+          return await link.call(uri, ...args);
+        } catch (error) {
+          if (error !== link.lost || !restarts()) throw error;
+        }
+      } else if (waits) await changed.promise;
+      else throw absence();
+    }
+  }
+
+  function absence() {
+    const { message = "no connection", code } = client.error ?? {};
+    return new ConnectionLost(`the client is ${client.state}: ${message}`, code);
+  }
+
+  function publish(topic, event, rules = {}) {
+    if (isOpen()) send(topic, event, rules);
+    else if (client.state === "closed" || kept.length >= keepPublishes) throw absence();
+    else kept.push([topic, ...JSON.parse(JSON.stringify([event])), rules]);
+  }
+
+  function send(topic, event, { excludeMe, exclude, eligible }) {
+    // A list takes the place of `excludeMe`.
+    const mine = excludeMe ? [link.sessionId] : [];
+    const rest = exclude || eligible ? [[...(exclude ?? []), ...mine], eligible] : [excludeMe];
+    link.send(PUBLISH, topic, event, ...rest.filter((each) => each != null));
+  }
+
+  function subscribe(topic, listener) {
+    if (client.state === "closed") throw absence();
+    const key = resolve(topic);
+    const group = groups.get(key) ?? { key, uri: key, told: deferred(), members: new Set() };
+    const stop = () => leave(group, member);
+    const ready = group.told.promise;
+    const member = listener ? { put: tell.bind(null, listener), end() {} } : queue(maxEvents, { topic, stop, ready });
+    group.members.add(member);
+    if (!groups.has(key)) {
+      groups.set(key, group);
+      if (isOpen()) restore(group);
+    }
+    return member.events ?? Object.assign(stop, { ready });
+  }
+
+  async function restore(group, used = link) {
+    let uri;
+    used.send(SUBSCRIBE, group.key); // in full, since the prefix may change
+    if (isWampkit(used)) {
+      uri = await used.call(ASK, group.key).catch(() => {});
+      group.uri = uri ?? group.key; // the prefix may be the server's
+      if (uri === null) console.warn("wampkit: refused:", group.key);
+    }
+    if (!used.lost) group.told.resolve(uri);
+  }
+
+  async function leave(group, member) {
+    member.end();
+    const used = link;
+    const last = group.members.delete(member) && !group.members.size;
+    if (!last || !groups.delete(group.key) || !isOpen()) return;
+    // The server may know two of them as one.
+    await settled(group);
+    if (!receivers(group.uri).length) used.send(UNSUBSCRIBE, group.key);
+  }
+
+  function deliver(name, event, again) {
+    const uri = resolve(name); // some servers do not
+    const found = receivers(uri);
+    for (const { members } of found) for (const member of [...members]) member.put(event, uri);
+    if (!found.length && !again) settled().then(() => deliver(name, event, true));
+  }
+
+  async function run() {
+    const why = "not open in time";
+    let timer;
+    clearTimeout(retry);
+    retry = null;
+    const late = new Promise((_, reject) => {
+      timer = setTimeout(() => reject(why, link.end?.(why)), openTimeout);
+    });
+    try {
+      const given = Promise.all([url, options.secret].map(fresh));
+      const [target, secret] = await Promise.race([given, late]).catch(lose);
+      if (client.state === "closed") return;
+      link = open(new WebSocket(new URL(target, globalThis.location).href.replace(/^http/, "ws"), "wamp"), deliver);
+      await link.welcomed.promise;
+      if (options.authkey || options.anonymous) await logIn(link, secret, options);
+      use(link);
+    } catch (error) {
+      link.end?.("the login failed");
+      again(error);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  function use({ sessionId, serverIdent, permissions, heard }) {
+    const pulse = keepalive && setInterval(() => Date.now() - link.heard >= keepalive && check(), keepalive / 2);
+    link.onEnd = () => {
+      clearInterval(pulse);
+      if (Date.now() - heard > 1000) attempt = 0;
+      again(link.lost, restarts());
+    };
+    Object.assign(client, { error: null, sessionId, serverIdent, permissions });
+    for (const each of prefixes) link.send(PREFIX, ...each);
+    for (const group of groups.values()) restore(group);
+    for (const each of kept.splice(0)) send(...each);
+    set("open");
+  }
+
+  function again(error, restarting) {
+    if (isFinal(error)) return finish(error);
+    client.error = error;
+    set("reconnecting", restarting);
+    if (restarting) patience = setTimeout(wake, restartTimeout);
+    // Browsers err about being offline: it is tried at times.
+    const slow = globalThis.navigator?.onLine === false || (isHidden() && attempt);
+    const bound = slow ? longest : Math.min(longest, first * 2 ** attempt++);
+    retry = setTimeout(run, Math.random() * bound); // a crowd must not come back at once
+  }
+
+  function isFinal(error) {
+    if (!reconnect || client.state === "closed") return true;
+    if (error.uri) return !/#(too-many-\w+|timeout|internal|generic)$/.test(error.uri); // a login
+    if (error.code === 4401) return !options.authkey && typeof url !== "function"; // the session ended
+    return error.code === 1008 || !(error instanceof ConnectionLost);
+  }
+
+  function look({ type }) {
+    if (isHidden() && type !== "online") return;
+    attempt = 0;
+    if (isOpen()) check(type);
+    else if (retry && type !== "offline") run();
+  }
+
+  // Browsers cannot ping, and other servers cannot be asked.
+  function check(type) {
+    if (keepalive && isWampkit(link)) {
+      const timer = setTimeout(link.end, keepalive * 0.4, "the server does not answer");
+      const stop = () => clearTimeout(timer);
+      link.call(ASK, "").then(stop, stop);
+    } else if (type === "offline") link.end("the network is offline");
+  }
+
+  function finish(error) {
+    if (client.state === "closed") return;
+    client.error = error;
+    set("closed");
+    gone.abort();
+    link.end?.("the client is closed", 1000);
+    clearTimeout(retry);
+    for (const { told, members } of groups.values()) {
+      told.resolve();
+      for (const member of members) member.end();
+    }
+    groups.clear();
+  }
+
+  function set(state, waiting) {
+    if (state === client.state) return;
+    client.state = state;
+    clearTimeout(patience);
+    wake(waiting);
+    if (isOpen()) opened.resolve(client);
+    if (state === "closed") opened.reject(client.error ?? absence());
+    for (const listener of listeners) tell(listener, state, client.error);
+  }
+
+  function wake(waiting = false) {
+    waits = waiting;
+    changed.resolve();
+    changed = deferred();
+  }
+
+  for (const type of ["online", "offline", "visibilitychange"]) globalThis.addEventListener?.(type, look, gone);
+  run();
+  return client;
+}
+
+function open(socket, onEvent) {
+  const calls = new Map();
+  let count = 0;
+  const link = { welcomed: deferred(), send, call, end };
+
+  function send(...message) {
+    if (socket.readyState === 1) socket.send(JSON.stringify(message));
+  }
+
+  async function call(...procedure) {
+    if (link.lost) throw link.lost;
+    const id = `${count++}`;
+    send(CALL, id, ...procedure);
+    calls.set(id, deferred());
+    return calls.get(id).promise;
+  }
+
+  function end(reason, code = 1006) {
+    if (link.lost) return;
+    link.lost = new ConnectionLost(reason, code);
+    socket.onmessage = socket.onclose = null;
+    socket.close(1000);
+    link.onEnd?.();
+    for (const waiting of [link.welcomed, ...calls.values()]) waiting.reject(link.lost);
+  }
+
+  function take(type, id, value, description, details) {
+    if (type === WELCOME && value === 1 && !link.sessionId) {
+      link.welcomed.resolve(Object.assign(link, { sessionId: id, serverIdent: description ?? "" }));
+    } else if (!type || !link.sessionId) end("the server does not speak WAMP v1", 1002);
+    else if (type === EVENT) onEvent(id, value);
+    else {
+      const { resolve, reject } = calls.get(id) ?? {};
+      calls.delete(id);
+      if (type === RESULT) resolve?.(value);
+      else reject?.(new CallError(value ?? "", description ?? "", details));
+    }
+  }
+
+  socket.onmessage = ({ data }) => {
+    link.heard = Date.now();
+    take(...parse(data));
+  };
+  socket.onerror = () => {}; // a close follows
+  socket.onclose = ({ code, reason }) => {
+    const why = link.sessionId ? "the connection was lost" : "no server, or it refuses";
+    end(code === 1006 ? why : `the server closed the connection: ${reason || code}`, code);
+  };
+  return link;
+}
+
+function queue(most, { stop, ...rest }) {
+  const waiting = [];
+  let wake;
+  let ended = false;
+  const events = Object.assign(iterate(), { stop, dropped: 0, ...rest });
+
+  async function* iterate() {
+    try {
+      while (waiting.length || !ended) {
+        if (waiting.length) yield waiting.shift();
+        else await new Promise((resolve) => (wake = resolve));
+      }
+    } finally {
+      stop();
+    }
+  }
+
+  function put(event) {
+    if (waiting.push(event) > most) {
+      waiting.shift();
+      events.dropped++;
+    }
+    wake?.();
+  }
+
+  function end() {
+    ended = true;
+    wake?.();
+  }
+
+  return { events, put, end };
+}
+
+/** WAMP-CRA. */
+async function logIn(link, secret, { authkey = null, authextra = null }) {
+  const procedure = "http://api.wamp.ws/procedure#auth";
+  const challenge = await link.call(procedure + "req", authkey, authextra);
+  const key = authkey && (await deriveKey(secret, JSON.parse(challenge).authextra));
+  link.permissions = await link.call(procedure, authkey && (await sign(challenge, key)));
+}
+
+async function deriveKey(secret, authextra) {
+  const { salt, iterations = 10_000, keylen = 32 } = authextra ?? {};
+  if (!salt) return secret;
+  if (iterations * keylen > 64e6) throw new Error("too much hashing");
+  const key = await importKey(secret, "PBKDF2", "deriveBits");
+  const algorithm = { name: "PBKDF2", hash: "SHA-256", salt: bytes(salt), iterations: +iterations };
+  return base64(await crypto.subtle.deriveBits(algorithm, key, keylen * 8));
+}
+
+async function sign(challenge, key) {
+  // Web Crypto takes no empty key; zeros are the same.
+  const imported = await importKey(key || "\0", { name: "HMAC", hash: "SHA-256" }, "sign");
+  return base64(await crypto.subtle.sign("HMAC", imported, bytes(challenge)));
+}
+
+function importKey(text, algorithm, use) {
+  if (!crypto.subtle) throw new Error("a login needs https or localhost");
+  return crypto.subtle.importKey("raw", bytes(text), algorithm, false, [use]);
+}
+
+const ASK = "wampkit:subscription"; // whether it stands, which WAMP v1 does not tell
+const bytes = (text) => new TextEncoder().encode(text);
+const base64 = (buffer) => btoa(String.fromCharCode(...new Uint8Array(buffer)));
+const isHidden = () => globalThis.document?.hidden;
+const isWampkit = (link) => link.serverIdent.startsWith("wampkit");
+const tell = async (listener, ...news) => listener(...news); // its errors are its own
+
+const fresh = async (value) => (typeof value === "function" ? value() : value);
+const lose = (error) => {
+  throw new ConnectionLost(String(error));
+};
+
+function deferred() {
+  const made = {};
+  made.promise = new Promise((resolve, reject) => Object.assign(made, { resolve, reject }));
+  made.promise.catch(() => {}); // nobody has to wait
+  return made;
+}
+
+function parse(data) {
+  try {
+    const [type, id, ...rest] = JSON.parse(data);
+    if (id.trim) return [type, id, ...rest];
+  } catch {}
+  return [];
+}
+
+export { CallError, ConnectionLost, connect, deriveKey, sign };
