@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from wampkit import App
-from wampkit.loading import Mistake, load_app, one_line, read_config
+from wampkit.errors import one_line
+from wampkit.loading import Mistake, load_app, read_config
 
 from .command import write
 

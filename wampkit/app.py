@@ -13,6 +13,7 @@ from .assembly import Options, assemble, replaced_uris
 from .authentication import Cra
 from .broker import Broker
 from .chains import Procedure, ServedTopic
+from .console import Console, console_rules
 from .door import Door
 from .errors import DeclarationError
 from .forwarded import TrustedProxies, trusted
@@ -45,6 +46,7 @@ class App(Live):
 
     Attributes:
         javascript: Whether the browser's client is served beside the socket.
+        console: Whether there is the console, or who may use it.
         ident: The server's name in WELCOME.
         loopback_only: Whether pages must have asked for a host that is this machine by name, as `wampkit run --reload`
             and `--debug` want it on a loopback address.
@@ -86,6 +88,9 @@ class App(Live):
         threads: How many `def` handlers run at once.
 
         javascript: Whether the browser's client is served beside the socket: `wampkit.js` below its path.
+        console: Whether a browser that opens the socket's address sees what the app serves and how it fares, and can
+            try it. Instead of True a rule, such as `requires("admin")`, says who sees more than an empty page. None is
+            what `wampkit run` decides: only with `--reload` or `--debug`.
 
     Raises:
         DeclarationError: An option or a middleware cannot work.
@@ -119,6 +124,7 @@ class App(Live):
         threads: int = 32,
         # what browsers are served
         javascript: bool = True,
+        console: bool | Rule | None = None,
     ) -> None:
         self.prefixes = dict(prefixes or {})
         self.middlewares: tuple[Any, ...] = tuple(middlewares)
@@ -126,6 +132,7 @@ class App(Live):
         self.loopback_only = False
         self.debug = debug
         self.javascript = javascript
+        self.console = console
         self.ident = ident
         self.broker: Broker | str = broker
         self.keepalive = keepalive
@@ -154,6 +161,9 @@ class App(Live):
             threads=threads,
         )
         rules_of(requires or (), "App")
+        if console is not None and not isinstance(console, bool):
+            rules_of(console, "App(console=...)")
+        self._console = Console(self, login=cra is not None)
         self._router = Router()
         self._hooks = Hooks()
         self._error_handlers: dict[type[BaseException], Callable[[Any], Any]] = {}
@@ -271,15 +281,17 @@ class App(Live):
             trusted_proxies=self.trusted_proxies,
             debug=self.debug,
             broker=self.broker,
+            console=self._console if self.console else None,
         )
 
     async def _start(self) -> None:
         compiled = self.compile(gather(self._router, self.prefixes))
+        self._console.describe(compiled, self.middlewares)
         node, door = assemble(self.options(), *compiled, self._hooks, self._error_handlers)
         self._node, self._door = node, door
         await node.start()
         lifespans = [each.lifespan for each in self.middlewares if hasattr(each, "lifespan")]
-        for lifespan in (*lifespans, self._lifespan):
+        for lifespan in (*([self._console.lifespan] if self.console else []), *lifespans, self._lifespan):
             if lifespan is not None:
                 await self._resources.enter_async_context(lifespan(self))
         await self._hooks.started(node.threads)
@@ -351,6 +363,8 @@ class App(Live):
         Raises:
             DeclarationError: A declaration cannot work.
         """
-        own = subscription_procedure(), *login_procedures(self._cra, lambda: self._running().authenticator)
+        own = [subscription_procedure(), *login_procedures(self._cra, lambda: self._running().authenticator)]
+        if self.console:
+            own += self._console.declarations(console_rules(self.console, self._requires, self._cra))
         sessions = reads_sessions(self.middlewares)
         return compile_routes(declarations, *own, default=self._requires, cra=self._cra is not None, sessions=sessions)

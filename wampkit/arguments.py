@@ -39,6 +39,7 @@ class Arguments:
         "name",
         "names",
         "required",
+        "rest",
         "variadic",
     )
 
@@ -49,6 +50,7 @@ class Arguments:
         self.defaults: list[Any] = []
         self.required = 0
         self.variadic: str | None = None
+        self.rest: Any = Any
         self._struct: type[msgspec.Struct] | None = None
         self._named: type[msgspec.Struct] | None = None
         self._rest: type[msgspec.Struct] | None = None
@@ -64,6 +66,7 @@ class Arguments:
 
     def seal(self, rest: Any = None) -> None:
         """Build the struct types; `rest` is the annotation of `*args`."""
+        self.rest = Any if rest is None else rest
         fields = [(f"p{index}", annotation, None) for index, annotation in enumerate(self.annotations)]
         if fields:
             self._struct = msgspec.defstruct("Arguments", fields, array_like=True)

@@ -12,6 +12,8 @@ from .calls import Answers, Calls
 from .chains import Procedure, ServedTopic
 from .connection import Connection
 from .connections import Connections
+from .console import Console
+from .console_page import show_console
 from .counters import Counters
 from .dispatch import Dispatcher
 from .door import Door
@@ -60,6 +62,7 @@ class Options:
     sockets: SocketOptions
     goodbye: Literal["close", "drop"]
     threads: int
+    console: Console | None = None
 
     def __post_init__(self) -> None:
         if self.sockets.malformed not in ("close", "ignore"):
@@ -104,7 +107,8 @@ def assemble(
         error_handlers: What makes answers of its exceptions.
     """
     gates, messages = split(options.middlewares, "App", gates=True)
-    middlewares = tuple(messages)
+    console = options.console
+    middlewares = tuple(messages) if console is None else (console.meter.message, *messages)
     broker = broker_from_url(options.broker) if isinstance(options.broker, str) else options.broker
     threads = Threads(options.threads)
     counters = Counters()
@@ -134,6 +138,7 @@ def assemble(
     node = Node(
         Connections(hub.users),
         topics,
+        topics.deliver if console is None else console.meter.counting(topics),
         broker,
         Dispatcher(calls, subscribing, options.limits, counters),
         hub.starter,
@@ -155,5 +160,6 @@ def assemble(
         options.require_subprotocol,
         options.trusted_proxies,
         any(isinstance(each, AllowAddresses | BlockAddresses) for each in options.middlewares),
+        None if console is None else show_console,
     )
     return node, door

@@ -45,7 +45,7 @@ class Procedure:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ServedTopic:
-    """A topic ready to be used."""
+    """A topic ready to be used; messages to one of wampkit's own pass no middleware."""
 
     route: Declaration
     plan: Plan | None
@@ -54,6 +54,7 @@ class ServedTopic:
     middlewares: tuple[Any, ...]
     may_subscribe: tuple[Any, ...] = ()
     may_publish: tuple[Any, ...] = ()
+    own: bool = False
 
 
 def call_way(
@@ -138,7 +139,7 @@ def way(
         rules: What must hold for the message.
         innermost: What runs it.
     """
-    layers = outer if topic is None else (*outer, *topic.middlewares)
+    layers = outer if topic is None else () if topic.own else (*outer, *topic.middlewares)
     return fold(layers, guarded(rules, lambda message: innermost(topic, message)))
 
 

@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 
 from .addresses import UNIX
 from .app import DEFAULT_PATH, App
-from .errors import quote
+from .errors import one_line, quote
 from .forwarded import HEADERS, TrustedProxies
 from .gates import arranged
-from .loading import USAGE, Mistake, describe, one_line
+from .loading import USAGE, Mistake, describe
 from .middleware import middleware_name
 from .rehearsal import LET_IN, Attempt, Trial, is_gate, rehearse
 

@@ -20,9 +20,9 @@ from click.core import ParameterSource
 from . import __version__, checking, reload, server, talk, workers
 from .app import DEFAULT_PATH
 from .children import Tie
-from .errors import CallError, DeclarationError
+from .errors import CallError, DeclarationError, one_line
 from .listing import as_text, listing_of
-from .loading import USAGE, Mistake, describe, load_app, one_line
+from .loading import USAGE, Mistake, describe, load_app
 from .options import (
     COMMAND,
     TAKES_JSON,
@@ -136,11 +136,13 @@ def run(**options: Any) -> int:
 
 def _announce(settings: server.Settings, as_json: bool, started: server.Started) -> None:
     about = {"url": started.url, "path": settings.path, "procedures": started.procedures, "topics": started.topics}
-    line = json.dumps({**about, "pid": os.getpid()})
+    line = json.dumps({**about, "console": started.console, "pid": os.getpid()})
     if not as_json:
         procedures, topics = _count(started.procedures, "procedure"), _count(started.topics, "topic")
         many = f", {settings.workers} workers" if settings.workers > 1 else ""
         line = f"wampkit: {started.url} serves {procedures} and {topics} (pid {os.getpid()}{many})"
+        if started.console is not None:
+            line += f"\nwampkit: open {started.console} in a browser to see and try all of it"
     with contextlib.suppress(BrokenPipeError):
         click.echo(line)
     if started.any_origin:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from aiohttp import HttpVersion11, WSCloseCode, web
@@ -39,6 +39,7 @@ class Door:
         require_subprotocol: Whether a client that offers no subprotocol is refused.
         proxies: Whose word about the client's address is believed, or None.
         by_address: Whether some gate judges addresses, so that one which is claimed in vain is worth a warning.
+        page: What answers a browser that comes for a page, or None where there is none to be seen.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Door:
         require_subprotocol: bool,
         proxies: TrustedProxies | None,
         by_address: bool,
+        page: Callable[[web.Request], web.Response] | None = None,
     ) -> None:
         self._node = node
         self._gates = tuple(gates)
@@ -64,6 +66,7 @@ class Door:
         self._refusals = RefusalLog()
         self._direct = direct_road()
         self._remotes = Remotes(proxies, self._complaints if by_address else None)
+        self._page = page
         self._places = Places(hub.limits.connections, hub.limits.connections_per_address)
 
     def close(self) -> None:
@@ -81,11 +84,14 @@ class Door:
         except web.HTTPException as refusal:
             return self._refuse(peer_of(request), refusal)
         address = remote.address
+        if self._page is not None and "Upgrade" not in request.headers:
+            return await self._show(request, remote, self._page)
         try:
             self._places.enter(address)
         except web.HTTPException as refusal:
             return self._refuse(address, refusal)
         try:
+            _check_handshake(request, self._require_subprotocol)
             connection = self._arrival(request, remote)
             with self._node.connections.arrival(connection):
                 await self._pass(connection)
@@ -114,13 +120,25 @@ class Door:
         Raises:
             aiohttp.web.HTTPException: One of them refuses it.
         """
+        _check_handshake(request, self._require_subprotocol)
         connection = self._arrival(request, self._remotes.of(request))
         await self._pass(connection)
         return connection
 
+    async def _show(
+        self, request: web.Request, remote: Remote, page: Callable[[web.Request], web.Response]
+    ) -> web.Response:
+        """Answer with the page whoever could connect from it."""
+        try:
+            await self._pass(self._arrival(_as_from_its_page(request, remote), remote))
+        except web.HTTPException as refusal:
+            return self._refuse(remote.address, refusal)
+        response = page(request)
+        response.headers["Server"] = self._ident
+        return response
+
     def _arrival(self, request: web.Request, remote: Remote) -> Connection:
         self._check_open()
-        _check_handshake(request, self._require_subprotocol)
         protocol = Protocol(
             "server", prefixes=self._prefixes, ident=self._ident, known=self._known, limits=self._hub.limits
         )
@@ -200,6 +218,13 @@ class Door:
             connection.complaints.add("on_connect", "on_connect failed", level=logging.ERROR, error=error)
             await hooks.failed(threads, error, connection)
             connection.close(WSCloseCode.INTERNAL_ERROR, "the server failed to set up this connection")
+
+
+def _as_from_its_page(request: web.Request, remote: Remote) -> web.Request:
+    """A request for a page as the gates would see the handshake that the page makes: browsers add the Origin then."""
+    headers = request.headers.copy()
+    headers.setdefault("Origin", f"{'https' if remote.secure else 'http'}://{request.host}")
+    return request.clone(headers=headers)
 
 
 def _check_handshake(request: web.Request, require_subprotocol: bool) -> None:

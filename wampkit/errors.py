@@ -27,6 +27,7 @@ __all__ = [
     "TooManyMessages",
     "WampError",
     "answer_for",
+    "one_line",
     "quote",
 ]
 
@@ -217,3 +218,9 @@ def quote(text: object, limit: int = 128) -> str:
     whole = text if isinstance(text, str) else repr(text)
     shown = ascii(whole[:limit])
     return shown if len(whole) <= limit else f"{shown}… ({len(whole)} characters)"
+
+
+def one_line(text: str) -> str:
+    """A text fit for one line of a terminal: line breaks become spaces, whatever cannot be printed an escape."""
+    joined = " ".join(part.strip() for part in text.splitlines() if part.strip())
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in joined)

@@ -16,10 +16,10 @@ from types import ModuleType
 from typing import Any
 
 from .app import App
-from .errors import DeclarationError
+from .errors import DeclarationError, one_line
 from .router import Router
 
-__all__ = ["Mistake", "describe", "did_you_mean", "load_app", "one_line", "read_config"]
+__all__ = ["Mistake", "describe", "did_you_mean", "load_app", "read_config"]
 
 USAGE = 2
 
@@ -217,12 +217,6 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A hint at a similar word, to be put behind an error; empty where there is none."""
     near = difflib.get_close_matches(word, list(known), 1)
     return f"; did you mean {near[0]!r}?" if near else ""
-
-
-def one_line(text: str) -> str:
-    """A text fit for one line of a terminal: line breaks become spaces, whatever cannot be printed an escape."""
-    joined = " ".join(part.strip() for part in text.splitlines() if part.strip())
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in joined)
 
 
 def describe(error: BaseException) -> str:

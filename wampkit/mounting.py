@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Protocol
+from typing import Any, Protocol
 
 from aiohttp import web
 
 from .browser import serve_javascript
+from .console_page import serve_console
 from .door import Door
 
 __all__ = ["mount"]
@@ -17,6 +18,7 @@ class Mountable(Protocol):
     """As much of an app as is needed here."""
 
     javascript: bool
+    console: Any
     ident: str
 
     @property
@@ -57,5 +59,7 @@ def mount(app: Mountable, web_app: web.Application, path: str, drain: float) -> 
     web_app.router.add_get(path, serve)
     if app.javascript:
         serve_javascript(web_app, path, app.ident)
+    if app.console:
+        serve_console(web_app, path, app.ident)
     web_app.cleanup_ctx.append(life)
     web_app.on_shutdown.append(leave)

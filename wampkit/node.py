@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextvars import copy_context
 from typing import Any, Literal
 
-from .broker import Broker
+from .broker import Broker, Deliver
 from .connection import Connection
 from .connections import Connections
 from .counters import Counters
@@ -51,6 +51,7 @@ class Node:
     Args:
         connections: The live connections.
         topics: Who is subscribed to what.
+        deliver: What gives publications to them.
         broker: What carries publications.
         dispatcher: What takes the messages.
         starter: What starts coroutines at once.
@@ -66,6 +67,7 @@ class Node:
         self,
         connections: Connections,
         topics: Topics,
+        deliver: Deliver,
         broker: Broker,
         dispatcher: Dispatcher,
         starter: Starter,
@@ -78,6 +80,7 @@ class Node:
     ) -> None:
         self.connections = connections
         self.topics = topics
+        self._deliver = deliver
         self.broker = broker
         self.dispatcher = dispatcher
         self._starter = starter
@@ -98,7 +101,7 @@ class Node:
     async def start(self) -> None:
         """Connect the broker and start the clocks."""
         warm_up_allocator()
-        await self.broker.start(self.topics.deliver)
+        await self.broker.start(self._deliver)
         if self.keepalive is not None:
             self._clock = asyncio.create_task(keep_alive(self.connections, self.keepalive))
 

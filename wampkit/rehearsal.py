@@ -18,9 +18,9 @@ from .addresses import UNIX
 from .app import App
 from .connection import Connection
 from .door import Door
-from .errors import WampError, quote
+from .errors import WampError, one_line, quote
 from .httplog import quiet_http_errors
-from .loading import Mistake, describe, one_line
+from .loading import Mistake, describe
 from .middleware import middleware_name
 
 __all__ = ["LET_IN", "Attempt", "Step", "Trial", "is_gate", "rehearse"]

@@ -83,12 +83,14 @@ class Started:
         procedures: How many procedures are declared.
         topics: How many topics are declared.
         any_origin: Whether the pages of any site may connect.
+        console: Where a browser sees the console, or None without one.
     """
 
     url: str
     procedures: int
     topics: int
     any_origin: bool
+    console: str | None = None
 
 
 def run(settings: Settings, announce: Callable[[Started], None], *, supervised: bool = False) -> None:
@@ -116,6 +118,8 @@ def _prepare(settings: Settings) -> tuple[App, Callable[[str], Started]]:
     app = load_app(settings.app, Path.cwd())
     set_up_logging(settings.log_level)
     app.debug = app.debug or settings.debug
+    if app.console is None:
+        app.console = settings.reload or settings.debug
     if settings.broker is not None:
         _check_scheme(settings.broker)
         app.broker = settings.broker
@@ -136,7 +140,9 @@ def _prepare(settings: Settings) -> tuple[App, Callable[[str], Started]]:
             f"--workers {settings.workers}: each worker remembers spent tickets by itself, so that a ticket could be "
             "used once on each of them; give Tickets(..., spent=...) a store that they share, or leave out --workers"
         )
-    return app, lambda url: Started(url, procedures, topics, _any_origin(app))
+    return app, lambda url: Started(
+        url, procedures, topics, _any_origin(app), url.replace("ws", "http", 1) if app.console else None
+    )
 
 
 def trust(app: App, networks: tuple[str, ...]) -> None:

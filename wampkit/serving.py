@@ -28,7 +28,7 @@ def compile_routes(
 
     Args:
         routes: What the app declares.
-        own: Procedures of wampkit itself.
+        own: What wampkit itself serves.
         default: The rule for routes that have none, or None.
         cra: Whether WAMP-CRA grants what may be done.
         sessions: Whether the app reads sessions, so that there is one to be given.
@@ -47,9 +47,13 @@ def compile_routes(
         else:
             topics.add(route.uri, route.pattern, _topic(route, tuple(middlewares), rules, session))
     for route in own:
+        rules = _rules(route, None, False)
+        if route.kind == "topic":
+            topics.add(route.uri, None, _topic(route, (), rules, session, own=True))
+            continue
         if procedures.exact(route.uri) is not None:
             raise DeclarationError(f"procedure {route.uri!r} is wampkit's own in this app; remove or rename yours")
-        procedures.add(route.uri, route.pattern, _procedure(route, (), (), session, own=True))
+        procedures.add(route.uri, None, _procedure(route, (), rules(), session, own=True))
     procedures.sort()
     topics.sort()
     return procedures, topics
@@ -128,6 +132,8 @@ def _topic(
     middlewares: tuple[Any, ...],
     rules: Callable[..., tuple[Any, ...]],
     session: Injectables,
+    *,
+    own: bool = False,
 ) -> ServedTopic:
     names = route.pattern.names if route.pattern is not None else ()
     given = {**_TOPIC, **session}
@@ -149,6 +155,7 @@ def _topic(
         middlewares,
         rules(route.subscribe),
         rules(route.publish),
+        own,
     )
 
 

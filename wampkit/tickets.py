@@ -140,7 +140,9 @@ class Tickets:
         if len(given) > 1:
             raise Refused(REFUSAL, why=f"{len(given)} tickets came")
         content = self._opened(given[0])
-        await self._spend(content["id"], content["expires"])
+        # A page that is looked at with a ticket connects with it next.
+        if "Upgrade" in connection.request.headers:
+            await self._spend(content["id"], content["expires"])
         connection.user = content["user"]
         connection.roles |= frozenset(content["roles"])
         connection.attributes.update(content["attributes"])

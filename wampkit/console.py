@@ -1,0 +1,251 @@
+"""The console: what the socket's address shows in a browser, told by procedures of wampkit's own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any, Protocol
+
+import msgspec
+
+from .broker import Publication
+from .chains import Procedure, ServedTopic
+from .connection import Connection
+from .connections import Connections
+from .counters import Counters
+from .errors import NotFound
+from .meter import Failure, Meter
+from .reference import described, middleware_names
+from .requirements import Rule, requires
+from .router import Declaration
+from .topics import Topics
+
+__all__ = ["Console", "Watched", "console_rules"]
+
+LIVE = "wampkit:live"
+"""The topic on which the figures are published while somebody looks."""
+
+INTERVAL = 1.0
+"""Seconds between two figures."""
+
+MOST_FIGURES = 300
+MOST_ROWS = 200
+ROUTES_AT_ONCE = 50
+"""As many descriptions as surely fit into what may wait for one client."""
+
+MOST_CHARACTERS = 200
+
+
+Compiled = tuple[Iterable[Procedure], Iterable[ServedTopic]]
+
+
+class Watched(Protocol):
+    """As much of a running app as the console shows."""
+
+    prefixes: dict[str, str]
+    ident: str
+    debug: bool
+
+    @property
+    def connections(self) -> Connections: ...
+
+    @property
+    def topics(self) -> Topics: ...
+
+    @property
+    def counters(self) -> Counters: ...
+
+
+class Console:
+    """Tells what an app serves and how it fares, by procedures and a topic whose names begin with `wampkit:`.
+
+    Args:
+        app: The app.
+        login: Whether clients log in by WAMP-CRA.
+
+    Attributes:
+        meter: What counts messages, as the app's outermost middleware.
+    """
+
+    def __init__(self, app: Watched, *, login: bool) -> None:
+        self.meter = Meter()
+        self._app = app
+        self._login = login
+        self._routes: Callable[[], list[dict[str, Any]]] = list
+        self._figures: deque[dict[str, Any]] = deque(maxlen=MOST_FIGURES)
+
+    def declarations(self, requires: tuple[Any, ...]) -> tuple[Declaration, ...]:
+        """What is served for the console.
+
+        Args:
+            requires: The rules for all of it.
+        """
+        procedures: dict[str, Callable[..., Any]] = {
+            "wampkit:console": self._console,
+            "wampkit:routes": self._routes_from,
+            "wampkit:connections": self._connections,
+            "wampkit:connection": self._connection,
+            "wampkit:topics": self._topics,
+            "wampkit:failures": self._failures,
+            "wampkit:failure": self._failure,
+        }
+        declared = [Declaration("procedure", uri, uri, function) for uri, function in procedures.items()]
+        for each in (*declared, live := Declaration("topic", LIVE, LIVE)):
+            each.requires = requires
+        return *declared, live
+
+    def describe(self, compiled: Compiled, middlewares: Iterable[Any]) -> None:
+        """Take note of what the app serves; it is described when somebody asks.
+
+        Args:
+            compiled: The app's procedures and topics, ready to run, wampkit's own among them.
+            middlewares: The app's middlewares.
+        """
+        routes = [each for table in compiled for each in table if not each.own]
+
+        @functools.cache
+        def describe() -> list[dict[str, Any]]:
+            outer = middleware_names(middlewares, gates=True)[1]
+            return [described(each, outer) for each in routes]
+
+        self._routes = describe
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, _: Any) -> AsyncIterator[None]:
+        """While the app runs, take the figures each second."""
+        self.meter.begin(debug=self._app.debug)
+        self._figures.clear()
+        clock = asyncio.create_task(self._tick())
+        try:
+            yield
+        finally:
+            clock.cancel()
+            await asyncio.wait({clock})
+
+    async def _tick(self) -> None:
+        topics = self._app.topics
+        while True:
+            await asyncio.sleep(INTERVAL)
+            figures = asdict(self.meter.take()) | self._now()
+            self._figures.append(figures)
+            if topics.count(LIVE):
+                # Straight to this process's own subscribers: a broker would carry the figures of each to all.
+                topics.deliver(Publication(LIVE, msgspec.json.encode(figures)))
+
+    def _now(self) -> dict[str, Any]:
+        app = self._app
+        return {
+            "connections": len(app.connections),
+            "topics": sum(not _is_own(uri) for uri in app.topics),
+            "failed": self.meter.failed,
+            "counters": asdict(app.counters),
+        }
+
+    # ---- procedures
+
+    async def _console(self) -> dict[str, Any]:
+        """What the app is, and the figures of the last minutes."""
+        app = self._app
+        return {
+            "ident": app.ident,
+            "version": version("wampkit"),
+            "debug": app.debug,
+            "login": self._login,
+            "prefixes": app.prefixes,
+            "interval": INTERVAL,
+            "figures": list(self._figures),
+            **self._now(),
+        }
+
+    async def _routes_from(self, offset: int = 0) -> dict[str, Any]:
+        """Some of the procedures and topics, from the one with this index."""
+        routes = self._routes()
+        return {"total": len(routes), "rows": routes[max(offset, 0) :][:ROUTES_AT_ONCE]}
+
+    async def _connections(
+        self, search: str = "", order: str = "", offset: int = 0, limit: int = MOST_ROWS
+    ) -> dict[str, Any]:
+        """Some live connections: those that contain a text, by "queued", "subscriptions", "address" or "user"."""
+        rows = [_row(each) for each in self._app.connections]
+        found = [row for row in rows if _contains(row, search)]
+        if order in ("queued", "subscriptions"):
+            found.sort(key=lambda row: -row[order])
+        elif order in ("address", "user"):
+            found.sort(key=lambda row: row[order] or "")
+        return _window(found, len(rows), offset, limit)
+
+    async def _connection(self, id: str) -> dict[str, Any]:
+        """One connection with its topics."""
+        connection = self._app.connections.get(id)
+        if connection is None:
+            raise NotFound("this connection has ended")
+        return _row(connection) | {"topics": [uri for uri in connection.topics if not _is_own(uri)][:MOST_ROWS]}
+
+    async def _topics(self, search: str = "", offset: int = 0, limit: int = MOST_ROWS) -> dict[str, Any]:
+        """Some of the topics that have subscribers, the fullest first."""
+        topics = self._app.topics
+        rows: list[dict[str, Any]] = [
+            {"uri": uri, "subscribers": topics.count(uri)} for uri in topics if not _is_own(uri)
+        ]
+        found = [row for row in rows if _contains(row, search)]
+        found.sort(key=lambda row: (-row["subscribers"], row["uri"]))
+        return _window(found, len(rows), offset, limit)
+
+    async def _failures(self, after: int = 0) -> list[dict[str, Any]]:
+        """The last failures, the newest first, with a number above this; tracebacks are told one by one."""
+        failures = [asdict(each) for each in self.meter.failures() if each.number > after]
+        return [each | {"traceback": each["traceback"] is not None} for each in failures]
+
+    async def _failure(self, number: int) -> Failure:
+        """One failure with its traceback."""
+        for each in self.meter.failures():
+            if each.number == number:
+                return each
+        raise NotFound("this failure is no longer remembered")
+
+
+def console_rules(console: Any, default: Rule | None, cra: Any) -> tuple[Rule, ...]:
+    """Who may use the console: whoever its own rule names, else whoever may use the app, who is logged in at least.
+
+    Args:
+        console: What `App(console=...)` says: True or a rule.
+        default: What the app requires of routes without a rule.
+        cra: The app's logins by WAMP-CRA, or None.
+    """
+    if console is not True:
+        return (console,)
+    if default is not None:
+        return (default,)
+    return () if cra is None else (requires(),)
+
+
+def _row(connection: Connection) -> dict[str, Any]:
+    user = connection.user
+    return {
+        "id": connection.id,
+        "address": connection.remote,
+        "user": None if user is None else str(user)[:MOST_CHARACTERS],
+        "roles": sorted(connection.roles),
+        "subscriptions": len(connection.subscriptions) - (LIVE in connection.subscriptions),
+        "queued": connection.unsent,
+        "dropped": connection.dropped,
+    }
+
+
+def _contains(row: Mapping[str, Any], search: str) -> bool:
+    wanted = search.lower()
+    return not wanted or any(wanted in str(value).lower() for value in row.values() if value is not None)
+
+
+def _window(rows: list[dict[str, Any]], total: int, offset: int, limit: int) -> dict[str, Any]:
+    start = max(offset, 0)
+    return {"total": total, "found": len(rows), "rows": rows[start : start + max(0, min(limit, MOST_ROWS))]}
+
+
+def _is_own(uri: str) -> bool:
+    return uri.startswith("wampkit:")
