@@ -89,9 +89,9 @@ export function Topic({ route, server, places, start }) {
           onEnter=${(variables) => change({ variables })}
         />
         <div class="bar">
-          ${watch
-            ? html`<button type="button" onClick=${() => end(watch)}>Unsubscribe</button>`
-            : html`<button class="main" disabled=${server.state === "closed"}>Subscribe</button>`}
+          ${watch // each a button of its own, or the click on one would go on as the submit of the other
+            ? html`<button key="end" type="button" onClick=${() => end(watch)}>Unsubscribe</button>`
+            : html`<button key="begin" class="main" disabled=${server.state === "closed"}>Subscribe</button>`}
           ${memory.watches.filter((each) => each !== watch).map(
             (each) => html`<small key=${each.uri}>also <code>${each.uri}</code>
               <button type="button" class="small" onClick=${() => end(each)}>End</button></small>`,
