@@ -1,10 +1,11 @@
-"""Remote procedure calls: typed arguments, errors with details, a time limit.
+"""Remote procedure calls: typed arguments, errors with details, a time limit. And a topic with a clock.
 
-Run it:   wampkit run examples.calculator:app
+Run it:   wampkit run --debug examples.calculator:app      then open http://127.0.0.1:8080/ws in a browser
 Call it:  wampkit call ws://127.0.0.1:8080/ws calc:divide 1 4
 """
 
 import asyncio
+from datetime import datetime
 from typing import Annotated
 
 from msgspec import Meta
@@ -45,3 +46,12 @@ async def countdown(seconds: Annotated[float, Meta(ge=0, le=60)]) -> str:
 def is_prime(n: Annotated[int, Meta(ge=0, le=10**12)]) -> bool:
     """A blocking function: plain `def` runs in a worker thread and stalls nobody."""
     return n > 1 and all(n % divisor for divisor in range(2, int(n**0.5) + 1))
+
+
+app.topic("calc:clock")
+
+
+@app.every(seconds=1)
+async def tick() -> None:
+    """Tell whoever is subscribed what time it is."""
+    await app.publish("calc:clock", datetime.now())

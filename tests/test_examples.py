@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
+from datetime import datetime
 from pathlib import Path
 
 import aiohttp
@@ -52,7 +53,7 @@ async def chromium(*options: str) -> AsyncIterator[Browser]:
 
 
 async def test_calculator() -> None:
-    """The calculator adds, divides, sums, and says what is wrong."""
+    """The calculator adds, divides, sums, says what is wrong, and what time it is."""
     from examples.calculator import app
 
     async with served(app.web_app()) as address, connect(f"ws://{address}/ws") as client:
@@ -64,6 +65,9 @@ async def test_calculator() -> None:
             await client.call("calc:divide", 1, 0)
         with pytest.raises(CallError, match="expected int >= 0"):
             await client.call("calc:is_prime", -1)
+        async with client.subscribe("calc:clock") as events:
+            first, second = await anext(events), await anext(events)
+        assert datetime.fromisoformat(first) < datetime.fromisoformat(second)
 
 
 async def test_dependencies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

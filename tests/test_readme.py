@@ -38,13 +38,13 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @contextmanager
-def running(app: str, directory: Path) -> Iterator[tuple[int, str]]:
-    """`wampkit run` in a directory: its port, and the line that it prints."""
+def running(app: str, directory: Path, *options: str, lines: int = 1) -> Iterator[tuple[int, str]]:
+    """`wampkit run` in a directory: its port, and the lines that it prints."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     process = subprocess.Popen(
-        [sys.executable, "-m", "wampkit", "run", app, "--port", str(port)],
+        [sys.executable, "-m", "wampkit", "run", app, *options, "--port", str(port)],
         cwd=directory,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -52,7 +52,7 @@ def running(app: str, directory: Path) -> Iterator[tuple[int, str]]:
     )
     try:
         assert process.stdout is not None
-        yield port, process.stdout.readline().rstrip()
+        yield port, "".join(process.stdout.readline() for _ in range(lines)).rstrip()
     finally:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=10)
@@ -75,10 +75,11 @@ async def test_the_apps_start(name: str, written: Path) -> None:
 def test_the_first_screen(written: Path) -> None:
     """The commands of the first screen print what it shows."""
     lines = TRANSCRIPTS[0].splitlines()
-    with running("chat:app", written) as (port, started):
-        expected = lines[1].replace("8080", str(port))
+    assert lines[0] == "$ wampkit run --debug chat:app"
+    with running("chat:app", written, "--debug", lines=2) as (port, started):
+        expected = "\n".join(lines[1:3]).replace("8080", str(port))
         assert re.sub(r"pid \d+", "pid 4242", started) == expected
-        for command, output in zip(lines[2::2], lines[3::2], strict=True):
+        for command, output in zip(lines[3::2], lines[4::2], strict=True):
             words = shlex.split(command.removeprefix("$ wampkit ").replace("8080", str(port)))
             done = subprocess.run(
                 [sys.executable, "-m", "wampkit", *words], capture_output=True, text=True, timeout=30, cwd=written

@@ -38,7 +38,7 @@ export class Server extends EventTarget {
     this.#client?.close();
     this.login = login;
     const client = connect(socketUrl, {
-      WebSocket: tapped((out, text) => this.#note(out, text)),
+      WebSocket: tapped((...frame) => this.#note(...frame)),
       backoff: [100, 5000],
       keepPublishes: 0,
       ...login,
@@ -61,8 +61,9 @@ export class Server extends EventTarget {
     const answer = this.#client.call({ uri: procedure, signal }, ...args);
     const sent = this.frames.findLast((frame) => frame.number > before && frame.out);
     const outcome = await answer.then((result) => ({ result }), (error) => ({ error }));
-    const time = performance.now() - began;
     const received = sent && this.frames.findLast((frame) => frame.number > sent.number && answers(frame, sent));
+    // Between the frames, as the page may have been busy with itself before it came to the answer.
+    const time = received ? received.at - sent.at : performance.now() - began;
     return { ...outcome, time, frames: [sent, received].filter(Boolean) };
   }
 
@@ -110,10 +111,10 @@ export class Server extends EventTarget {
     this.#changed();
   }
 
-  #note(out, text) {
+  #note(out, text, at) {
     this.#count++;
     if (this.#isOwn(text)) return;
-    this.frames.push({ number: this.#count, time: Date.now(), out, text });
+    this.frames.push({ number: this.#count, out, text, at });
     if (this.frames.length > MOST_FRAMES) this.frames.splice(0, MOST_FRAMES / 10);
     this.dispatchEvent(new Event("frame"));
   }
@@ -142,11 +143,11 @@ function tapped(note) {
   return class extends WebSocket {
     constructor(...args) {
       super(...args);
-      this.addEventListener("message", ({ data }) => note(false, data));
+      this.addEventListener("message", ({ data, timeStamp }) => note(false, data, timeStamp));
     }
 
     send(data) {
-      note(true, data);
+      note(true, data, performance.now());
       super.send(data);
     }
   };
