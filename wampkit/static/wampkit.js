@@ -24,9 +24,10 @@ function connect(url, options = {}) {
   const { backoff: [first, longest] = [100, 30_000] } = options;
   if (!WebSocket) throw new TypeError("no WebSocket here: give { WebSocket } of 'ws'");
   const prefixes = new Map(Object.entries(options.prefixes ?? {}));
-  const groups = new Map(); // subscriptions, by topic
+  const groups = new Map(); // subscriptions, by topic; without a uri until the server has answered
   const listeners = new Set();
   const kept = [];
+  const early = []; // events of those, maybe
   const gone = new AbortController();
   const opened = deferred();
   let changed = deferred();
@@ -59,7 +60,6 @@ function connect(url, options = {}) {
 
   const isOpen = () => client.state === "open";
   const restarts = () => link.lost.code === 1012 && isWampkit(link); // so what is unanswered has not run
-  const settled = (...more) => Promise.all([...more, ...groups.values()].map(({ told }) => told.promise));
   const receivers = (uri) => [...groups.values()].filter((group) => group.uri === uri);
   const resolve = (name) => name.replace(/^[^:]*:/, (start) => prefixes.get(start.slice(0, -1)) ?? start);
 
@@ -100,20 +100,20 @@ function connect(url, options = {}) {
   function publish(topic, event, rules = {}) {
     if (isOpen()) send(topic, event, rules);
     else if (client.state === "closed" || kept.length >= keepPublishes) throw absence();
-    else kept.push([topic, ...JSON.parse(JSON.stringify([event])), rules]);
+    else kept.push(JSON.parse(JSON.stringify([topic, event, rules])));
   }
 
   function send(topic, event, { excludeMe, exclude, eligible }) {
     // A list takes the place of `excludeMe`.
-    const mine = excludeMe ? [link.sessionId] : [];
-    const rest = exclude || eligible ? [[...(exclude ?? []), ...mine], eligible] : [excludeMe];
+    const mine = excludeMe ? link.sessionId : [];
+    const rest = exclude || eligible ? [[].concat(exclude ?? [], mine), eligible] : [excludeMe];
     link.send(PUBLISH, topic, event, ...rest.filter((each) => each != null));
   }
 
   function subscribe(topic, listener) {
     if (client.state === "closed") throw absence();
     const key = resolve(topic);
-    const group = groups.get(key) ?? { key, uri: key, told: deferred(), members: new Set() };
+    const group = groups.get(key) ?? { key, told: deferred(), members: new Set() };
     const stop = () => leave(group, member);
     const ready = group.told.promise;
     const member = listener ? { put: tell.bind(null, listener), end() {} } : queue(maxEvents, { topic, stop, ready });
@@ -128,12 +128,12 @@ function connect(url, options = {}) {
   async function restore(group, used = link) {
     let uri;
     used.send(SUBSCRIBE, group.key); // in full, since the prefix may change
-    if (isWampkit(used)) {
-      uri = await used.call(ASK, group.key).catch(() => {});
-      group.uri = uri ?? group.key; // the prefix may be the server's
-      if (uri === null) console.warn("wampkit: refused:", group.key);
-    }
-    if (!used.lost) group.told.resolve(uri);
+    if (isWampkit(used)) uri = await used.call(ASK, group.key).catch(() => {});
+    if (used.lost) return;
+    if (uri === null) console.warn("wampkit: refused:", group.key);
+    group.uri = uri ?? group.key; // the prefix may be the server's
+    group.told.resolve(uri);
+    for (const each of early.splice(0)) deliver(...each);
   }
 
   async function leave(group, member) {
@@ -142,32 +142,33 @@ function connect(url, options = {}) {
     const last = group.members.delete(member) && !group.members.size;
     if (!last || !groups.delete(group.key) || !isOpen()) return;
     // The server may know two of them as one.
-    await settled(group);
+    await Promise.all([group, ...groups.values()].map(({ told }) => told.promise));
     if (!receivers(group.uri).length) used.send(UNSUBSCRIBE, group.key);
   }
 
-  function deliver(name, event, again) {
+  function deliver(name, event) {
     const uri = resolve(name); // some servers do not
     const found = receivers(uri);
-    for (const { members } of found) for (const member of [...members]) member.put(event, uri);
-    if (!found.length && !again) settled().then(() => deliver(name, event, true));
+    for (const { members } of found) {
+      for (const member of [...members]) if (members.has(member)) member.put(event, uri);
+    }
+    if (!found.length && receivers().length) early.push([name, event]);
   }
 
   async function run() {
     const why = "not open in time";
-    let timer;
+    const late = deferred();
+    const timer = setTimeout(() => late.reject(why, link.end?.(why)), openTimeout);
     clearTimeout(retry);
     retry = null;
-    const late = new Promise((_, reject) => {
-      timer = setTimeout(() => reject(why, link.end?.(why)), openTimeout);
-    });
     try {
       const given = Promise.all([url, options.secret].map(fresh));
-      const [target, secret] = await Promise.race([given, late]).catch(lose);
+      const [target, secret] = await Promise.race([given, late.promise]).catch(lose);
       if (client.state === "closed") return;
       link = open(new WebSocket(new URL(target, globalThis.location).href.replace(/^http/, "ws"), "wamp"), deliver);
       await link.welcomed.promise;
       if (options.authkey || options.anonymous) await logIn(link, secret, options);
+      if (link.lost) throw link.lost;
       use(link);
     } catch (error) {
       link.end?.("the login failed");
@@ -289,7 +290,7 @@ function open(socket, onEvent) {
   function take(type, id, value, description, details) {
     if (type === WELCOME && value === 1 && !link.sessionId) {
       link.welcomed.resolve(Object.assign(link, { sessionId: id, serverIdent: description ?? "" }));
-    } else if (!type || !link.sessionId) end("the server does not speak WAMP v1", 1002);
+    } else if (![RESULT, ERROR, EVENT].includes(type) || !link.sessionId) end("the server does not speak WAMP v1", 1002);
     else if (type === EVENT) onEvent(id, value);
     else {
       const { resolve, reject } = calls.get(id) ?? {};
@@ -313,32 +314,41 @@ function open(socket, onEvent) {
 
 function queue(most, { stop, ...rest }) {
   const waiting = [];
-  let wake;
+  let changed = deferred();
   let ended = false;
-  const events = Object.assign(iterate(), { stop, dropped: 0, ...rest });
 
-  async function* iterate() {
-    try {
-      while (waiting.length || !ended) {
-        if (waiting.length) yield waiting.shift();
-        else await new Promise((resolve) => (wake = resolve));
-      }
-    } finally {
+  const events = {
+    ...rest,
+    stop,
+    dropped: 0,
+    async next() {
+      while (!waiting.length && !ended) await changed.promise;
+      return { done: !waiting.length, value: waiting.shift() };
+    },
+    return() {
+      waiting.length = 0;
       stop();
-    }
-  }
+      return events.next();
+    },
+    [Symbol.asyncIterator]: () => events,
+  };
 
   function put(event) {
     if (waiting.push(event) > most) {
       waiting.shift();
       events.dropped++;
     }
-    wake?.();
+    wake();
   }
 
   function end() {
     ended = true;
-    wake?.();
+    wake();
+  }
+
+  function wake() {
+    changed.resolve();
+    changed = deferred();
   }
 
   return { events, put, end };
@@ -393,8 +403,8 @@ function deferred() {
 
 function parse(data) {
   try {
-    const [type, id, ...rest] = JSON.parse(data);
-    if (id.trim) return [type, id, ...rest];
+    const [...message] = JSON.parse(data);
+    if (message[1].trim) return message;
   } catch {}
   return [];
 }
