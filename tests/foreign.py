@@ -91,6 +91,13 @@ class Foreign:
             if not ws.closed:
                 await ws.pong(payload)
 
+    async def cut(self) -> None:
+        """End every connection without a word."""
+        for ws in self.sockets:
+            transport = ws._req.transport if ws._req is not None else None
+            if transport is not None:
+                transport.abort()
+
     async def emit(self, topic: str, event: Any) -> None:
         for ws in self.sockets:
             if topic in self._topics[ws] and not ws.closed:

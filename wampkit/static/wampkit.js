@@ -19,15 +19,15 @@ class ConnectionLost extends Error {
 }
 
 function connect(url, options = {}) {
-  const { WebSocket = globalThis.WebSocket, reconnect = true, callTimeout, openTimeout = 10_000 } = options;
-  const { restartTimeout = 30_000, keepalive = 25_000, maxEvents = 10_000, keepPublishes = 0 } = options;
-  const { backoff: [first, longest] = [100, 30_000] } = options;
-  if (!WebSocket) throw new TypeError("no WebSocket here: give { WebSocket } of 'ws'");
+  const { WebSocket = globalThis.WebSocket, reconnect = true, keepalive = 25_000, callTimeout } = options;
+  const { openTimeout = 10_000, maxEvents = 10_000, keepPublishes = 0, restartTimeout = 30_000 } = options;
+  const [first, longest] = options.backoff ?? [100, 30_000];
+  if (!WebSocket) throw new TypeError("no WebSocket: give { WebSocket } of 'ws'");
   const prefixes = new Map(Object.entries(options.prefixes ?? {}));
-  const groups = new Map(); // subscriptions, by topic; without a uri until the server has answered
+  const groups = new Map(); // subscriptions, by topic; the server tells their uri
   const listeners = new Set();
   const kept = [];
-  const early = []; // events of those, maybe
+  const early = []; // events before that
   const gone = new AbortController();
   const opened = deferred();
   let changed = deferred();
@@ -64,7 +64,7 @@ function connect(url, options = {}) {
   const resolve = (name) => name.replace(/^[^:]*:/, (start) => prefixes.get(start.slice(0, -1)) ?? start);
 
   async function call(procedure, ...args) {
-    const { uri, signal, timeout = callTimeout } = procedure.uri ? procedure : { uri: procedure };
+    const { uri = procedure, signal, timeout = callTimeout } = procedure;
     signal?.throwIfAborted();
     const given = deferred();
     const abort = () => given.reject(signal.reason);
@@ -137,13 +137,13 @@ function connect(url, options = {}) {
   }
 
   async function leave(group, member) {
-    member.end();
+    const { key, members } = group;
     const used = link;
-    const last = group.members.delete(member) && !group.members.size;
-    if (!last || !groups.delete(group.key) || !isOpen()) return;
+    member.end();
+    if (!members.delete(member) || members.size || !groups.delete(key) || !isOpen()) return;
     // The server may know two of them as one.
-    await Promise.all([group, ...groups.values()].map(({ told }) => told.promise));
-    if (!receivers(group.uri).length) used.send(UNSUBSCRIBE, group.key);
+    for (const { told } of [group, ...groups.values()]) await told.promise;
+    if (!receivers(group.uri).length) used.send(UNSUBSCRIBE, key);
   }
 
   function deliver(name, event) {
@@ -194,13 +194,12 @@ function connect(url, options = {}) {
 
   function again(error, restarting) {
     if (isFinal(error)) return finish(error);
-    client.error = error;
-    set("reconnecting", restarting);
-    if (restarting) patience = setTimeout(wake, restartTimeout);
     // Browsers err about being offline: it is tried at times.
     const slow = globalThis.navigator?.onLine === false || (isHidden() && attempt);
     const bound = slow ? longest : Math.min(longest, first * 2 ** attempt++);
     retry = setTimeout(run, Math.random() * bound); // a crowd must not come back at once
+    client.error = error;
+    set("reconnecting", restarting);
   }
 
   function isFinal(error) {
@@ -217,7 +216,7 @@ function connect(url, options = {}) {
     else if (retry && type !== "offline") run();
   }
 
-  // Browsers cannot ping, and other servers cannot be asked.
+  // Browsers cannot ping, other servers cannot be asked.
   function check(type) {
     if (keepalive && isWampkit(link)) {
       const timer = setTimeout(link.end, keepalive * 0.4, "the server does not answer");
@@ -244,6 +243,7 @@ function connect(url, options = {}) {
     if (state === client.state) return;
     client.state = state;
     clearTimeout(patience);
+    patience = waiting && setTimeout(wake, restartTimeout);
     wake(waiting);
     if (isOpen()) opened.resolve(client);
     if (state === "closed") opened.reject(client.error ?? absence());
@@ -264,7 +264,7 @@ function connect(url, options = {}) {
 function open(socket, onEvent) {
   const calls = new Map();
   let count = 0;
-  const link = { welcomed: deferred(), send, call, end };
+  const link = { permissions: null, welcomed: deferred(), send, call, end };
 
   function send(...message) {
     if (socket.readyState === 1) socket.send(JSON.stringify(message));
@@ -281,7 +281,7 @@ function open(socket, onEvent) {
   function end(reason, code = 1006) {
     if (link.lost) return;
     link.lost = new ConnectionLost(reason, code);
-    socket.onmessage = socket.onclose = null;
+    socket.onmessage = null;
     socket.close(1000);
     link.onEnd?.();
     for (const waiting of [link.welcomed, ...calls.values()]) waiting.reject(link.lost);
@@ -293,10 +293,10 @@ function open(socket, onEvent) {
     } else if (![RESULT, ERROR, EVENT].includes(type) || !link.sessionId) end("the server does not speak WAMP v1", 1002);
     else if (type === EVENT) onEvent(id, value);
     else {
-      const { resolve, reject } = calls.get(id) ?? {};
+      const waiting = calls.get(id);
       calls.delete(id);
-      if (type === RESULT) resolve?.(value);
-      else reject?.(new CallError(value ?? "", description ?? "", details));
+      if (type === RESULT) waiting?.resolve(value);
+      else waiting?.reject(new CallError(value ?? "", description ?? "", details));
     }
   }
 
@@ -304,22 +304,21 @@ function open(socket, onEvent) {
     link.heard = Date.now();
     take(...parse(data));
   };
-  socket.onerror = () => {}; // a close follows
-  socket.onclose = ({ code, reason }) => {
+  // In Node 20 an error may be all.
+  socket.onerror = socket.onclose = ({ code = 1006, reason }) => {
     const why = link.sessionId ? "the connection was lost" : "no server, or it refuses";
     end(code === 1006 ? why : `the server closed the connection: ${reason || code}`, code);
   };
   return link;
 }
 
-function queue(most, { stop, ...rest }) {
+function queue(most, about) {
   const waiting = [];
   let changed = deferred();
   let ended = false;
 
   const events = {
-    ...rest,
-    stop,
+    ...about,
     dropped: 0,
     async next() {
       while (!waiting.length && !ended) await changed.promise;
@@ -327,7 +326,7 @@ function queue(most, { stop, ...rest }) {
     },
     return() {
       waiting.length = 0;
-      stop();
+      events.stop();
       return events.next();
     },
     [Symbol.asyncIterator]: () => events,
@@ -365,7 +364,7 @@ async function logIn(link, secret, { authkey = null, authextra = null }) {
 async function deriveKey(secret, authextra) {
   const { salt, iterations = 10_000, keylen = 32 } = authextra ?? {};
   if (!salt) return secret;
-  if (iterations * keylen > 64e6) throw new Error("too much hashing");
+  if (iterations * Math.max(keylen, 32) > 64e6) throw new Error("too much hashing");
   const key = await importKey(secret, "PBKDF2", "deriveBits");
   const algorithm = { name: "PBKDF2", hash: "SHA-256", salt: bytes(salt), iterations: +iterations };
   return base64(await crypto.subtle.deriveBits(algorithm, key, keylen * 8));
