@@ -18,6 +18,7 @@ class Foreign:
         received: Every message, of all connections, in order.
         handshakes: The headers and query of every handshake.
         refuse: An HTTP status to answer handshakes with, or None.
+        ident: What it calls itself.
         script: Runs in place of everything after the handshake.
         answers: What calls of a procedure are answered with, without the call id: `[3, result]`, `[4, uri, text]`, or
             `[]` for no answer at all.
@@ -28,6 +29,7 @@ class Foreign:
         self.received: list[list[Any]] = []
         self.handshakes: list[web.Request] = []
         self.refuse: int | None = None
+        self.ident = "Other/1.0"
         self.script: Script | None = None
         self.answers: dict[str, list[Any]] = {}
         self.hold_pings = False
@@ -49,7 +51,7 @@ class Foreign:
         if self.script is not None:
             await self.script(ws)
             return ws
-        await ws.send_str(json.dumps([0, f"session-{len(self.handshakes)}", 1, "Other/1.0"]))
+        await ws.send_str(json.dumps([0, f"session-{len(self.handshakes)}", 1, self.ident]))
         await self.serve(ws)
         return ws
 
@@ -88,6 +90,13 @@ class Foreign:
         for ws, payload in pings:
             if not ws.closed:
                 await ws.pong(payload)
+
+    async def cut(self) -> None:
+        """End every connection without a word."""
+        for ws in self.sockets:
+            transport = ws._req.transport if ws._req is not None else None
+            if transport is not None:
+                transport.abort()
 
     async def emit(self, topic: str, event: Any) -> None:
         for ws in self.sockets:

@@ -25,33 +25,10 @@ from wampkit import (
 from wampkit.dialing import delay_of
 
 from .foreign import Foreign, foreign
+from .restartable import Restartable, restartable
 from .wire import eventually
 
 FAST = (0.01, 0.05)
-
-
-class Restartable:
-    """A wampkit server that can be killed and started again on the same port."""
-
-    def __init__(self, app: App) -> None:
-        self.app = app
-        self.port = 0
-        self.runner: web.AppRunner | None = None
-
-    async def start(self) -> None:
-        self.runner = web.AppRunner(self.app.web_app(), access_log=None)
-        await self.runner.setup()
-        await web.TCPSite(self.runner, "127.0.0.1", self.port, reuse_address=True).start()
-        self.port = self.runner.addresses[0][1]
-
-    async def stop(self) -> None:
-        if self.runner is not None:
-            await self.runner.cleanup()
-            self.runner = None
-
-    @property
-    def url(self) -> str:
-        return f"ws://127.0.0.1:{self.port}/ws"
 
 
 def demo() -> App:
@@ -89,10 +66,8 @@ def demo() -> App:
 
 @pytest.fixture
 async def server() -> AsyncIterator[Restartable]:
-    server = Restartable(demo())
-    await server.start()
-    yield server
-    await server.stop()
+    async with restartable(demo()) as server:
+        yield server
 
 
 @pytest.fixture

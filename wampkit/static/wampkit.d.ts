@@ -178,7 +178,7 @@ export interface Stop {
 }
 
 /** The events of a topic. Leaving the loop ends the subscription, and so does the end of the client. */
-export interface Subscription<Event = any> extends AsyncGenerator<Event, void, undefined> {
+export interface Subscription<Event = any> extends AsyncIterableIterator<Event> {
   readonly topic: string;
 
   /** As in `Stop`. */
@@ -187,8 +187,15 @@ export interface Subscription<Event = any> extends AsyncGenerator<Event, void, u
   /** How many events were dropped because they were not fetched. */
   readonly dropped: number;
 
+  next(): Promise<IteratorResult<Event, undefined>>;
+
   /** End it; what has come already can be fetched still. */
   stop(): void;
+
+  /** End it and forget what has come; leaving a loop does that. */
+  return(): Promise<IteratorResult<Event, undefined>>;
+
+  [Symbol.asyncIterator](): Subscription<Event>;
 }
 
 export interface Permissions {

@@ -19,14 +19,15 @@ class ConnectionLost extends Error {
 }
 
 function connect(url, options = {}) {
-  const { WebSocket = globalThis.WebSocket, reconnect = true, callTimeout, openTimeout = 10_000 } = options;
-  const { restartTimeout = 30_000, keepalive = 25_000, maxEvents = 10_000, keepPublishes = 0 } = options;
-  const { backoff: [first, longest] = [100, 30_000] } = options;
-  if (!WebSocket) throw new TypeError("no WebSocket here: give { WebSocket } of 'ws'");
+  const { WebSocket = globalThis.WebSocket, reconnect = true, keepalive = 25_000, callTimeout } = options;
+  const { openTimeout = 10_000, maxEvents = 10_000, keepPublishes = 0, restartTimeout = 30_000 } = options;
+  const [first, longest] = options.backoff ?? [100, 30_000];
+  if (!WebSocket) throw new TypeError("no WebSocket: give { WebSocket } of 'ws'");
   const prefixes = new Map(Object.entries(options.prefixes ?? {}));
-  const groups = new Map(); // subscriptions, by topic
+  const groups = new Map(); // subscriptions, by topic; the server tells their uri
   const listeners = new Set();
   const kept = [];
+  const early = []; // events before that
   const gone = new AbortController();
   const opened = deferred();
   let changed = deferred();
@@ -59,12 +60,11 @@ function connect(url, options = {}) {
 
   const isOpen = () => client.state === "open";
   const restarts = () => link.lost.code === 1012 && isWampkit(link); // so what is unanswered has not run
-  const settled = (...more) => Promise.all([...more, ...groups.values()].map(({ told }) => told.promise));
   const receivers = (uri) => [...groups.values()].filter((group) => group.uri === uri);
   const resolve = (name) => name.replace(/^[^:]*:/, (start) => prefixes.get(start.slice(0, -1)) ?? start);
 
   async function call(procedure, ...args) {
-    const { uri, signal, timeout = callTimeout } = procedure.uri ? procedure : { uri: procedure };
+    const { uri = procedure, signal, timeout = callTimeout } = procedure;
     signal?.throwIfAborted();
     const given = deferred();
     const abort = () => given.reject(signal.reason);
@@ -100,20 +100,20 @@ function connect(url, options = {}) {
   function publish(topic, event, rules = {}) {
     if (isOpen()) send(topic, event, rules);
     else if (client.state === "closed" || kept.length >= keepPublishes) throw absence();
-    else kept.push([topic, ...JSON.parse(JSON.stringify([event])), rules]);
+    else kept.push(JSON.parse(JSON.stringify([topic, event, rules])));
   }
 
   function send(topic, event, { excludeMe, exclude, eligible }) {
     // A list takes the place of `excludeMe`.
-    const mine = excludeMe ? [link.sessionId] : [];
-    const rest = exclude || eligible ? [[...(exclude ?? []), ...mine], eligible] : [excludeMe];
+    const mine = excludeMe ? link.sessionId : [];
+    const rest = exclude || eligible ? [[].concat(exclude ?? [], mine), eligible] : [excludeMe];
     link.send(PUBLISH, topic, event, ...rest.filter((each) => each != null));
   }
 
   function subscribe(topic, listener) {
     if (client.state === "closed") throw absence();
     const key = resolve(topic);
-    const group = groups.get(key) ?? { key, uri: key, told: deferred(), members: new Set() };
+    const group = groups.get(key) ?? { key, told: deferred(), members: new Set() };
     const stop = () => leave(group, member);
     const ready = group.told.promise;
     const member = listener ? { put: tell.bind(null, listener), end() {} } : queue(maxEvents, { topic, stop, ready });
@@ -128,46 +128,47 @@ function connect(url, options = {}) {
   async function restore(group, used = link) {
     let uri;
     used.send(SUBSCRIBE, group.key); // in full, since the prefix may change
-    if (isWampkit(used)) {
-      uri = await used.call(ASK, group.key).catch(() => {});
-      group.uri = uri ?? group.key; // the prefix may be the server's
-      if (uri === null) console.warn("wampkit: refused:", group.key);
-    }
-    if (!used.lost) group.told.resolve(uri);
+    if (isWampkit(used)) uri = await used.call(ASK, group.key).catch(() => {});
+    if (used.lost) return;
+    if (uri === null) console.warn("wampkit: refused:", group.key);
+    group.uri = uri ?? group.key; // the prefix may be the server's
+    group.told.resolve(uri);
+    for (const each of early.splice(0)) deliver(...each);
   }
 
   async function leave(group, member) {
-    member.end();
+    const { key, members } = group;
     const used = link;
-    const last = group.members.delete(member) && !group.members.size;
-    if (!last || !groups.delete(group.key) || !isOpen()) return;
+    member.end();
+    if (!members.delete(member) || members.size || !groups.delete(key) || !isOpen()) return;
     // The server may know two of them as one.
-    await settled(group);
-    if (!receivers(group.uri).length) used.send(UNSUBSCRIBE, group.key);
+    for (const { told } of [group, ...groups.values()]) await told.promise;
+    if (!receivers(group.uri).length) used.send(UNSUBSCRIBE, key);
   }
 
-  function deliver(name, event, again) {
+  function deliver(name, event) {
     const uri = resolve(name); // some servers do not
     const found = receivers(uri);
-    for (const { members } of found) for (const member of [...members]) member.put(event, uri);
-    if (!found.length && !again) settled().then(() => deliver(name, event, true));
+    for (const { members } of found) {
+      for (const member of [...members]) if (members.has(member)) member.put(event, uri);
+    }
+    if (!found.length && receivers().length) early.push([name, event]);
   }
 
   async function run() {
     const why = "not open in time";
-    let timer;
+    const late = deferred();
+    const timer = setTimeout(() => late.reject(why, link.end?.(why)), openTimeout);
     clearTimeout(retry);
     retry = null;
-    const late = new Promise((_, reject) => {
-      timer = setTimeout(() => reject(why, link.end?.(why)), openTimeout);
-    });
     try {
       const given = Promise.all([url, options.secret].map(fresh));
-      const [target, secret] = await Promise.race([given, late]).catch(lose);
+      const [target, secret] = await Promise.race([given, late.promise]).catch(lose);
       if (client.state === "closed") return;
       link = open(new WebSocket(new URL(target, globalThis.location).href.replace(/^http/, "ws"), "wamp"), deliver);
       await link.welcomed.promise;
       if (options.authkey || options.anonymous) await logIn(link, secret, options);
+      if (link.lost) throw link.lost;
       use(link);
     } catch (error) {
       link.end?.("the login failed");
@@ -193,13 +194,12 @@ function connect(url, options = {}) {
 
   function again(error, restarting) {
     if (isFinal(error)) return finish(error);
-    client.error = error;
-    set("reconnecting", restarting);
-    if (restarting) patience = setTimeout(wake, restartTimeout);
     // Browsers err about being offline: it is tried at times.
     const slow = globalThis.navigator?.onLine === false || (isHidden() && attempt);
     const bound = slow ? longest : Math.min(longest, first * 2 ** attempt++);
     retry = setTimeout(run, Math.random() * bound); // a crowd must not come back at once
+    client.error = error;
+    set("reconnecting", restarting);
   }
 
   function isFinal(error) {
@@ -216,7 +216,7 @@ function connect(url, options = {}) {
     else if (retry && type !== "offline") run();
   }
 
-  // Browsers cannot ping, and other servers cannot be asked.
+  // Browsers cannot ping, other servers cannot be asked.
   function check(type) {
     if (keepalive && isWampkit(link)) {
       const timer = setTimeout(link.end, keepalive * 0.4, "the server does not answer");
@@ -243,6 +243,7 @@ function connect(url, options = {}) {
     if (state === client.state) return;
     client.state = state;
     clearTimeout(patience);
+    patience = waiting && setTimeout(wake, restartTimeout);
     wake(waiting);
     if (isOpen()) opened.resolve(client);
     if (state === "closed") opened.reject(client.error ?? absence());
@@ -263,7 +264,7 @@ function connect(url, options = {}) {
 function open(socket, onEvent) {
   const calls = new Map();
   let count = 0;
-  const link = { welcomed: deferred(), send, call, end };
+  const link = { permissions: null, welcomed: deferred(), send, call, end };
 
   function send(...message) {
     if (socket.readyState === 1) socket.send(JSON.stringify(message));
@@ -280,7 +281,7 @@ function open(socket, onEvent) {
   function end(reason, code = 1006) {
     if (link.lost) return;
     link.lost = new ConnectionLost(reason, code);
-    socket.onmessage = socket.onclose = null;
+    socket.onmessage = null;
     socket.close(1000);
     link.onEnd?.();
     for (const waiting of [link.welcomed, ...calls.values()]) waiting.reject(link.lost);
@@ -289,13 +290,13 @@ function open(socket, onEvent) {
   function take(type, id, value, description, details) {
     if (type === WELCOME && value === 1 && !link.sessionId) {
       link.welcomed.resolve(Object.assign(link, { sessionId: id, serverIdent: description ?? "" }));
-    } else if (!type || !link.sessionId) end("the server does not speak WAMP v1", 1002);
+    } else if (![RESULT, ERROR, EVENT].includes(type) || !link.sessionId) end("the server does not speak WAMP v1", 1002);
     else if (type === EVENT) onEvent(id, value);
     else {
-      const { resolve, reject } = calls.get(id) ?? {};
+      const waiting = calls.get(id);
       calls.delete(id);
-      if (type === RESULT) resolve?.(value);
-      else reject?.(new CallError(value ?? "", description ?? "", details));
+      if (type === RESULT) waiting?.resolve(value);
+      else waiting?.reject(new CallError(value ?? "", description ?? "", details));
     }
   }
 
@@ -303,42 +304,50 @@ function open(socket, onEvent) {
     link.heard = Date.now();
     take(...parse(data));
   };
-  socket.onerror = () => {}; // a close follows
-  socket.onclose = ({ code, reason }) => {
+  // In Node 20 an error may be all.
+  socket.onerror = socket.onclose = ({ code = 1006, reason }) => {
     const why = link.sessionId ? "the connection was lost" : "no server, or it refuses";
     end(code === 1006 ? why : `the server closed the connection: ${reason || code}`, code);
   };
   return link;
 }
 
-function queue(most, { stop, ...rest }) {
+function queue(most, about) {
   const waiting = [];
-  let wake;
+  let changed = deferred();
   let ended = false;
-  const events = Object.assign(iterate(), { stop, dropped: 0, ...rest });
 
-  async function* iterate() {
-    try {
-      while (waiting.length || !ended) {
-        if (waiting.length) yield waiting.shift();
-        else await new Promise((resolve) => (wake = resolve));
-      }
-    } finally {
-      stop();
-    }
-  }
+  const events = {
+    ...about,
+    dropped: 0,
+    async next() {
+      while (!waiting.length && !ended) await changed.promise;
+      return { done: !waiting.length, value: waiting.shift() };
+    },
+    return() {
+      waiting.length = 0;
+      events.stop();
+      return events.next();
+    },
+    [Symbol.asyncIterator]: () => events,
+  };
 
   function put(event) {
     if (waiting.push(event) > most) {
       waiting.shift();
       events.dropped++;
     }
-    wake?.();
+    wake();
   }
 
   function end() {
     ended = true;
-    wake?.();
+    wake();
+  }
+
+  function wake() {
+    changed.resolve();
+    changed = deferred();
   }
 
   return { events, put, end };
@@ -355,7 +364,7 @@ async function logIn(link, secret, { authkey = null, authextra = null }) {
 async function deriveKey(secret, authextra) {
   const { salt, iterations = 10_000, keylen = 32 } = authextra ?? {};
   if (!salt) return secret;
-  if (iterations * keylen > 64e6) throw new Error("too much hashing");
+  if (iterations * Math.max(keylen, 32) > 64e6) throw new Error("too much hashing");
   const key = await importKey(secret, "PBKDF2", "deriveBits");
   const algorithm = { name: "PBKDF2", hash: "SHA-256", salt: bytes(salt), iterations: +iterations };
   return base64(await crypto.subtle.deriveBits(algorithm, key, keylen * 8));
@@ -393,8 +402,8 @@ function deferred() {
 
 function parse(data) {
   try {
-    const [type, id, ...rest] = JSON.parse(data);
-    if (id.trim) return [type, id, ...rest];
+    const [...message] = JSON.parse(data);
+    if (message[1].trim) return message;
   } catch {}
   return [];
 }
