@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from datetime import datetime
@@ -27,11 +28,11 @@ EXAMPLES = ROOT / "examples"
 
 
 @asynccontextmanager
-async def served(site: web.Application) -> AsyncIterator[str]:
-    """An aiohttp application on a free port; its host and port."""
+async def served(site: web.Application, port: int = 0) -> AsyncIterator[str]:
+    """An aiohttp application on a free port, or on this one; its host and port."""
     runner = web.AppRunner(site, access_log=None)
     await runner.setup()
-    listener = web.TCPSite(runner, "127.0.0.1", 0)
+    listener = web.TCPSite(runner, "127.0.0.1", port)
     await listener.start()
     try:
         yield "{}:{}".format(*runner.addresses[0])
@@ -120,9 +121,43 @@ async def test_chat_in_two_browser_windows() -> None:
         await say(anna, "Anna", "hi Bert")
         await expect(bert.locator("#log li").last).to_have_text("Annahi Bert")
         await expect(anna.locator("#log li")).to_have_count(2)
-        await bert.close()
+        await anna.goto(f"http://{address}/#<i>games<i>")
+        await expect(anna.get_by_role("heading")).to_have_text("<i>games<i>")
+        await expect(anna.locator("#log li")).to_have_count(0)
         await expect(anna.locator("#state")).to_have_text("you are alone here")
+        await expect(bert.locator("#state")).to_have_text("you are alone here")
     assert errors == []
+
+
+async def test_dashboard_in_a_browser() -> None:
+    """Numbers come and are drawn, from before the page was opened too, and go on after the server was restarted."""
+    from examples.dashboard import server
+
+    async with chromium() as browser:
+        page = await browser.new_page()
+        errors: list[str] = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        server.history.append(server.Numbers(time.time() - 30, 1.5, 0.5, 20.0, 7))
+        async with served(server.site()) as address:
+            await page.goto(f"http://{address}/")
+            await expect(page.get_by_role("status")).to_have_text("live")
+            await expect(page.get_by_role("img", name="Connections: 1")).to_be_visible()
+            await eventually(lambda: len(server.history) > 2)
+        await expect(page.get_by_role("status")).to_have_text("reconnecting …")
+        drawn = await _points(page)
+        assert drawn > 2
+        server.history.clear()
+        async with served(server.site(), int(address.rpartition(":")[2])):
+            await expect(page.get_by_role("status")).to_have_text("live")
+            await eventually(lambda: len(server.history) > 1)
+            assert await _points(page) >= drawn + 1
+    assert errors == []
+
+
+async def _points(page: Page) -> int:
+    """How many points the line of the load has."""
+    path = await page.locator("#line-load").get_attribute("d")
+    return path.count(",") if path is not None else 0
 
 
 @asynccontextmanager
