@@ -226,6 +226,15 @@ async def test_the_network_of_the_machine_is_heeded() -> None:
         await context.set_offline(False)
         await tab.until("open")
         assert await tab.run("states") == ["open", "reconnecting", "open"]
+        asked = """(async () => {
+          let asked = 0;
+          const closed = wampkit.connect(() => { asked++; throw new Error("no URL") });
+          await new Promise((resolve) => closed.on("state", resolve));
+          closed.close();
+          dispatchEvent(new Event("online"));
+          return asked;
+        })()"""
+        assert await tab.run(asked) == 1
         assert tab.errors == []
         await tab.page.close()
 

@@ -6,7 +6,7 @@ from aiohttp import WSMessage, web
 from .foreign import foreign
 from .javascript import OWN, PACKAGE, Demo, node, run
 from .restartable import restartable
-from .wire import CALL, eventually
+from .wire import CALL, SUBSCRIBE, eventually
 
 with_each_websocket = pytest.mark.parametrize("websocket", [OWN, PACKAGE])
 
@@ -75,7 +75,9 @@ async def test_states_are_told() -> None:
 
     const patient = connect("ws://127.0.0.1:9/");
     assert.equal((await failure(patient.call("echo"))).message, "the client is reconnecting: no server, or it refuses");
+    const { ready } = patient.subscribe("chat:a", () => {});
     patient.close();
+    assert.equal(await ready, undefined);
     assert.deepEqual([patient.state, patient.error], ["closed", null]);
     assert.equal((await failure(patient.opened)).message, "the client is closed: no connection");
     assert.equal((await failure(patient.call("echo"))).message, "the client is closed: no connection");
@@ -166,6 +168,11 @@ async def test_servers_that_break_wamp_are_left(websocket: str) -> None:
         assert.deepEqual([client.state, client.error.code], ["closed", 1002]);
       }}
     }}
+    const late = connect(`${{url}}?when=late`);
+    late.subscribe("t", () => assert.fail("an event of a connection that was given up"));
+    await until(late, "reconnecting");
+    await until(late, "open");
+    late.close();
     const mute = connect(`${{url}}?when=never`, {{ openTimeout: 30, reconnect: false }});
     assert.equal((await failure(mute.opened)).message, "not open in time");
     const odd = connect(`${{url}}?when=odd`, {{ reconnect: false }});
@@ -183,6 +190,11 @@ async def test_servers_that_break_wamp_are_left(websocket: str) -> None:
             await ws.send_str('[8, "unknown", 1]')
             call = (await ws.receive()).json()
             await ws.send_json([3, call[1], "answered", "and more"])
+        elif when == "late":
+            await ws.send_str(welcome)
+            assert (await ws.receive()).json() == [SUBSCRIBE, "t"]
+            await ws.send_str("{}")
+            await ws.send_str('[8, "t", 1]')
         elif when != "never":
             text = GARBAGE[int(ws._req.query["number"])]
             if when != "first" or text == TWICE:

@@ -45,7 +45,7 @@ export interface Options {
   /** How long an attempt may take, from the function that gives the URL to the login. Default: 10,000. */
   openTimeout?: number;
 
-  /** How long a call may take that does not say otherwise. Default: for ever. */
+  /** How long a call may take that does not say otherwise; 0 is for ever. Default: 0. */
   callTimeout?: number;
 
   /**
