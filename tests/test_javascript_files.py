@@ -157,14 +157,19 @@ async def test_the_wheel_has_it(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as packed:
         packed.extractall(tmp_path / "site")
     static = tmp_path / "site" / "wampkit" / "static"
-    kept = {path.name for path in STATIC.iterdir() if path.is_file()} - {"wampkit.global.js"}
-    assert {path.name for path in static.iterdir() if path.is_file()} == kept
+    kept = _files_in(STATIC) - {"wampkit.global.js"}
+    assert _files_in(static) == kept
+    assert {"console/console.html", "console/vendor/LICENSE-uplot.txt"} <= kept
     assert PACKAGE - {"wampkit.global.js"} <= kept
     assert all((static / name).read_bytes() == (STATIC / name).read_bytes() for name in kept)
     program = "import wampkit; print(wampkit.__file__, *map(str, wampkit.App().web_app().router.resources()))"
     _, out = await tool(sys.executable, "-c", program, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path / "site")})
     assert out.startswith(str(tmp_path))
     assert "/ws/wampkit.js" in out
+
+
+def _files_in(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
 async def test_npm_packs_it(tmp_path: Path) -> None:
