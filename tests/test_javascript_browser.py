@@ -196,7 +196,7 @@ async def test_a_network_that_drops_everything_is_noticed() -> None:
     demo = Demo()
     async with serve(demo.app) as server, SilentProxy(server.port) as proxy, browser() as context:
         tab = await Tab.open(context, proxy.port)
-        await tab.connect("keepalive: 250, openTimeout: 250")
+        await tab.connect("keepalive: 600, openTimeout: 600")
         await tab.run("client.subscribe('chat:a', (event) => heard.push(event)).ready")
         await tab.run("void (window.call = failure(client.call('hold', 1)))")
         proxy.silent = True
@@ -264,6 +264,7 @@ async def test_a_page_that_nobody_sees_tries_seldom() -> None:
         await tab.run(f"{show}(true)")
         await server.stop()
         await eventually(lambda: tab.failed == 1, "the quick attempt fails")
+        await tab.run("new Promise((resolve) => { setTimeout(resolve, 150) })")
         await server.start()
         assert await tab.run("client.state") == "reconnecting"
         await tab.run(f"{show}(false)")

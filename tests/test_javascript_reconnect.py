@@ -98,7 +98,7 @@ async def test_a_killed_server_is_found_again(tmp_path: Path, websocket: str) ->
 async def test_a_frozen_server_is_noticed(tmp_path: Path) -> None:
     """A stopped process keeps its connections open; keepalive gives them up, and finds it when it goes on."""
     body = """
-    const client = await connect(url, { keepalive: 300, openTimeout: 300 }).opened;
+    const client = await connect(url, { keepalive: 600, openTimeout: 600 }).opened;
     const inFlight = failure(client.call("http://example.com/hold"));
     await ask("ready");
     assert.equal((await inFlight).message, "the server does not answer");
