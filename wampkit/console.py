@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import functools
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import asdict
 from importlib.metadata import version
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -35,6 +35,7 @@ INTERVAL = 1.0
 
 MOST_FIGURES = 300
 MOST_ROWS = 200
+ROWS_A_TURN = 200
 ROUTES_AT_ONCE = 50
 """As many descriptions as surely fit into what may wait for one client."""
 
@@ -141,7 +142,7 @@ class Console:
         app = self._app
         return {
             "connections": len(app.connections),
-            "topics": sum(not _is_own(uri) for uri in app.topics),
+            "topics": len(app.topics) - (LIVE in app.topics),
             "failed": self.meter.failed,
             "counters": asdict(app.counters),
         }
@@ -171,13 +172,16 @@ class Console:
         self, search: str = "", order: str = "", offset: int = 0, limit: int = MOST_ROWS
     ) -> dict[str, Any]:
         """Some live connections: those that contain a text, by "queued", "subscriptions", "address" or "user"."""
-        rows = [_row(each) for each in self._app.connections]
-        found = [row for row in rows if _contains(row, search)]
+        connections = list(self._app.connections)
+        if not search and not order:
+            window = _part(connections, offset, limit)
+            return _told([_row(each) for each in window], len(connections), len(connections))
+        found = await _found(connections, _row, search)
         if order in ("queued", "subscriptions"):
             found.sort(key=lambda row: -row[order])
         elif order in ("address", "user"):
             found.sort(key=lambda row: row[order] or "")
-        return _window(found, len(rows), offset, limit)
+        return _told(_part(found, offset, limit), len(found), len(connections))
 
     async def _connection(self, id: str) -> dict[str, Any]:
         """One connection with its topics."""
@@ -189,12 +193,10 @@ class Console:
     async def _topics(self, search: str = "", offset: int = 0, limit: int = MOST_ROWS) -> dict[str, Any]:
         """Some of the topics that have subscribers, the fullest first."""
         topics = self._app.topics
-        rows: list[dict[str, Any]] = [
-            {"uri": uri, "subscribers": topics.count(uri)} for uri in topics if not _is_own(uri)
-        ]
-        found = [row for row in rows if _contains(row, search)]
+        uris = [uri for uri in topics if not _is_own(uri)]
+        found = await _found(uris, lambda uri: {"uri": uri, "subscribers": topics.count(uri)}, search)
         found.sort(key=lambda row: (-row["subscribers"], row["uri"]))
-        return _window(found, len(rows), offset, limit)
+        return _told(_part(found, offset, limit), len(found), len(uris))
 
     async def _failures(self, after: int = 0) -> list[dict[str, Any]]:
         """The last failures, the newest first, with a number above this; tracebacks are told one by one."""
@@ -237,14 +239,29 @@ def _row(connection: Connection) -> dict[str, Any]:
     }
 
 
-def _contains(row: Mapping[str, Any], search: str) -> bool:
+T = TypeVar("T")
+
+
+async def _found(items: list[T], row: Callable[[T], dict[str, Any]], search: str) -> list[dict[str, Any]]:
+    """The rows that contain a text. Looking at thousands leaves turns to the app's clients."""
     wanted = search.lower()
-    return not wanted or any(wanted in str(value).lower() for value in row.values() if value is not None)
+    found = []
+    for index, item in enumerate(items):
+        if index % ROWS_A_TURN == ROWS_A_TURN - 1:
+            await asyncio.sleep(0)
+        made = row(item)
+        if not wanted or any(wanted in str(value).lower() for value in made.values() if value is not None):
+            found.append(made)
+    return found
 
 
-def _window(rows: list[dict[str, Any]], total: int, offset: int, limit: int) -> dict[str, Any]:
+def _part(rows: list[T], offset: int, limit: int) -> list[T]:
     start = max(offset, 0)
-    return {"total": total, "found": len(rows), "rows": rows[start : start + max(0, min(limit, MOST_ROWS))]}
+    return rows[start : start + max(0, min(limit, MOST_ROWS))]
+
+
+def _told(rows: list[dict[str, Any]], found: int, total: int) -> dict[str, Any]:
+    return {"total": total, "found": found, "rows": rows}
 
 
 def _is_own(uri: str) -> bool:

@@ -40,7 +40,9 @@ function Console() {
   useEvent(server, "change");
   const place = usePlace();
   const main = useRef(null);
-  const { about, routes, refusal, state } = server;
+  const { about, routes, state } = server;
+  // Why a login is needed: the server told nothing, or it refused the last one.
+  const refusal = server.refusal ?? (state === "closed" && server.login ? server.error : null);
   const route = routes.find(({ kind, declared }) => kind === place.view && declared === place.name);
   useEffect(() => {
     document.title = `${route?.declared ?? (place.view === "live" ? "Live" : "Console")} – ${about?.ident ?? "wampkit"}`;
@@ -52,8 +54,7 @@ function Console() {
     <div class=${place.view ? "columns one" : "columns"}>
       <${List} routes=${routes} place=${place} />
       <main id="main" ref=${main} tabindex="-1">
-        ${state !== "open" && html`<${Absence} />`}
-        ${refusal && html`<${Login} refusal=${refusal} />`}
+        ${refusal ? html`<${Login} refusal=${refusal} />` : state !== "open" && html`<${Absence} />`}
         ${about && !refusal && html`<${View} place=${place} route=${route} />`}
       </main>
     </div>
@@ -76,7 +77,7 @@ function Top() {
   return html`
     <header class="top">
       <a class="home" href="#/">${about?.ident ?? "wampkit"}<small> console</small></a>
-      <span class=${`state ${state}`} role="status">${STATES[state]}${login ? ` as ${login.authkey}` : ""}</span>
+      <span class=${`state ${state}`} role="status">${STATES[state]}${login && state === "open" ? ` as ${login.authkey}` : ""}</span>
       <nav>
         ${about?.login && html`<button type="button" class="small" onClick=${() => logOut()}>${login ? "Log out" : "Log in"}</button>`}
         <a class="back" href="#/">All</a>
@@ -94,12 +95,11 @@ function logOut() {
 
 function connect(login) {
   forgetWatches();
-  server.refusal = null;
   server.open(login);
 }
 
 function Absence() {
-  const { state, error, login } = server;
+  const { state, error } = server;
   if (state === "connecting") return html`<p class="notice">Connecting to <code>${socketUrl.split("?")[0]}</code> …</p>`;
   const why = error ? ` ${error.message}.` : "";
   if (state === "reconnecting") return html`<p class="notice" role="status">The connection is gone:${why} It is being made again.</p>`;
@@ -107,7 +107,6 @@ function Absence() {
     <div class="notice" role="alert">
       <p>There is no connection:${why}</p>
       <button type="button" onClick=${() => connect(null)}>Connect again</button>
-      ${login && html`<${Login} refusal=${error} />`}
     </div>
   `;
 }
@@ -122,7 +121,7 @@ function Login({ refusal }) {
     <form class="login" onSubmit=${submit}>
       <h2>Log in</h2>
       <p class="text">The server tells only whom it knows. What you enter stays in this page; the secret is never sent.</p>
-      ${refusal?.uri && html`<${Problem} error=${refusal} />`}
+      ${refusal.uri && html`<${Problem} error=${refusal} />`}
       <div class="field"><label for="authkey">Auth key</label><input id="authkey" name="authkey" required autocomplete="username" /></div>
       <div class="field"><label for="secret">Secret</label><input id="secret" name="secret" type="password" autocomplete="current-password" /></div>
       <div class="bar"><button class="main">Log in</button></div>

@@ -36,7 +36,8 @@ export class Server extends EventTarget {
   /** Connect, or connect anew: as whom, if the app wants a login. */
   open(login = null) {
     this.#client?.close();
-    this.login = login;
+    // Another user may be told less.
+    Object.assign(this, { login, about: null, routes: [], refusal: null, figures: [] });
     const client = connect(socketUrl, {
       WebSocket: tapped((...frame) => this.#note(...frame)),
       backoff: [100, 5000],
