@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import re
+import signal
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from datetime import datetime
@@ -154,6 +155,32 @@ async def test_the_command_shows_it_in_development(options: list[str], shown: bo
         address = (await server.url()).replace("ws://", "http://")
         async with aiohttp.ClientSession() as session, session.get(address) as answer:
             assert answer.status == 426
+
+
+EXPOSED = """
+from wampkit import App, requires
+
+open = App(console=True)
+ruled = App(console=requires("admin"))
+users = App(console=True, requires=requires())
+none = App()
+"""
+
+
+@pytest.mark.parametrize(
+    ("app", "options", "warned"),
+    [("open", [], True), ("ruled", [], False), ("users", [], False), ("none", [], False), ("open", ["--debug"], False)],
+)
+async def test_a_console_for_everybody_is_warned_of(app: str, options: list[str], warned: bool, tmp_path: Path) -> None:
+    """A server that is not for development, whose console obeys no rule, says so when it starts."""
+    write(tmp_path, served=EXPOSED)
+    async with command("run", f"served:{app}", "--port", "0", *options, cwd=tmp_path) as server:
+        await server.url()
+        server.signal(signal.SIGTERM)
+        assert await server.exit(within=5) == 0
+    said = [line for line in server.err if "WARNING" in line]
+    assert len(said) == int(warned), said
+    assert all("whoever can connect sees the console" in line for line in said)
 
 
 # ---- the gates

@@ -345,6 +345,11 @@ class App(Live):
             self._node.threads.close()
             self._node = None
 
+    @property
+    def console_is_open(self) -> bool:
+        """Whether there is the console, for whoever can connect."""
+        return bool(self.console) and not console_rules(self.console, self._requires, self._cra)
+
     # ---- compiling
 
     def declarations(self) -> list[Declaration]:

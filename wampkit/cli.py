@@ -150,6 +150,11 @@ def _announce(settings: server.Settings, as_json: bool, started: server.Started)
             "the pages of any site may connect, with the cookies of whoever looks at them; name those that may: "
             'App(middlewares=[AllowOrigins("https://example.com")])'
         )
+    if started.exposed:
+        logger.warning(
+            "whoever can connect sees the console, with all connections, topics and errors; say who may: "
+            'App(console=requires("admin"))'
+        )
 
 
 def _count(number: int, noun: str) -> str:

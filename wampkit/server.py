@@ -73,6 +73,11 @@ class Settings:
     workers: int = 1
     shared: bool = False
 
+    @property
+    def development(self) -> bool:
+        """Whether this is no server for others."""
+        return self.reload or self.debug
+
 
 @dataclass(frozen=True, slots=True)
 class Started:
@@ -84,6 +89,7 @@ class Started:
         topics: How many topics are declared.
         any_origin: Whether the pages of any site may connect.
         console: Where a browser sees the console, or None without one.
+        exposed: Whether that is for whoever can connect, in production or from other machines.
     """
 
     url: str
@@ -91,6 +97,7 @@ class Started:
     topics: int
     any_origin: bool
     console: str | None = None
+    exposed: bool = False
 
 
 def run(settings: Settings, announce: Callable[[Started], None], *, supervised: bool = False) -> None:
@@ -109,7 +116,7 @@ def run(settings: Settings, announce: Callable[[Started], None], *, supervised: 
         new_loop = loop_factory(settings.loop)
         app, started = _prepare(settings)
         sockets = bind(settings.host, settings.port, shared=settings.shared)
-        app.loopback_only = (settings.reload or settings.debug) and all(map(_is_loopback, sockets))
+        app.loopback_only = settings.development and all(map(_is_loopback, sockets))
         run_loop(new_loop(), _serve(app, settings, sockets, signals, lambda url: announce(started(url))))
 
 
@@ -119,7 +126,7 @@ def _prepare(settings: Settings) -> tuple[App, Callable[[str], Started]]:
     set_up_logging(settings.log_level)
     app.debug = app.debug or settings.debug
     if app.console is None:
-        app.console = settings.reload or settings.debug
+        app.console = settings.development
     if settings.broker is not None:
         _check_scheme(settings.broker)
         app.broker = settings.broker
@@ -140,9 +147,18 @@ def _prepare(settings: Settings) -> tuple[App, Callable[[str], Started]]:
             f"--workers {settings.workers}: each worker remembers spent tickets by itself, so that a ticket could be "
             "used once on each of them; give Tickets(..., spent=...) a store that they share, or leave out --workers"
         )
-    return app, lambda url: Started(
-        url, procedures, topics, _any_origin(app), url.replace("ws", "http", 1) if app.console else None
-    )
+
+    def started(url: str) -> Started:
+        return Started(
+            url=url,
+            procedures=procedures,
+            topics=topics,
+            any_origin=_any_origin(app),
+            console=url.replace("ws", "http", 1) if app.console else None,
+            exposed=app.console_is_open and not app.loopback_only,
+        )
+
+    return app, started
 
 
 def trust(app: App, networks: tuple[str, ...]) -> None:
