@@ -49,10 +49,10 @@ class Claims:
         connection.roles = frozenset(connection.request.query.getall("role", []))
 
 
-async def fetch(server: Server, path: str = "/ws") -> tuple[int, Mapping[str, str], str]:
+async def fetch(server: Server, path: str = "/ws", **headers: str) -> tuple[int, Mapping[str, str], str]:
     """Status, headers and text of a plain GET."""
     url = URL(f"http://127.0.0.1:{server.port}{path}", encoded=True)
-    async with aiohttp.ClientSession() as session, session.get(url) as answer:
+    async with aiohttp.ClientSession() as session, session.get(url, headers=headers) as answer:
         return answer.status, answer.headers, await answer.text()
 
 
@@ -96,6 +96,14 @@ async def test_the_page_and_all_that_it_loads(path: str) -> None:
             kind = "text/css" if file.endswith(".css") else "text/javascript"
             assert headers["Content-Type"] == f"{kind}; charset=utf-8"
             assert len(text) > 500
+
+
+async def test_whatever_asks_for_no_socket_gets_the_page() -> None:
+    """A GET that offers another protocol, as some clients do, is no handshake; one for a WebSocket is, and no page."""
+    async with serve(App(console=True)) as server:
+        assert (await fetch(server, Upgrade="h2c", Connection="Upgrade"))[0] == 200
+        status, _, text = await fetch(server, Upgrade="WebSocket", Connection="Upgrade")
+        assert (status, text) == (400, "offer the WebSocket subprotocol 'wamp'\n")
 
 
 async def test_the_files_import_only_each_other() -> None:

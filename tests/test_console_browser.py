@@ -155,6 +155,25 @@ async def test_an_error_is_shown_whole() -> None:
         await expect(problem.locator("pre")).to_have_text('{\n  "x": 1\n}')
 
 
+async def test_waiting_no_longer() -> None:
+    """A call that takes long can be given up, and the page says that it runs on."""
+    app = make()
+    begun = asyncio.Event()
+
+    @app.rpc("t:slow")
+    async def slow() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    async with served(app.web_app()) as address, looking(address, "#/procedure/t%3Aslow") as page:
+        await page.get_by_role("button", name="Call").click()
+        await asyncio.wait_for(begun.wait(), 5)
+        await expect(page.get_by_role("main")).to_contain_text("waiting for the answer")
+        await page.get_by_role("button", name="Stop waiting").click()
+        await expect(page.locator(".answer.failed")).to_contain_text("the procedure runs on")
+        await expect(page.get_by_role("button", name="Call")).to_be_enabled()
+
+
 async def test_nested_types() -> None:
     """Structs are fieldsets, choices are lists, and what is left out is left out."""
     async with served(make().web_app()) as address, looking(address, "#/procedure/user%3Acreate") as page:

@@ -51,6 +51,7 @@ class Watched(Protocol):
     prefixes: dict[str, str]
     ident: str
     debug: bool
+    javascript: bool
 
     @property
     def connections(self) -> Connections: ...
@@ -157,6 +158,7 @@ class Console:
             "version": version("wampkit"),
             "debug": app.debug,
             "login": self._login,
+            "javascript": app.javascript,
             "prefixes": app.prefixes,
             "interval": INTERVAL,
             "figures": list(self._figures),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import html
 from urllib.parse import quote
 
@@ -42,11 +43,15 @@ HEADERS = {
 
 def show_console(request: web.Request) -> web.Response:
     """The page itself, at the socket's own address."""
-    text = (FOLDER / "console.html").read_text(encoding="utf-8")
     # Relative, so that it works behind a proxy that serves it elsewhere.
     below = quote(request.path.rpartition("/")[2])
-    text = text.replace("{{files}}", html.escape(f"{below}/console" if below else "console"))
+    text = _page().replace("{{files}}", html.escape(f"{below}/console" if below else "console"))
     return web.Response(text=text, content_type="text/html", headers=HEADERS)
+
+
+@functools.cache
+def _page() -> str:
+    return (FOLDER / "console.html").read_text(encoding="utf-8")
 
 
 def serve_console(web_app: web.Application, path: str, ident: str) -> None:

@@ -15,7 +15,7 @@ from .errors import WampError
 from .fatal import is_fatal
 from .forwarded import Remote, Remotes, TrustedProxies, peer_of
 from .hub import Hub
-from .inlet import Socket, direct_road, head_of, open_socket
+from .inlet import Socket, direct_road, head_of, is_handshake, open_socket
 from .node import Node
 from .places import Places
 from .protocol import SUBPROTOCOL, Protocol
@@ -84,7 +84,7 @@ class Door:
         except web.HTTPException as refusal:
             return self._refuse(peer_of(request), refusal)
         address = remote.address
-        if self._page is not None and "Upgrade" not in request.headers:
+        if self._page is not None and not is_handshake(request):
             return await self._show(request, remote, self._page)
         try:
             self._places.enter(address)
@@ -229,7 +229,7 @@ def _as_from_its_page(request: web.Request, remote: Remote) -> web.Request:
 
 def _check_handshake(request: web.Request, require_subprotocol: bool) -> None:
     """Refuse what is no WebSocket handshake for WAMP v1; aiohttp would let a foreign subprotocol in without one."""
-    if request.headers.get("Upgrade", "").lower() != "websocket":
+    if not is_handshake(request):
         raise web.HTTPUpgradeRequired(
             text="this is a WAMP v1 WebSocket: connect with a WebSocket client that offers the subprotocol 'wamp'",
             headers={"Upgrade": "websocket"},

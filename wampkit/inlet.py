@@ -19,7 +19,7 @@ import aiohttp
 from aiohttp import WSMsgType, web
 from aiohttp.abc import AbstractStreamWriter
 
-__all__ = ["Inlet", "Socket", "Take", "direct_road", "head_of", "inlet_of", "open_socket"]
+__all__ = ["Inlet", "Socket", "Take", "direct_road", "head_of", "inlet_of", "is_handshake", "open_socket"]
 
 Socket = web.WebSocketResponse[Literal[False]]
 
@@ -39,6 +39,11 @@ def direct_road() -> bool:
         return False
     version = tuple(int(part) for part in aiohttp.__version__.split(".")[:3] if part.isdigit())
     return WRITTEN_FOR[0] <= version < WRITTEN_FOR[1]
+
+
+def is_handshake(request: web.BaseRequest) -> bool:
+    """Whether a request asks for a WebSocket."""
+    return request.headers.get("Upgrade", "").lower() == "websocket"
 
 
 def open_socket(*, direct: bool, compress: bool, **options: Any) -> Socket:

@@ -18,6 +18,7 @@ from cryptography.fernet import InvalidToken
 from .connection import Connection
 from .errors import DeclarationError, quote
 from .httplog import blot_out
+from .inlet import is_handshake
 from .keys import KeyRing
 from .paced import Paced
 from .refusals import Refused
@@ -141,7 +142,7 @@ class Tickets:
             raise Refused(REFUSAL, why=f"{len(given)} tickets came")
         content = self._opened(given[0])
         # A page that is looked at with a ticket connects with it next.
-        if "Upgrade" in connection.request.headers:
+        if is_handshake(connection.request):
             await self._spend(content["id"], content["expires"])
         connection.user = content["user"]
         connection.roles |= frozenset(content["roles"])

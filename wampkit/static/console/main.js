@@ -65,7 +65,7 @@ function View({ place, route }) {
   if (place.view === "live") return html`<${Live} server=${server} />`;
   if (!place.view) return html`<${Welcome} />`;
   if (!route) return html`<p class="empty">There is no ${place.view} <code>${place.name}</code> here any more.</p>`;
-  const places = { url: socketUrl.split("?")[0], module: moduleUrl, login: server.login };
+  const places = { url: socketUrl.split("?")[0], module: server.about.javascript ? moduleUrl : "wampkit", login: server.login };
   const One = route.kind === "topic" ? Topic : Procedure;
   return html`<${One} key=${linkTo(route)} route=${route} server=${server} places=${places} start=${place.start} />`;
 }

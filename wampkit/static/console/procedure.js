@@ -7,6 +7,7 @@ import { filled, readArguments } from "./schema.js";
 import { callSnippets } from "./snippets.js";
 
 const MOST_ANSWERS = 20;
+const STOPPED = Object.assign(new Error("WAMP v1 cannot take a call back: the procedure runs on"), { name: "Not waited for" });
 
 /** What was entered and answered, by procedure: it outlives a look at another one. */
 const kept = new Map();
@@ -60,7 +61,7 @@ export function Procedure({ route, server, places }) {
         )}
         <div class="bar">
           <button class="main" disabled=${running || server.state !== "open"}>Call</button>
-          ${running && html`<button type="button" onClick=${() => running.abort()}>Stop waiting</button>`}
+          ${running && html`<button type="button" onClick=${() => running.abort(STOPPED)}>Stop waiting</button>`}
           <small>${server.state === "open" ? "Ctrl + Enter calls too" : "there is no connection"}</small>
         </div>
       </form>
