@@ -249,6 +249,12 @@ def test_variables_that_are_no_options(project: Path) -> None:
     )
 
 
+def test_variables_that_are_no_options_but_mean_something(project: Path) -> None:
+    """What wampkit itself reads from the environment is not complained of."""
+    done = wampkit("routes", "served:app", cwd=project, env={"WAMPKIT_INLET": "public", "WAMPKIT_SECRET": "x"})
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 # ---- mistakes
 
 

@@ -19,7 +19,7 @@ import aiohttp
 from aiohttp import WSMsgType, web
 from aiohttp.abc import AbstractStreamWriter
 
-__all__ = ["Inlet", "Socket", "Take", "direct_road", "head_of", "inlet_of", "is_handshake", "open_socket"]
+__all__ = ["INLET", "Inlet", "Socket", "Take", "direct_road", "head_of", "inlet_of", "is_handshake", "open_socket"]
 
 Socket = web.WebSocketResponse[Literal[False]]
 
@@ -33,9 +33,13 @@ WRITTEN_FOR = ((3, 14, 5), (3, 15))
 """The aiohttp versions, from the first to before the second, whose private names the direct road knows."""
 
 
+INLET = "WAMPKIT_INLET"
+"""The environment variable that takes the public road in any case, where its value is "public"."""
+
+
 def direct_road() -> bool:
     """Whether new sockets take the direct road."""
-    if os.environ.get("WAMPKIT_INLET") == "public":
+    if os.environ.get(INLET) == "public":
         return False
     version = tuple(int(part) for part in aiohttp.__version__.split(".")[:3] if part.isdigit())
     return WRITTEN_FOR[0] <= version < WRITTEN_FOR[1]

@@ -20,6 +20,7 @@ from .addresses import UNIX, read_address
 from .app import DEFAULT_PATH
 from .errors import DeclarationError
 from .forwarded import TrustedProxies
+from .inlet import INLET
 from .loading import USAGE, Mistake, did_you_mean, read_config
 
 __all__ = [
@@ -255,7 +256,7 @@ def defaults(group: click.Group, directory: Path) -> dict[str, dict[str, Any]]:
 
 def strange_variables(group: click.Group) -> Iterator[str]:
     """A line about each variable that looks like an option of a group's commands and is none."""
-    known = {f"{PREFIX}_{name.upper()}" for command in group.commands.values() for name in _names(command)} | {SECRET}
+    known = {f"{PREFIX}_{name.upper()}" for command in group.commands.values() for name in _names(command)} | {SECRET, INLET}
     for name in sorted(os.environ):
         if name.startswith(f"{PREFIX}_") and name not in known:
             yield f"{name} in the environment is no option{did_you_mean(name, sorted(known))}"
