@@ -256,7 +256,8 @@ def defaults(group: click.Group, directory: Path) -> dict[str, dict[str, Any]]:
 
 def strange_variables(group: click.Group) -> Iterator[str]:
     """A line about each variable that looks like an option of a group's commands and is none."""
-    known = {f"{PREFIX}_{name.upper()}" for command in group.commands.values() for name in _names(command)} | {SECRET, INLET}
+    options = {f"{PREFIX}_{name.upper()}" for command in group.commands.values() for name in _names(command)}
+    known = options | {SECRET, INLET}
     for name in sorted(os.environ):
         if name.startswith(f"{PREFIX}_") and name not in known:
             yield f"{name} in the environment is no option{did_you_mean(name, sorted(known))}"
