@@ -534,6 +534,66 @@ async def test_failures(debug: bool) -> None:
         await peer.close()
 
 
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+    __repr__ = __str__
+
+
+@pytest.mark.parametrize("debug", [False, True])
+@pytest.mark.parametrize(
+    "error",
+    [
+        Unprintable(),
+        WampError(None, 5, object()),  # type: ignore[arg-type]
+        WampError("t:e", "\ud800"),
+        BaseExceptionGroup("x", [SystemExit(), ValueError()]),
+        SystemExit(3),
+        asyncio.CancelledError("x"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else str(value),
+)
+async def test_whatever_a_handler_raises(error: BaseException, debug: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """Errors that hardly can be told are answered and logged as without the console, and are in its list."""
+    answers, logs = [], []
+    for console in (False, True):
+        app = App(console=console, debug=debug)
+
+        @app.rpc("t:fail")
+        async def fail() -> None:
+            raise error
+
+        caplog.clear()
+        async with serve(app) as server:
+            peer = await server.peer()
+            answers.append((await peer.call("t:fail"))[2:])
+            logs.append([record.exc_info and record.exc_info[0] for record in caplog.records])
+            if console:
+                [failure] = await peer.result("wampkit:failures")
+                assert failure["route"] == "t:fail"
+                assert (await peer.result("wampkit:failure", 1))["number"] == 1
+    assert answers[0] == answers[1]
+    assert logs[0] == logs[1]
+
+
+async def test_a_user_that_cannot_be_told() -> None:
+    """A user that has no text does not keep the others from being listed."""
+
+    class User:
+        def __str__(self) -> str:
+            raise RuntimeError("no text")
+
+    class Everybody:
+        async def connect(self, connection: Connection) -> None:
+            connection.user = User()
+
+    async with serve(App(console=True, middlewares=[Everybody()])) as server:
+        peer = await server.peer()
+        [row] = (await peer.result("wampkit:connections"))["rows"]
+        assert row["user"].endswith("User)")
+
+
 async def test_only_the_last_failures_are_remembered() -> None:
     """However many fail, the list stays short."""
     async with serve(App(console=True)) as server:

@@ -76,6 +76,13 @@ class User(Struct):
     tags: list[str] = []
 
 
+class Tree(Struct):
+    """A type that contains itself."""
+
+    name: str
+    child: "Tree | None" = None
+
+
 class Message(Struct):
     text: Annotated[str, Meta(max_length=500)]
 
@@ -191,6 +198,31 @@ async def test_nested_types() -> None:
         shown = await page.locator(".answer pre").first.inner_text()
         user = {"name": "Ann", "age": 20, "address": {"street": "Main St", "city": "Oslo"}, "tags": ["a", "b"]}
         assert json.loads(shown) == {"user": user, "kind": "guest", "notify": False}
+
+
+async def test_a_type_that_contains_itself() -> None:
+    """Its form ends: the inmost is entered as JSON, and what is left empty is left out."""
+    app = make()
+
+    @app.rpc("t:plant")
+    async def plant(tree: Tree) -> Tree:
+        return tree
+
+    async with served(app.web_app()) as address, looking(address, "#/procedure/t%3Aplant") as page:
+        await page.fill("[id='field-tree.name']", "a")
+        call, answer = page.get_by_role("button", name="Call"), page.locator(".answer pre").first
+        await call.click()
+        await expect(answer).to_have_text('{\n  "name": "a",\n  "child": null\n}')
+        await page.fill("[id='field-tree.child.name']", "b")
+        await page.fill("[id='field-tree.child.child.name']", "c")
+        await page.fill("[id='field-tree.child.child.child']", '{"name": "d"}')
+        await call.click()
+        await expect(answer).to_contain_text('"d"')
+        leaf = {"name": "d", "child": None}
+        assert json.loads(await answer.inner_text()) == {
+            "name": "a",
+            "child": {"name": "b", "child": {"name": "c", "child": leaf}},
+        }
 
 
 async def test_the_code_to_copy_does_the_same(tmp_path: Path) -> None:

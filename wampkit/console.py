@@ -8,7 +8,6 @@ import functools
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import asdict
-from importlib.metadata import version
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -19,7 +18,7 @@ from .connection import Connection
 from .connections import Connections
 from .counters import Counters
 from .errors import NotFound
-from .meter import Failure, Meter
+from .meter import Failure, Meter, shown
 from .reference import described, middleware_names
 from .requirements import Rule, requires
 from .router import Declaration
@@ -38,8 +37,6 @@ MOST_ROWS = 200
 ROWS_A_TURN = 200
 ROUTES_AT_ONCE = 50
 """As many descriptions as surely fit into what may wait for one client."""
-
-MOST_CHARACTERS = 200
 
 
 Compiled = tuple[Iterable[Procedure], Iterable[ServedTopic]]
@@ -152,10 +149,12 @@ class Console:
 
     async def _console(self) -> dict[str, Any]:
         """What the app is, and the figures of the last minutes."""
+        from . import __version__  # not there yet while the package is imported
+
         app = self._app
         return {
             "ident": app.ident,
-            "version": version("wampkit"),
+            "version": __version__,
             "debug": app.debug,
             "login": self._login,
             "javascript": app.javascript,
@@ -233,8 +232,8 @@ def _row(connection: Connection) -> dict[str, Any]:
     return {
         "id": connection.id,
         "address": connection.remote,
-        "user": None if user is None else str(user)[:MOST_CHARACTERS],
-        "roles": sorted(connection.roles),
+        "user": None if user is None else shown(user),
+        "roles": sorted(map(shown, connection.roles)),
         "subscriptions": len(connection.subscriptions) - (LIVE in connection.subscriptions),
         "queued": connection.unsent,
         "dropped": connection.dropped,

@@ -16,7 +16,7 @@ from .incoming import Call, Incoming, Publish
 from .middleware import CallNext
 from .topics import Topics
 
-__all__ = ["Failure", "Figures", "Meter"]
+__all__ = ["Failure", "Figures", "Meter", "shown"]
 
 MOST_SAMPLES = 10_000
 """Calls of one interval whose time counts; the rest only raise the number."""
@@ -172,16 +172,19 @@ class Meter:
                 message=type(message).__name__.lower(),
                 route=message.name,
                 uri=message.uri[:MOST_CHARACTERS],
-                error=kind,
-                description=description[:MOST_CHARACTERS],
-                user=None if user is None else str(user)[:MOST_CHARACTERS],
+                error=shown(kind),
+                description=shown(description),
+                user=None if user is None else shown(user),
                 connection=message.connection.id,
                 traceback=trace,
             )
         )
 
-    def _told(self, error: BaseException) -> tuple[str, str, str | None]:
-        """What may be told of an error: its URI or class, its text, its traceback."""
+    def _told(self, error: BaseException) -> tuple[object, object, str | None]:
+        """What may be told of an error: its URI or class, its text, its traceback.
+
+        An app may have made it of anything.
+        """
         if isinstance(error, WampError):
             return error.uri, error.description, None
         if isinstance(error, asyncio.CancelledError):
@@ -190,7 +193,20 @@ class Meter:
         if not self._debug:
             return name, "", None
         trace = "".join(traceback.format_exception(error))
-        return name, str(error), trace[-LONGEST_TRACEBACK:]
+        return name, error, _writable(trace[-LONGEST_TRACEBACK:])
+
+
+def shown(value: object) -> str:
+    """A value of the app's as text, of which only the beginning is kept; some cannot be told."""
+    try:
+        return _writable(str(value)[:MOST_CHARACTERS])
+    except Exception:
+        return f"({type(value).__qualname__})"
+
+
+def _writable(text: str) -> str:
+    """A text as UTF-8 can carry it: half a surrogate pair becomes an escape."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _quantile(ordered: list[float], share: float) -> float | None:

@@ -9,16 +9,18 @@ import { boundsText, choicesOf, entryOf, resolved, typeText } from "./schema.js"
  * - `path`: where it stands, which the errors are named by.
  * - `entered`, `onEnter`: its text, and what takes a new one.
  * - `fallback`: what holds if it is left empty.
+ * - `depth`: in how many objects it stands.
  */
-export function Field({ path, name, schema, definitions, required, variadic, fallback, entered, onEnter, errors }) {
-  const entry = variadic ? { kind: "json", schema: {} } : entryOf(schema, definitions);
+export function Field(field) {
+  const { path, name, schema, definitions, required, variadic, fallback, entered, onEnter, errors, depth = 0 } = field;
+  const entry = variadic ? { kind: "json", schema: {} } : entryOf(schema, definitions, depth);
   const type = typeText(schema, definitions);
   const hint = [variadic ? `any number of ${type}` : type, boundsText(schema, definitions), ...emptyHint(entry, required, fallback)];
   const label = html`
     <span class="name">${variadic ? `*${name}` : name}${required && html`<abbr title="needed">*</abbr>`}</span>
     <small>${hint.filter(Boolean).join(" · ")}</small>
   `;
-  if (entry.kind === "object") return Group({ path, label, entry, definitions, entered, onEnter, errors });
+  if (entry.kind === "object") return Group({ path, label, entry, definitions, entered, onEnter, errors, depth });
   const id = `field-${path}`;
   const problem = errors[path];
   const given = {
@@ -68,7 +70,7 @@ function input({ kind, schema, nullable }, given, required, shadow) {
   return html`<textarea ...${plain} rows=${kind === "json" ? 2 : 3} class=${kind === "json" ? "code" : ""}></textarea>`;
 }
 
-function Group({ path, label, entry, definitions, entered, onEnter, errors }) {
+function Group({ path, label, entry, definitions, entered, onEnter, errors, depth }) {
   const values = entered ?? {};
   return html`
     <fieldset>
@@ -77,7 +79,7 @@ function Group({ path, label, entry, definitions, entered, onEnter, errors }) {
       ${Object.entries(entry.schema.properties).map(([name, schema]) => {
         const inner = `${path}.${name}`;
         return html`<${Field}
-          key=${name} path=${inner} name=${name} schema=${schema} definitions=${definitions}
+          key=${name} path=${inner} name=${name} schema=${schema} definitions=${definitions} depth=${depth + 1}
           required=${entry.schema.required?.includes(name) ?? false} fallback=${schema.default}
           entered=${values[name]} errors=${errors} onEnter=${(text) => onEnter({ ...values, [name]: text })}
         />`;

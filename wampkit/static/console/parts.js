@@ -158,7 +158,7 @@ export function Problem({ error }) {
 }
 
 /** What a route says of itself: its names, its text, what its messages pass and who may send them. */
-export function About({ route, children }) {
+export function About({ route }) {
   const { declared, uri, documentation, middlewares, requires, timeout } = route;
   return html`
     <header class="about">
@@ -166,7 +166,6 @@ export function About({ route, children }) {
       <h2>${declared}</h2>
       ${route.signature && html`<code class="signature">${route.signature}</code>`}
       ${documentation && html`<p class="text">${documentation}</p>`}
-      ${children}
       <dl class="facts">
         ${uri !== declared && html`<div><dt>URI</dt><dd><code>${uri}</code></dd></div>`}
         ${timeout != null && html`<div><dt>Time limit</dt><dd>${timeout} s</dd></div>`}

@@ -3,6 +3,8 @@
 /** A variable of a URI pattern: its name, and whether it takes slashes too. */
 const VARIABLE = /\{([^{}:]+)(:path)?\}/u;
 
+const DEEPEST = 3;
+
 const PARTS = {
   minimum: "≥ ",
   exclusiveMinimum: "> ",
@@ -58,6 +60,8 @@ function range(least, most) {
 
 /**
  * How a value is entered: `{kind, schema, nullable}`, with a kind of "text", "number", "choice", "object" or "json".
+ *
+ * @param depth In how many objects it stands: types may contain themselves, so the inmost are entered as JSON.
  */
 export function entryOf(schema, definitions, depth = 0) {
   const found = resolved(schema, definitions);
@@ -69,7 +73,7 @@ export function entryOf(schema, definitions, depth = 0) {
   if (found.enum || "const" in found || found.type === "boolean") return { kind: "choice", schema: found };
   if (found.type === "string") return { kind: "text", schema: found };
   if (found.type === "number" || found.type === "integer") return { kind: "number", schema: found };
-  if (found.type === "object" && found.properties && depth < 3) return { kind: "object", schema: found };
+  if (found.type === "object" && found.properties && depth < DEEPEST) return { kind: "object", schema: found };
   return { kind: "json", schema: found };
 }
 
@@ -77,27 +81,17 @@ export function choicesOf(schema) {
   return schema.enum ?? ("const" in schema ? [schema.const] : [true, false]);
 }
 
-/** A value as the form's text; what `read` makes of it is the value again. */
-export function write(value, schema, definitions) {
-  const { kind, schema: found } = entryOf(schema, definitions);
-  if (value === undefined) return kind === "object" ? {} : "";
-  if (value === null && kind !== "choice" && kind !== "json") return "";
-  if (kind === "object") {
-    return Object.fromEntries(
-      Object.entries(found.properties).map(([name, each]) => [name, write(value[name], each, definitions)]),
-    );
-  }
-  return kind === "text" || kind === "number" ? String(value) : JSON.stringify(value);
-}
-
 /**
  * What a form's text means: `{value}`, `{missing: true}` or `{errors}`, by path.
  *
  * @param entered A text, or for an object an object of them.
  */
-export function read(entered, schema, definitions, required, path = "") {
-  const { kind, schema: found, nullable } = entryOf(schema, definitions);
-  if (kind === "object") return readObject(entered ?? {}, found, definitions, required, path);
+export function read(entered, schema, definitions, required, path = "", depth = 0) {
+  const { kind, schema: found, nullable } = entryOf(schema, definitions, depth);
+  if (kind === "object") {
+    if (isEmpty(entered) && (nullable || !required)) return nullable && required ? { value: null } : { missing: true };
+    return readObject(entered ?? {}, found, definitions, path, depth);
+  }
   const text = entered ?? "";
   if (text === "" || (kind !== "text" && !text.trim())) {
     if (nullable) return required ? { value: null } : { missing: true };
@@ -113,18 +107,15 @@ export function read(entered, schema, definitions, required, path = "") {
   }
 }
 
-function readObject(entered, schema, definitions, required, path) {
+function readObject(entered, schema, definitions, path, depth) {
   const value = {};
   const errors = {};
-  let some = false;
   for (const [name, each] of Object.entries(schema.properties)) {
     const needed = schema.required?.includes(name) ?? false;
-    const result = read(entered[name], each, definitions, needed, `${path}.${name}`);
-    some ||= !isEmpty(entered[name]);
+    const result = read(entered[name], each, definitions, needed, `${path}.${name}`, depth + 1);
     if (result.errors) Object.assign(errors, result.errors);
     else if (!result.missing) value[name] = result.value;
   }
-  if (!required && !some) return { missing: true };
   return Object.keys(errors).length ? { errors } : { value };
 }
 

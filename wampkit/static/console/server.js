@@ -41,7 +41,6 @@ export class Server extends EventTarget {
     const client = connect(socketUrl, {
       WebSocket: tapped((...frame) => this.#note(...frame)),
       backoff: [100, 5000],
-      keepPublishes: 0,
       ...login,
     });
     this.#client = client;
@@ -102,7 +101,7 @@ export class Server extends EventTarget {
       if (client !== this.#client) return;
       Object.assign(this, { about, routes, refusal: null, figures: about.figures });
     } catch (error) {
-      if (error instanceof CallError) this.refusal = error;
+      if (client === this.#client && error instanceof CallError) this.refusal = error;
     }
   }
 
@@ -117,7 +116,6 @@ export class Server extends EventTarget {
     if (this.#isOwn(text)) return;
     this.frames.push({ number: this.#count, out, text, at });
     if (this.frames.length > MOST_FRAMES) this.frames.splice(0, MOST_FRAMES / 10);
-    this.dispatchEvent(new Event("frame"));
   }
 
   /** Whether a frame is the console's own. Answers do not name their procedure, so the others' calls are remembered. */
