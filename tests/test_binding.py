@@ -456,7 +456,7 @@ async def test_a_plan_without_injection_needs_no_scope() -> None:
     threads = Threads(1)
     compiled = plan(add)
     assert not compiled.injected
-    assert await compiled.call(threads, [1, 2], {}) is None
+    assert await compiled.call(threads, None, [1, 2], {}) is None
 
     injected = compile_handler("x", lambda conn, x: (conn, x), {}, variables=("conn",))
     scope = Scope(None, None, None, {"conn": "c"}, threads)

@@ -10,7 +10,6 @@ PACKAGE = Path(__file__).parent.parent / "wampkit"
 LAYERS: list[set[str]] = [
     {
         "errors",
-        "threads",
         "frames",
         "complaints",
         "counters",
@@ -28,6 +27,7 @@ LAYERS: list[set[str]] = [
         "addresses",
         "texts",
     },
+    {"threads"},
     {
         "hosts",
         "forwarded",

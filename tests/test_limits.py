@@ -74,6 +74,8 @@ def test_the_defaults_are_documented() -> None:
     for field in fields(Limits):
         default = "off" if field.default is None else f"`{json.dumps(field.default)}`"
         default = {"1052672": "1 MiB + 4 KiB", "1048576": "1 MiB", "8388608": "8 MiB"}.get(default.strip("`"), default)
+        if field.name == "threads_per_connection":
+            default = "a quarter of `threads`"
         if isinstance(field.default, int) and "iB" not in default:
             default = f"{field.default:,}"
         assert f"| `{field.name}` | {default} |" in readme, f"{field.name}: {default}"

@@ -12,6 +12,7 @@ from .depends import Depends
 from .errors import (
     ERROR_URIS,
     AuthenticationFailed,
+    Busy,
     CallError,
     ClientError,
     ConnectionLost,
@@ -52,6 +53,7 @@ __all__ = [
     "AuthenticationFailed",
     "BlockAddresses",
     "Broker",
+    "Busy",
     "Call",
     "CallError",
     "CallNext",

@@ -85,7 +85,8 @@ class App(Live):
             frame with 1012, "drop" only ends the connection. Autobahn|JS 0.8 reconnects after the latter alone.
         compression: Whether clients that offer permessage-deflate get it. It saves bytes and costs time: some 10 us
             an event and no memory, but it goes without the fast way in.
-        threads: How many `def` handlers run at once.
+        threads: How many `def` handlers run at once; hooks and logins have as many threads of their own, made when
+            they are needed.
 
         javascript: Whether the browser's client is served beside the socket: `wampkit.js` below its path.
         console: Whether a browser that opens the socket's address sees what the app serves and how it fares, and can
@@ -294,7 +295,7 @@ class App(Live):
         for lifespan in (*([self._console.lifespan] if self.console else []), *lifespans, self._lifespan):
             if lifespan is not None:
                 await self._resources.enter_async_context(lifespan(self))
-        await self._hooks.started(node.threads)
+        await self._hooks.started(node.threads.hooks)
         node.started = True
         node.start_periodic()
 
@@ -315,7 +316,7 @@ class App(Live):
             return
         await node.stop()
         if node.started:
-            await self._hooks.stopped(node.threads)
+            await self._hooks.stopped(node.threads.hooks)
         try:
             await self._resources.aclose()
         finally:

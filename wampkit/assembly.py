@@ -31,7 +31,7 @@ from .node import Node
 from .router import Table
 from .serving import known_names
 from .subscribing import Subscribing
-from .threads import Threads
+from .threads import ThreadPools
 from .topics import Topics
 from .uris import expand
 
@@ -110,18 +110,18 @@ def assemble(
     console = options.console
     middlewares = tuple(messages) if console is None else (console.meter.message, *messages)
     broker = broker_from_url(options.broker) if isinstance(options.broker, str) else options.broker
-    threads = Threads(options.threads)
-    counters = Counters()
+    limits, counters = options.limits, Counters()
+    threads = ThreadPools(options.threads, counters, share=limits.threads_per_connection, queue=limits.thread_queue)
     hub = Hub(options.sockets, options.limits, counters)
     topics = Topics(broker, hub.flusher, known=lambda uri: served.find(uri) is not None)
 
     async def on_error(error: BaseException, connection: Connection) -> None:
-        await hooks.failed(threads, error, connection)
+        await hooks.failed(threads.hooks, error, connection)
 
     failures = Failures(error_handlers, on_error)
     names = Names(options.limits.uri_length, counters)
     answers = Answers(error_uris=options.error_uris, prefixes=options.prefixes, debug=options.debug)
-    calls = Calls(procedures, names, topics, middlewares, threads, failures, answers)
+    calls = Calls(procedures, names, topics, middlewares, threads.handlers, failures, answers)
     subscribing = Subscribing(
         served,
         names,
@@ -147,7 +147,9 @@ def assemble(
         counters,
         options.keepalive,
         options.goodbye,
-        None if options.cra is None else Authenticator(options.cra, threads, failures, counters, subscribing.recheck),
+        None
+        if options.cra is None
+        else Authenticator(options.cra, threads.logins, failures, counters, subscribing.recheck),
     )
     known = known_names(procedures, served, options.prefixes)
     door = Door(

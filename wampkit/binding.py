@@ -83,7 +83,7 @@ class Plan:
         async with scope:
             try:
                 positional, keywords = await self.arguments(values, scope)
-                result = await self.call(scope.threads, positional, keywords)
+                result = await self.call(scope.threads, scope.connection, positional, keywords)
             except BaseException as error:
                 if scope.endings:
                     await scope.end(error)
@@ -92,11 +92,11 @@ class Plan:
                 await scope.end(None)
             return result
 
-    async def call(self, threads: Threads, positional: Sequence[Any], keywords: dict[str, Any]) -> Any:
-        """Call the handler with exactly these arguments."""
+    async def call(self, threads: Threads, connection: Any, positional: Sequence[Any], keywords: dict[str, Any]) -> Any:
+        """Call the handler with exactly these arguments, for a connection."""
         if self.is_async:
             return await self.function(*positional, **keywords)
-        result = await threads.run(self.function, *positional, **keywords)
+        result = await threads.run_for(connection, self.function, *positional, **keywords)
         # A plain function that wraps an async one, as many decorators make them.
         return await result if inspect.iscoroutine(result) else result
 
@@ -124,7 +124,7 @@ class Dependency:
             return _InThread(contextlib.contextmanager(function)(*positional, **keywords), scope)
         if self.plan.is_async:
             return await function(*positional, **keywords)
-        return await scope.threads.run(function, *positional, **keywords)
+        return await scope.threads.run_for(scope.connection, function, *positional, **keywords)
 
 
 class _InThread(contextlib.AbstractAsyncContextManager[Any]):
@@ -133,12 +133,13 @@ class _InThread(contextlib.AbstractAsyncContextManager[Any]):
     def __init__(self, manager: contextlib.AbstractContextManager[Any], scope: Scope) -> None:
         self._manager = manager
         self._threads = scope.threads
+        self._connection = scope.connection
 
     async def __aenter__(self) -> Any:
-        return await self._threads.run(self._manager.__enter__)
+        return await self._threads.run_for(self._connection, self._manager.__enter__)
 
     async def __aexit__(self, *error: Any) -> None:
-        await self._threads.run(self._manager.__exit__, *error)
+        await self._threads.clean_up_for(self._connection, self._manager.__exit__, *error)
 
 
 async def _resolve(slot: Resolver | Dependency, scope: Scope) -> Any:

@@ -148,6 +148,6 @@ def run_plan(
 ) -> Awaitable[Any]:
     """Call a handler with the wire's values and what it wants to be given."""
     if not plan.injected:
-        return plan.call(threads, values, _NO_KEYWORDS)
+        return plan.call(threads, message.connection, values, _NO_KEYWORDS)
     topic = Topic(message.uri, register)
     return plan.run(values, Scope(message.connection, message, topic, message.variables, threads))

@@ -22,6 +22,7 @@ from .meter import Failure, Meter, shown
 from .reference import described, middleware_names
 from .requirements import Rule, requires
 from .router import Declaration
+from .threads import ThreadPools
 from .topics import Topics
 
 __all__ = ["Console", "Watched", "console_rules"]
@@ -58,6 +59,9 @@ class Watched(Protocol):
 
     @property
     def counters(self) -> Counters: ...
+
+    @property
+    def threads(self) -> ThreadPools: ...
 
 
 class Console:
@@ -142,6 +146,7 @@ class Console:
             "connections": len(app.connections),
             "topics": len(app.topics) - (LIVE in app.topics),
             "failed": self.meter.failed,
+            "threads": {name: getattr(app.threads.handlers, name) for name in ("running", "waiting", "held", "limit")},
             "counters": asdict(app.counters),
         }
 

@@ -30,7 +30,7 @@ FINAL_CODES = frozenset({1008})
 PASSING = frozenset(
     {
         ERROR + "too-many-attempts",
-        *(ERROR_URIS[kind] for kind in ("generic", "internal", "timeout", "too_many_messages")),
+        *(ERROR_URIS[kind] for kind in ("generic", "internal", "timeout", "too_many_messages", "busy")),
     }
 )
 """Answers to a login that say nothing about the secret: a later attempt may succeed."""

@@ -155,7 +155,7 @@ class Door:
             raise web.HTTPForbidden(text=refusal.description or None) from None
         except Exception as error:
             self._complaints.add("gate", "a middleware failed in its connect", level=logging.ERROR, error=error)
-            await self._node.hooks.failed(self._node.threads, error, connection)
+            await self._node.hooks.failed(self._node.threads.hooks, error, connection)
             raise web.HTTPInternalServerError from None
         self._check_open()
         if connection.closed:
@@ -206,7 +206,7 @@ class Door:
             node.authenticator.welcomed(connection)
 
     async def _greet(self, connection: Connection) -> None:
-        hooks, threads = self._node.hooks, self._node.threads
+        hooks, threads = self._node.hooks, self._node.threads.hooks
         try:
             with self._node.may_be_cancelled():
                 await hooks.connected(threads, connection)

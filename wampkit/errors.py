@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 __all__ = [
     "ERROR_URIS",
     "AuthenticationFailed",
+    "Busy",
     "CallError",
     "ClientError",
     "ConnectionLost",
@@ -39,6 +40,7 @@ ERROR_URIS: Mapping[str, str] = MappingProxyType(
         "timeout": "http://api.wamp.ws/error#timeout",
         "limit_exceeded": "http://api.wamp.ws/error#limit-exceeded",
         "too_many_messages": "http://api.wamp.ws/error#too-many-messages",
+        "busy": "http://api.wamp.ws/error#busy",
         "internal": "http://api.wamp.ws/error#internal",
         "generic": "http://api.wamp.ws/error#generic",
     }
@@ -108,6 +110,12 @@ class TooManyMessages(_KindError):
     """The caller sends more messages than `Limits` allow."""
 
     kind = "too_many_messages"
+
+
+class Busy(_KindError):
+    """Too many calls wait for a thread; the same call may succeed a little later."""
+
+    kind = "busy"
 
 
 class ProtocolError(Exception):

@@ -92,12 +92,12 @@ class Hooks:
     async def started(self, threads: Threads) -> None:
         """Run the start-up hooks; what one raises stops the start."""
         for hook in self._startup:
-            await _run(threads, hook)
+            await _run(threads, None, hook)
 
     async def stopped(self, threads: Threads) -> None:
         """Run the shutdown hooks in reverse; one that fails is logged and the others run."""
         for hook in reversed(self._shutdown):
-            await _run_logged(threads, "on_shutdown", hook)
+            await _run_logged(threads, None, "on_shutdown", hook)
 
     @property
     def greet(self) -> bool:
@@ -107,13 +107,13 @@ class Hooks:
     async def connected(self, threads: Threads, connection: Connection) -> None:
         """Run the connect hooks; what one raises refuses the client."""
         for hook in self._connect:
-            await _run(threads, hook, connection)
+            await _run(threads, connection, hook, connection)
 
     async def disconnected(self, threads: Threads, connection: Connection) -> None:
         """Run the disconnect hooks; one that fails is reported and the others run."""
         for hook in self._disconnect:
             try:
-                await _run(threads, hook, connection)
+                await _run(threads, connection, hook, connection)
             except BaseException as error:
                 if is_fatal(error):
                     raise
@@ -123,7 +123,7 @@ class Hooks:
     async def failed(self, threads: Threads, error: BaseException, connection: Connection) -> None:
         """Run the error hooks; one that fails itself is logged."""
         for hook in self._error:
-            await _run_logged(threads, "on_error", hook, error, connection)
+            await _run_logged(threads, connection, "on_error", hook, error, connection)
 
     def start_periodic(self, threads: Threads) -> list[asyncio.Task[None]]:
         """One task for each `every`."""
@@ -148,18 +148,20 @@ def _name(hook: Callable[..., Any]) -> str:
     return str(getattr(hook, "__qualname__", hook))
 
 
-async def _run(threads: Threads, hook: Callable[..., Any], *args: Any) -> None:
+async def _run(threads: Threads, owner: Connection | None, hook: Callable[..., Any], *args: Any) -> None:
     if inspect.iscoroutinefunction(hook):
         await hook(*args)
     else:
-        result = await threads.run(hook, *args)
+        result = await (threads.run(hook, *args) if owner is None else threads.run_for(owner, hook, *args))
         if isinstance(result, Awaitable):
             await result
 
 
-async def _run_logged(threads: Threads, kind: str, hook: Callable[..., Any], *args: Any) -> None:
+async def _run_logged(
+    threads: Threads, owner: Connection | None, kind: str, hook: Callable[..., Any], *args: Any
+) -> None:
     try:
-        await _run(threads, hook, *args)
+        await _run(threads, owner, hook, *args)
     except BaseException as error:
         if is_fatal(error):
             raise
@@ -169,4 +171,4 @@ async def _run_logged(threads: Threads, kind: str, hook: Callable[..., Any], *ar
 async def _repeat(threads: Threads, periodic: _Periodic) -> None:
     while True:
         await asyncio.sleep(periodic.seconds)
-        await _run_logged(threads, "every", periodic.function)
+        await _run_logged(threads, None, "every", periodic.function)

@@ -32,9 +32,13 @@ class Limits:
             may send in one second. Only with `messages_per_second`.
         flood: What becomes of messages beyond that: "refuse" answers calls with the error kind
             `too_many_messages` and drops the rest with a line in the log, "close" closes the connection with 1008.
+        threads_per_connection: How many of its blocking functions (written with `def`) run at once; None for a
+            quarter of `App(threads=...)`. The rest of its calls wait while those of others run.
         queue: Bytes that may wait for a client that reads slowly.
         slow_reader: What becomes of a client for which more waits: "close" cuts it, with `close_code` 4008, "drop"
             drops the oldest events that wait for it and keeps the connection, unless it is answers that pile up.
+        thread_queue: How many calls of blocking functions may wait for a thread; further ones are refused with the
+            error kind `busy`, unless it is the only one of its connection that waits.
         connections: How many connections there may be, handshakes included, or None; more are refused with HTTP 503.
         connections_per_address: How many there may be from one address, or None; more are refused with HTTP 429.
 
@@ -55,9 +59,11 @@ class Limits:
     messages_per_second: float | None = None
     burst: int | None = None
     flood: Literal["refuse", "close"] = "refuse"
+    threads_per_connection: int | None = None
     queue: int = 1024 * 1024
     slow_reader: Literal["close", "drop"] = "close"
     # all of them
+    thread_queue: int = 10_000
     connections: int | None = None
     connections_per_address: int | None = None
 

@@ -10,6 +10,7 @@ from .connections import Connections
 from .counters import Counters
 from .door import Door
 from .node import Node
+from .threads import ThreadPools
 from .to_user import ToUser
 from .topics import Topics
 from .uris import expand
@@ -52,6 +53,11 @@ class Live:
     def counters(self) -> Counters:
         """What happened since the start: slow readers cut, events dropped, handshakes refused and the like."""
         return self._running().counters
+
+    @property
+    def threads(self) -> ThreadPools:
+        """The worker threads of `def` functions, and how many run and wait now: `app.threads.handlers.waiting`."""
+        return self._running().threads
 
     async def publish(
         self, topic: str, event: Any, *, exclude: Iterable[str] = (), eligible: Iterable[str] | None = None

@@ -19,7 +19,7 @@ from .keepalive import keep_alive
 from .lifecycle import Hooks
 from .logins import Authenticator
 from .memory import warm_up_allocator
-from .threads import Threads
+from .threads import ThreadPools
 from .topics import Topics
 
 __all__ = ["Node"]
@@ -71,7 +71,7 @@ class Node:
         broker: Broker,
         dispatcher: Dispatcher,
         starter: Starter,
-        threads: Threads,
+        threads: ThreadPools,
         hooks: Hooks,
         counters: Counters,
         keepalive: float | None,
@@ -107,7 +107,7 @@ class Node:
 
     def start_periodic(self) -> None:
         """Start the app's periodic functions."""
-        self._tasks.extend(self.hooks.start_periodic(self.threads))
+        self._tasks.extend(self.hooks.start_periodic(self.threads.hooks))
 
     async def drain(self, deadline: float) -> None:
         """Begin no new work, answer the calls under way, then close every connection with 1012.
@@ -217,7 +217,7 @@ class Node:
             if stuck:
                 connection.complaints.add("stuck", f"{stuck} handlers did not end when cancelled")
             await self.dispatcher.leave(connection)
-            await self.hooks.disconnected(self.threads, connection)
+            await self.hooks.disconnected(self.threads.hooks, connection)
         finally:
             self.connections.discard(connection)
             connection.forget()

@@ -18,7 +18,7 @@ from .messages import encode
 from .names import Names
 from .requirements import check_all
 from .router import Table
-from .threads import Threads
+from .threads import ThreadPools
 from .topics import Topics
 
 __all__ = ["Subscribing"]
@@ -37,7 +37,7 @@ class Subscribing:
         names: Finds them.
         register: Who is subscribed to what.
         middlewares: The app's message middlewares, outermost first; they see unknown URIs too.
-        threads: Where blocking handlers run.
+        threads: Where blocking handlers and hooks run.
         failures: What becomes of exceptions.
         counters: Where refusals are counted.
         most: Topics that one connection may be subscribed to.
@@ -52,7 +52,7 @@ class Subscribing:
         names: Names,
         register: Topics,
         middlewares: tuple[Any, ...],
-        threads: Threads,
+        threads: ThreadPools,
         failures: Failures,
         counters: Counters,
         *,
@@ -164,7 +164,7 @@ class Subscribing:
         event = message.event
         if topic.plan is not None:
             values = topic.plan.bind([event] if topic.plan.wire.names else [])
-            event = await run_plan(topic.plan, values, message, self._threads, self._register)
+            event = await run_plan(topic.plan, values, message, self._threads.handlers, self._register)
             if event is None:
                 return None
         elif not topic.route.relay:
@@ -195,7 +195,7 @@ class Subscribing:
         try:
             await self._register.propose(uri, connection)
             for hook in topic.on_subscribe:
-                await run_plan(hook, [], message, self._threads, self._register)
+                await run_plan(hook, [], message, self._threads.hooks, self._register)
             if self._rechecks != rechecks:
                 # Whoever lost a right meanwhile may have lost this one.
                 await check_all(topic.may_subscribe, message)
@@ -221,7 +221,7 @@ class Subscribing:
             return
         for hook in topic.on_unsubscribe:
             try:
-                await run_plan(hook, [], message, self._threads, self._register)
+                await run_plan(hook, [], message, self._threads.hooks, self._register)
             except BaseException as error:
                 if is_fatal(error):
                     raise

@@ -204,7 +204,7 @@ function connect(url, options = {}) {
 
   function isFinal(error) {
     if (!reconnect || client.state === "closed") return true;
-    if (error.uri) return !/#(too-many-\w+|timeout|internal|generic)$/.test(error.uri); // a login
+    if (error.uri) return !/#(too-many-\w+|busy|timeout|internal|generic)$/.test(error.uri); // a login
     if (error.code === 4401) return !options.authkey && typeof url !== "function"; // the session ended
     return error.code === 1008 || !(error instanceof ConnectionLost);
   }

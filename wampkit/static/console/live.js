@@ -49,7 +49,8 @@ export function Live({ server }) {
       <${Failures} server=${server} newest=${last.failed} debug=${about.debug} />
       <${Connections} server=${server} />
       <${Topics} server=${server} />
-      <${Counters} counters=${last.counters} />
+      <${Numbers} title="Since the start" numbers=${last.counters} />
+      <${Numbers} title="Threads of def handlers" numbers=${last.threads} />
     </article>
   `;
 }
@@ -213,12 +214,12 @@ function Failure({ server, failure }) {
   `;
 }
 
-function Counters({ counters }) {
+function Numbers({ title, numbers }) {
   return html`
-    <section aria-label="Since the start">
-      <h3>Since the start</h3>
+    <section aria-label=${title}>
+      <h3>${title}</h3>
       <dl class="facts columns">
-        ${Object.entries(counters).map(
+        ${Object.entries(numbers).map(
           ([name, value]) => html`<div key=${name}><dt>${name.replaceAll("_", " ")}</dt><dd>${value.toLocaleString("en")}</dd></div>`,
         )}
       </dl>
