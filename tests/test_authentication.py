@@ -25,7 +25,8 @@ from wampkit import (
     derive_key,
     requires,
 )
-from wampkit.guessing import Guessing, owner_of
+from wampkit.addresses import owner_of
+from wampkit.guessing import Guessing
 
 from .logins import AUTH, AUTHREQ, ask, code_of, log_in, signature_of
 from .wire import CALL, PREFIX, PUBLISH, RESULT, Peer, RawPeer, Server, eventually, message, serve

@@ -123,7 +123,7 @@ async def test_ten_thousand_strange_messages_harm_nobody(seed: int, caplog: pyte
         await peer.answer("last")
         await eventually(lambda: len(asyncio.all_tasks()) <= before)
     assert "Traceback" not in caplog.text
-    assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) < 30
+    assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) < 100
 
 
 @pytest.mark.parametrize("seed", [4, 5])

@@ -8,8 +8,9 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "wampkit"
 
 LAYERS: list[set[str]] = [
+    {"errors"},
+    {"logs"},
     {
-        "errors",
         "frames",
         "complaints",
         "counters",
@@ -18,7 +19,6 @@ LAYERS: list[set[str]] = [
         "fatal",
         "flood",
         "memory",
-        "places",
         "sockets",
         "states",
         "users",
@@ -42,7 +42,7 @@ LAYERS: list[set[str]] = [
         "refusals",
         "keys",
         "httplog",
-        "paced",
+        "places",
         "authentication",
         "guessing",
     },
@@ -137,9 +137,10 @@ def test_the_core_imports_no_edge() -> None:
 
 
 def test_the_client_needs_little_of_the_core() -> None:
-    """Of the core the client uses errors, names, messages, the protocol and WAMP-CRA's arithmetic only."""
+    """Of the core the client uses errors, the log, names, messages, the protocol and WAMP-CRA's arithmetic only."""
+    allowed = OF_THE_CLIENT | {"errors", "logs", "uris", "messages", "protocol", "cra"}
     for module in OF_THE_CLIENT:
-        assert imports_of(module)[0] <= OF_THE_CLIENT | {"errors", "uris", "messages", "protocol", "cra"}, module
+        assert imports_of(module)[0] <= allowed, module
 
 
 def test_ids_are_not_drawn_from_random() -> None:

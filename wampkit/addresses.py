@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TypeAlias
 
-__all__ = ["UNIX", "Address", "Network", "Networks", "read_address", "read_network"]
+__all__ = ["UNIX", "Address", "Network", "Networks", "owner_of", "read_address", "read_network"]
 
 Address: TypeAlias = IPv4Address | IPv6Address
 Network: TypeAlias = IPv4Network | IPv6Network
@@ -33,6 +33,27 @@ def read_address(text: str) -> Address:
     if isinstance(address, IPv6Address):
         return address.ipv4_mapped or IPv6Address(int(address))
     return address
+
+
+OWN_BITS = 64
+"""Bits of an IPv6 address that say whose it is; the rest its owner may choose."""
+
+
+def owner_of(remote: str | None) -> str | None:
+    """To whom what a client does is counted: its IPv4 address, or the /64 network of its IPv6 address.
+
+    Limits, failed logins and the log all count by it. None is for the peers of unix sockets; a text that is no address
+    stands for itself.
+    """
+    if remote is None:
+        return None
+    try:
+        address = read_address(remote)
+    except ValueError:
+        return remote
+    if isinstance(address, IPv4Address):
+        return str(address)
+    return str(ip_network((address, OWN_BITS), strict=False))
 
 
 def read_network(text: str) -> Network:

@@ -25,6 +25,7 @@ from .hub import Hub, SocketOptions
 from .lifecycle import Hooks
 from .limits import Limits
 from .logins import Authenticator
+from .logs import MOST_KINDS, MOST_KINDS_SHOWN, LogThrottle
 from .middleware import split
 from .names import Names
 from .node import Node
@@ -112,7 +113,8 @@ def assemble(
     broker = broker_from_url(options.broker) if isinstance(options.broker, str) else options.broker
     limits, counters = options.limits, Counters()
     threads = ThreadPools(options.threads, counters, share=limits.threads_per_connection, queue=limits.thread_queue)
-    hub = Hub(options.sockets, options.limits, counters)
+    throttle = LogThrottle(MOST_KINDS_SHOWN if options.debug else MOST_KINDS)
+    hub = Hub(options.sockets, options.limits, counters, throttle=throttle)
     topics = Topics(broker, hub.flusher, known=lambda uri: served.find(uri) is not None)
 
     async def on_error(error: BaseException, connection: Connection) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import logging
 import os
 import signal
 import socket
@@ -20,11 +19,10 @@ from collections.abc import Coroutine, Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
+from .logs import logger
 from .server import Settings, Started, bind
 
 __all__ = ["STOP_PATIENCE", "Child", "Tie", "first_of", "reserve"]
-
-logger = logging.getLogger("wampkit")
 
 _VARIABLE = "_WAMPKIT_TIE"
 

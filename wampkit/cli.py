@@ -23,6 +23,7 @@ from .children import Tie
 from .errors import CallError, DeclarationError, one_line
 from .listing import as_text, listing_of
 from .loading import USAGE, Mistake, describe, load_app
+from .logs import logger
 from .options import (
     COMMAND,
     TAKES_JSON,
@@ -43,8 +44,6 @@ from .options import (
 from .process import leave
 
 __all__ = ["main"]
-
-logger = logging.getLogger("wampkit")
 
 INTERRUPTED = 130
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import ssl as tls
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
@@ -15,12 +14,11 @@ from .dialing import Dialer, Headers, Url, delay_of, is_final
 from .errors import ConnectionLost
 from .link import Link, LinkOptions
 from .login import Login, Secret
+from .logs import logger
 from .states import State, States
 from .subscriptions import Subscription, Subscriptions
 
 __all__ = ["Client", "Headers", "State", "connect"]
-
-logger = logging.getLogger("wampkit")
 
 SERVICE_RESTART = 1012
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from aiohttp import WebSocketError, WSMsgType, web
 
+from .addresses import owner_of
 from .complaints import Complaints
 from .errors import ProtocolError, quote
 from .flood import Allowance
@@ -21,6 +22,7 @@ from .frames import close_frame, ping_frame, pong_frame, text_frame
 from .heartbeat import Heartbeat
 from .hub import Hub
 from .inlet import Inlet, Socket, inlet_of
+from .logs import KIND
 from .messages import Message
 from .outbox import DeflatingOutbox, DroppingOutbox, Outbox
 from .permissions import Permissions
@@ -149,8 +151,8 @@ class Connection:
     def complaints(self) -> Complaints:
         """What is logged about this peer."""
         if self._complaints is None:
-            remote = quote(self.remote or "a unix socket", 64)
-            self._complaints = Complaints(f"connection {self.id[:8]} from {remote}")
+            subject = f"connection {self.id[:8]} from {quote(self.remote or 'a unix socket', 64)}"
+            self._complaints = Complaints(self._hub.throttle, subject, owner_of(self.remote))
         return self._complaints
 
     # ---- out
@@ -240,7 +242,7 @@ class Connection:
 
     def _malformed(self, error: ProtocolError) -> None:
         self._hub.counters.malformed += 1
-        self.complaints.add("malformed", f"malformed message: {error}")
+        self.complaints.add(("malformed", str(error)[:KIND]), f"malformed message: {error}")
         if self._hub.options.malformed == "close":
             self.close(error.code, error.reason)
 
@@ -385,8 +387,6 @@ class Connection:
         What is left in cycles would wait for the garbage collector, which took a third of the time of connections
         that come and go.
         """
-        if self._complaints is not None:
-            self._complaints.close()
         self.work.forget()
         self._on_message = _ignore
 

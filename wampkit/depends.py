@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import Any, Protocol
 
 from .fatal import is_fatal
+from .logs import logger
 from .threads import Threads
 
 __all__ = ["Depends", "Provider", "Scope"]
-
-logger = logging.getLogger("wampkit")
 
 
 class Depends:

@@ -19,11 +19,12 @@ from .inlet import Socket, direct_road, head_of, is_handshake, open_socket
 from .node import Node
 from .places import Places
 from .protocol import SUBPROTOCOL, Protocol
-from .refusals import RefusalLog, Refused
+from .refusals import Refused, log_refusal
 
 __all__ = ["Door"]
 
-logger = logging.getLogger("wampkit")
+
+_OF_THE_TEXT = ("Content-Type", "Content-Length", "Server", "Connection")
 
 
 class Door:
@@ -62,8 +63,7 @@ class Door:
         self._known = known
         self._ident = ident
         self._require_subprotocol = require_subprotocol
-        self._complaints = Complaints("handshakes")
-        self._refusals = RefusalLog()
+        self._complaints = Complaints(hub.throttle, "handshakes", None)
         self._direct = direct_road()
         self._remotes = Remotes(proxies, self._complaints if by_address else None)
         self._page = page
@@ -71,8 +71,7 @@ class Door:
 
     def close(self) -> None:
         """Write what was counted and not logged."""
-        self._complaints.close()
-        self._refusals.close()
+        self._hub.throttle.close()
 
     async def __call__(self, request: web.Request) -> web.StreamResponse:
         """Serve one handshake and, if it is let in, the connection that it becomes.
@@ -152,7 +151,9 @@ class Door:
         except web.HTTPException:
             raise
         except WampError as refusal:
-            raise web.HTTPForbidden(text=refusal.description or None) from None
+            # A text that no encoding has must not become an error of its own.
+            text = refusal.description.encode("utf-8", "replace").decode()
+            raise web.HTTPForbidden(text=text or None) from None
         except Exception as error:
             self._complaints.add("gate", "a middleware failed in its connect", level=logging.ERROR, error=error)
             await self._node.hooks.failed(self._node.threads.hooks, error, connection)
@@ -167,11 +168,11 @@ class Door:
 
     def _refuse(self, remote: str | None, refusal: web.HTTPException) -> web.Response:
         self._hub.counters.refused += 1
-        self._refusals.add(remote, refusal)
-        headers = {
-            key: value for key, value in refusal.headers.items() if key not in ("Content-Type", "Content-Length")
-        }
-        response = web.Response(status=refusal.status, text=f"{refusal.text}\n", headers=headers)
+        log_refusal(self._hub.throttle, remote, refusal)
+        response = web.Response(status=refusal.status, text=f"{refusal.text}\n")
+        for key, value in refusal.headers.items():
+            if key not in _OF_THE_TEXT:
+                response.headers.add(key, value)
         response.headers["Server"] = self._ident
         # Whatever a refused client sent behind its handshake must not be read as a request.
         response.force_close()

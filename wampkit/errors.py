@@ -7,6 +7,7 @@ stops the start. `CallError` and `ConnectionLost` are what a client meets.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -28,6 +29,7 @@ __all__ = [
     "TooManyMessages",
     "WampError",
     "answer_for",
+    "escape",
     "one_line",
     "quote",
 ]
@@ -228,7 +230,15 @@ def quote(text: object, limit: int = 128) -> str:
     return shown if len(whole) <= limit else f"{shown}… ({len(whole)} characters)"
 
 
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]")
+"""Control characters, line separators, what turns the direction of writing, and lone surrogates."""
+
+
+def escape(text: str) -> str:
+    """A text in which every character that could end a line or command a terminal is shown as its escape."""
+    return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
 def one_line(text: str) -> str:
-    """A text fit for one line of a terminal: line breaks become spaces, whatever cannot be printed an escape."""
-    joined = " ".join(part.strip() for part in text.splitlines() if part.strip())
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in joined)
+    """A text fit for one line of a terminal: line breaks become spaces, control characters their escapes."""
+    return escape(" ".join(part.strip() for part in text.splitlines() if part.strip()))

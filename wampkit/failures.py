@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -54,7 +55,7 @@ class Failures:
 
     async def report(self, connection: Connection, error: BaseException, what: str) -> None:
         """Log an exception and tell the app's hooks of it."""
-        kind = (what, type(error), _line_of(error))
+        kind = ("failed", type(error), _place_of(error))
         connection.complaints.add(kind, f"{what} failed", level=logging.ERROR, error=error)
         await self._on_error(error, connection)
 
@@ -67,8 +68,6 @@ class Failures:
         return None
 
 
-def _line_of(error: BaseException) -> int:
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace.tb_lineno if trace is not None else 0
+def _place_of(error: BaseException) -> int:
+    """What the places have in common from which an exception came the same way, be it for another URI."""
+    return hash(tuple((frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)))

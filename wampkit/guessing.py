@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import ipaddress
-
+from .addresses import owner_of
 from .flood import Allowances
 
 __all__ = ["Guessing"]
@@ -14,9 +13,6 @@ lock its owner out with the guesses of a few seconds."""
 
 MOST = 10_000
 """Addresses, and authkeys, that are remembered."""
-
-NETWORK = 64
-"""Bits of an IPv6 address that say whose it is; the rest its owner may choose."""
 
 
 class Guessing:
@@ -66,16 +62,3 @@ class Guessing:
     def __len__(self) -> int:
         """How many addresses and authkeys are remembered."""
         return 0 if self._addresses is None or self._authkeys is None else len(self._addresses) + len(self._authkeys)
-
-
-def owner_of(remote: str) -> str:
-    """The address, or for IPv6 the network, that belongs to one client."""
-    try:
-        address = ipaddress.ip_address(remote.partition("%")[0])
-    except ValueError:
-        return remote
-    if isinstance(address, ipaddress.IPv4Address):
-        return str(address)
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(ipaddress.ip_network((address, NETWORK), strict=False))

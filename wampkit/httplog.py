@@ -13,25 +13,26 @@ from urllib.parse import unquote_plus
 
 from aiohttp.http_exceptions import HttpProcessingError
 
-from .complaints import Complaints
 from .errors import quote
+from .logs import LogThrottle
 
 __all__ = ["blot_out", "quiet_http_errors"]
 
 
 class _NoHttp(logging.Filter):
-    """Turns those records into complaints: the first in one line, the rest as a count."""
+    """Turns those records into one line now and then, with their count."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._complaints = Complaints("requests that are no HTTP")
+        self._throttle = LogThrottle()
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
         if not isinstance(error, HttpProcessingError):
             return True
         first = str(error.message).strip().splitlines()[:1]
-        self._complaints.add("http", quote(first[0] if first else error.code), level=logging.INFO)
+        text = f"a request that is no HTTP: {quote(first[0] if first else error.code)}"
+        self._throttle.add("http", text, level=logging.INFO)
         return False
 
 

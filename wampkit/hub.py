@@ -8,6 +8,7 @@ from typing import Any, Literal
 from .counters import Counters
 from .eager import Starter
 from .limits import Limits
+from .logs import LogThrottle
 from .outbox import Flusher
 from .users import Users
 
@@ -34,3 +35,4 @@ class Hub:
     flusher: Flusher = field(default_factory=Flusher)
     starter: Starter = field(default_factory=Starter)
     users: Users[Any] = field(default_factory=Users)
+    throttle: LogThrottle = field(default_factory=LogThrottle)

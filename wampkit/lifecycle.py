@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -13,11 +12,10 @@ from typing import Any, TypeVar
 from .connection import Connection
 from .errors import DeclarationError
 from .fatal import is_fatal
+from .logs import logger
 from .threads import Threads
 
 __all__ = ["Hooks", "Lifespan"]
-
-logger = logging.getLogger("wampkit")
 
 F = TypeVar("F", bound=Callable[..., Any])
 Lifespan = Callable[[Any], contextlib.AbstractAsyncContextManager[Any]]

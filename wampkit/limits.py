@@ -40,7 +40,8 @@ class Limits:
         thread_queue: How many calls of blocking functions may wait for a thread; further ones are refused with the
             error kind `busy`, unless it is the only one of its connection that waits.
         connections: How many connections there may be, handshakes included, or None; more are refused with HTTP 503.
-        connections_per_address: How many there may be from one address, or None; more are refused with HTTP 429.
+        connections_per_address: How many there may be from one IPv4 address or IPv6 network of /64, or None; more are
+            refused with HTTP 429.
 
     Raises:
         DeclarationError: A bound is below one, or no such policy exists.

@@ -24,14 +24,13 @@ from .cra import ERROR, derive_key, make_challenge, verify, written
 from .errors import WampError, quote
 from .failures import Failures
 from .guessing import Guessing
+from .logs import logger
 from .permissions import Permissions
 from .signatures import is_async
 from .threads import Threads
 from .time_limit import TimeLimit
 
 __all__ = ["Authenticator"]
-
-logger = logging.getLogger("wampkit")
 
 POLICY_VIOLATION = 1008
 

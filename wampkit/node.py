@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Iterator
 from contextvars import copy_context
 from typing import Any, Literal
@@ -18,13 +17,12 @@ from .eager import Starter
 from .keepalive import keep_alive
 from .lifecycle import Hooks
 from .logins import Authenticator
+from .logs import logger
 from .memory import warm_up_allocator
 from .threads import ThreadPools
 from .topics import Topics
 
 __all__ = ["Node"]
-
-logger = logging.getLogger("wampkit")
 
 GOING_AWAY = 1001
 SERVICE_RESTART = 1012

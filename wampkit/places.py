@@ -6,6 +6,8 @@ from collections import Counter
 
 from aiohttp import web
 
+from .addresses import owner_of
+
 __all__ = ["Places"]
 
 RETRY = {"Retry-After": "1"}
@@ -16,14 +18,14 @@ class Places:
 
     Args:
         most: How many there may be in all, or None.
-        most_per_address: How many there may be from one address, or None.
+        most_per_address: How many there may be from one IPv4 address or IPv6 network of /64, or None.
     """
 
     def __init__(self, most: int | None, most_per_address: int | None) -> None:
         self._most = most
         self._most_per_address = most_per_address
         self._inside = 0
-        self._by_address: Counter[str | None] = Counter()
+        self._by_address: Counter[str] = Counter()
 
     def enter(self, address: str | None) -> None:
         """Take a place, which `leave` gives back.
@@ -34,18 +36,23 @@ class Places:
         """
         if self._most is not None and self._inside >= self._most:
             raise web.HTTPServiceUnavailable(text="the server has as many clients as it takes", headers=RETRY)
-        if self._most_per_address is not None and address is not None:
-            if self._by_address[address] >= self._most_per_address:
+        owner = self._owner(address)
+        if self._most_per_address is not None and owner is not None:
+            if self._by_address[owner] >= self._most_per_address:
                 raise web.HTTPTooManyRequests(text="there are too many connections from this address", headers=RETRY)
-            self._by_address[address] += 1
+            self._by_address[owner] += 1
         self._inside += 1
 
     def leave(self, address: str | None) -> None:
         """Give a place back."""
         self._inside -= 1
-        if self._most_per_address is None or address is None:
+        owner = self._owner(address)
+        if owner is None:
             return
-        if self._by_address[address] > 1:
-            self._by_address[address] -= 1
+        if self._by_address[owner] > 1:
+            self._by_address[owner] -= 1
         else:
-            del self._by_address[address]
+            del self._by_address[owner]
+
+    def _owner(self, address: str | None) -> str | None:
+        return None if self._most_per_address is None else owner_of(address)

@@ -17,10 +17,12 @@ from typing import Any, NoReturn
 
 from .httplog import quiet_http_errors
 from .loading import Mistake
+from .logs import logger, make_safe
 
 __all__ = ["Signals", "leave", "loop_factory", "run_loop", "set_up_logging"]
 
-logger = logging.getLogger("wampkit")
+AIOHTTP = ("aiohttp.access", "aiohttp.internal", "aiohttp.server", "aiohttp.web", "aiohttp.websocket")
+"""The loggers of aiohttp's server, which write what a client sent."""
 
 PATIENCE = 0.5
 """Seconds in which tasks and threads that serve nobody any more must have ended."""
@@ -30,6 +32,7 @@ def set_up_logging(level: str) -> None:
     """Log to stderr from this level on, unless the app has set up logging of its own."""
     logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     quiet_http_errors()
+    make_safe("asyncio", *AIOHTTP)
     logger.setLevel(level.upper())
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -11,12 +10,11 @@ from typing import Any
 
 from .children import Child, first_of, reserve
 from .loading import USAGE, Mistake
+from .logs import logger
 from .process import Signals, set_up_logging
 from .server import Settings, Started
 
 __all__ = ["run"]
-
-logger = logging.getLogger("wampkit")
 
 DRAIN = 0.5
 """Seconds that calls under way are given: whoever edits does not want to wait for them."""

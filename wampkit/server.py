@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import logging
 import socket
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -22,13 +21,12 @@ from .forwarded import TrustedProxies
 from .gates import AllowOrigins
 from .hosts import is_loopback
 from .loading import Mistake, describe, load_app
+from .logs import logger
 from .memory import settle_collector
 from .process import Signals, loop_factory, run_loop, set_up_logging
 from .tickets import Tickets
 
 __all__ = ["Settings", "Started", "bind", "run", "trust"]
-
-logger = logging.getLogger("wampkit")
 
 BACKLOG = 1024
 HANDSHAKE_TIMEOUT = 15.0

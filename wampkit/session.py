@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 from typing import Any, Final, Protocol
 
 from .depends import Scope
 from .errors import NotAllowed, WampError
+from .logs import logger
 
 __all__ = [
     "GONE",
@@ -20,8 +20,6 @@ __all__ = [
     "record_of",
     "session_of",
 ]
-
-logger = logging.getLogger("wampkit")
 
 
 class SessionReadOnly(TypeError):

@@ -15,15 +15,13 @@ from aiohttp_session import AbstractStorage
 
 from .connection import Connection
 from .errors import DeclarationError, quote
-from .paced import Paced
+from .logs import LogThrottle, logger
 from .refusals import Refused
 from .session import Session, SessionEnded, SessionReadOnly, SessionUnavailable
 from .storage import Found, Missing, Storage, quiet_undecryptable_cookies
 from .watch import Watch, remaining
 
 __all__ = ["Sessions", "reads_sessions"]
-
-logger = logging.getLogger("wampkit")
 
 RETRY = {"Retry-After": "1"}
 
@@ -86,7 +84,7 @@ class Sessions:
         self._check_every = check_every
         self._watches: list[Watch] = []
         self._tasks: set[asyncio.Task[None]] = set()
-        self._paced = Paced()
+        self._throttle = LogThrottle()
 
     # ---- the middleware
 
@@ -123,6 +121,7 @@ class Sessions:
                 self._watches.remove(watch)
                 task.cancel()
                 await asyncio.wait({task, *self._tasks})
+                self._throttle.close()
 
     async def _welcome(self, connection: Connection, record: SessionRecord, found: Found) -> str:
         facts = await self.facts(record, found)
@@ -202,10 +201,7 @@ class Sessions:
 
     def say(self, kind: Any, text: str, level: int = logging.INFO, error: BaseException | None = None) -> None:
         """Write a line to the log, unless one of its kind has just been written."""
-        hidden = self._paced.take(kind)
-        if hidden is not None:
-            more = f" ({hidden} more since the last line)" if hidden else ""
-            logger.log(level, "sessions: %s%s", text, more, exc_info=error)
+        self._throttle.add(kind, f"sessions: {text}", level=level, error=error)
 
 
 @dataclass(frozen=True, slots=True)

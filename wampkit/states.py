@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import logging
 from collections.abc import Callable
 
-__all__ = ["State", "States"]
+from .logs import logger
 
-logger = logging.getLogger("wampkit")
+__all__ = ["State", "States"]
 
 
 class State(enum.StrEnum):

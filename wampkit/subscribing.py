@@ -14,6 +14,7 @@ from .failures import Failures
 from .fatal import is_fatal
 from .frames import text_frame
 from .incoming import Incoming, Publish, Subscribe, Unsubscribe
+from .logs import KIND
 from .messages import encode
 from .names import Names
 from .requirements import check_all
@@ -142,7 +143,8 @@ class Subscribing:
         what = f"{verb} {quote(getattr(message, 'uri', ''))}"
         error = await self._failures.explained(connection, error, what)
         if isinstance(error, WampError):
-            connection.complaints.add(("refused", verb), f"{what} refused: {error.description or error.uri}")
+            reason = error.description or error.uri
+            connection.complaints.add(("refused", what, reason[:KIND]), f"{what} refused: {reason}")
             if self._explain and not isinstance(message, messages.Unsubscribe):
                 self._send_reason(connection, getattr(message, "uri", ""), error)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from types import TracebackType
@@ -11,10 +10,9 @@ from typing import Any, Self
 
 from .errors import CallError, ConnectionLost
 from .link import Link
+from .logs import logger
 
 __all__ = ["Subscription", "Subscriptions"]
-
-logger = logging.getLogger("wampkit")
 
 ASK = "wampkit:subscription"
 """The procedure of a wampkit server that tells the URI of a subscription, or null if it was refused."""

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import contextvars
 import functools
-import logging
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Coroutine, Hashable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,10 +17,9 @@ from typing import Any, ParamSpec, TypeVar
 
 from .counters import Counters
 from .errors import Busy
+from .logs import logger
 
 __all__ = ["ThreadPools", "Threads", "run_on_loop"]
-
-logger = logging.getLogger("wampkit")
 
 P = ParamSpec("P")
 T = TypeVar("T")

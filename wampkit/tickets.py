@@ -20,12 +20,10 @@ from .errors import DeclarationError, quote
 from .httplog import blot_out
 from .inlet import is_handshake
 from .keys import KeyRing
-from .paced import Paced
+from .logs import LogThrottle
 from .refusals import Refused
 
 __all__ = ["Tickets", "tickets_of"]
-
-logger = logging.getLogger("wampkit")
 
 LONGEST = 86_400.0
 """Seconds for which a ticket may be good: as long is its number remembered."""
@@ -82,7 +80,7 @@ class Tickets:
         self._required = required
         self._spent = spent
         self._remembered = _Remembered()
-        self._paced = Paced()
+        self._throttle = LogThrottle()
 
     @property
     def shared(self) -> bool:
@@ -159,6 +157,7 @@ class Tickets:
         """Before the first client, keep tickets out of the access log."""
         blot_out(self._parameter)
         yield
+        self._throttle.close()
 
     def _opened(self, ticket: str) -> dict[str, Any]:
         """What a ticket says, if it is one of ours and still good."""
@@ -195,8 +194,8 @@ class Tickets:
             async with asyncio.timeout(PATIENCE):
                 return bool(await self._spent(id, expires))
         except Exception as error:
-            if self._paced.take("spent") is not None:
-                logger.error("tickets: whether one was used before cannot be told, so none is taken", exc_info=error)
+            text = "tickets: whether one was used before cannot be told, so none is taken"
+            self._throttle.add("spent", text, level=logging.ERROR, error=error)
             headers = {"Retry-After": "1"}
             raise web.HTTPServiceUnavailable(text="tickets cannot be looked up now", headers=headers) from None
 

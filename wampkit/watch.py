@@ -11,12 +11,11 @@ from collections.abc import Collection, Iterable
 from typing import Any, Protocol
 
 from .connection import Connection
+from .logs import logger
 from .session import Session, SessionUnavailable, record_of
 from .storage import Found, Missing
 
 __all__ = ["SESSION_ENDED", "Watch", "remaining"]
-
-logger = logging.getLogger("wampkit")
 
 SESSION_ENDED = 4401
 """The close code of a connection whose web session has ended."""

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 import time
 from collections.abc import Callable
 
 from .children import STOP_PATIENCE, Child, first_of, reserve
+from .logs import logger
 from .process import Signals, set_up_logging
 from .server import Settings, Started
 
 __all__ = ["run"]
-
-logger = logging.getLogger("wampkit")
 
 STARTS_IN_VAIN = 4
 """After so many workers in a row that ended before they served, the supervisor gives up."""
