@@ -27,7 +27,7 @@ from .messages import Message
 from .outbox import DeflatingOutbox, DroppingOutbox, Outbox
 from .permissions import Permissions
 from .protocol import Protocol
-from .sockets import give_up, has_failed, prepare_socket
+from .sockets import buffered_bytes, give_up, has_failed, prepare_socket
 from .work import Work
 
 __all__ = ["Connection"]
@@ -349,7 +349,7 @@ class Connection:
         self.outbox.flush()
         if self._transport is not None:
             self._transport.close()
-            if self._transport.get_write_buffer_size():
+            if buffered_bytes(self._transport):
                 self._arm(self._hub.options.close_timeout)
 
     def _arm(self, seconds: float) -> None:
@@ -368,7 +368,7 @@ class Connection:
         transport = self._transport
         if transport is not None:
             transport.close()
-        if transport is None or not transport.get_write_buffer_size():
+        if transport is None or not buffered_bytes(transport):
             if self._deadline is not None:
                 self._deadline.cancel()
         else:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from .frames import deflated
+from .sockets import buffered_bytes
 
 __all__ = ["DeflatingOutbox", "DroppingOutbox", "Flusher", "Outbox", "Owner", "Receiver"]
 
@@ -214,13 +215,13 @@ class Outbox:
     @property
     def unsent(self) -> int:
         """Bytes that wait for the peer to read."""
-        buffered = self._transport.get_write_buffer_size() if self._transport is not None else 0
+        buffered = buffered_bytes(self._transport) if self._transport is not None else 0
         return buffered + sum(map(len, self._frames))
 
     @property
     def left(self) -> int:
         """Bytes that have left for the kernel since the beginning: they grow as long as the peer reads."""
-        buffered = self._transport.get_write_buffer_size() if self._transport is not None else 0
+        buffered = buffered_bytes(self._transport) if self._transport is not None else 0
         return self._given - buffered
 
     @property
@@ -286,7 +287,7 @@ class DroppingOutbox(Outbox):
             self._kept.clear()
             self._kept_bytes = 0
             self.owner.peer_gone()
-        while self._kept and not transport.get_write_buffer_size():
+        while self._kept and not buffered_bytes(transport):
             transport.write(self._next(HANDFUL))
         if self._kept and self._retry is None:
             self._retry = asyncio.get_running_loop().call_later(RETRY, self._try_again)
@@ -334,7 +335,7 @@ class DroppingOutbox(Outbox):
 
     @property
     def unsent(self) -> int:
-        buffered = self._transport.get_write_buffer_size() if self._transport is not None else 0
+        buffered = buffered_bytes(self._transport) if self._transport is not None else 0
         return buffered + self._kept_bytes
 
     @property

@@ -7,7 +7,7 @@ import contextlib
 import socket
 import struct
 
-__all__ = ["give_up", "has_failed", "prepare_socket"]
+__all__ = ["buffered_bytes", "give_up", "has_failed", "prepare_socket"]
 
 NOT_SENT = 64 * 1024
 """Bytes that the kernel takes beyond what is on its way to the peer. Without this bound it takes 2.7 to 3.8 MiB for
@@ -33,6 +33,15 @@ def prepare_socket(transport: asyncio.Transport, keepalive: float | None) -> Non
         if hasattr(socket, "TCP_USER_TIMEOUT") and keepalive is not None:
             milliseconds = int(keepalive * PATIENCE * 1000)
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+
+
+def buffered_bytes(transport: asyncio.Transport) -> int:
+    """Bytes that were written to a transport and have not left for the kernel."""
+    try:
+        return transport.get_write_buffer_size()
+    except AttributeError:
+        # A TLS transport, of asyncio and of uvloop, that was closed twice has let go of what it would ask.
+        return 0
 
 
 def has_failed(transport: asyncio.Transport) -> bool:
