@@ -108,26 +108,26 @@ HOME = """
 <p id="state">connecting …</p>
 <form id="form"><input id="text" autocomplete="off" required> <button>Say</button></form>
 <ol id="log"></ol>
-<script>
-  const WELCOME = 0, CALL = 2, CALLRESULT = 3, SUBSCRIBE = 5, PUBLISH = 7, EVENT = 8
-  const $ = id => document.getElementById(id)
-  const socket = new WebSocket(`${location.origin.replace(/^http/, "ws")}/ws`, ["wamp"])
-  const send = (...message) => socket.send(JSON.stringify(message))
+<script type="module">
+  import { connect } from "/ws/wampkit.js"
 
-  socket.onmessage = ({data}) => {
-    const message = JSON.parse(data)
-    if (message[0] === WELCOME) { send(SUBSCRIBE, "site:chat"); send(CALL, "1", "site:whoami") }
-    if (message[0] === CALLRESULT) $("state").textContent = `connected as ${message[2]}`
-    if (message[0] !== EVENT) return
+  const $ = id => document.getElementById(id)
+  const client = connect("/ws")
+
+  const tell = text => $("state").textContent = text
+  client.on("state", (state, error) => {
+    // A call that fails here was overtaken by the next state, which tells more.
+    if (state === "open") client.call("site:whoami").then(name => tell(`connected as ${name}`), () => {})
+    else tell(error?.code === 4401 ? "logged out: log in again" : `${state} …`)
+  })
+  client.subscribe("site:chat", event => {
     const line = document.createElement("li")
-    line.textContent = `${message[2].from}: ${message[2].text}`
+    line.textContent = `${event.from}: ${event.text}`
     $("log").append(line)
-  }
-  socket.onclose = ({code, reason}) =>
-    $("state").textContent = code === 4401 ? `${reason}: log in again` : "disconnected"
+  })
   $("form").onsubmit = submitted => {
     submitted.preventDefault()
-    send(PUBLISH, "site:chat", $("text").value, false)   // false: the sender receives it too
+    client.publish("site:chat", $("text").value, { excludeMe: false })   // the sender receives it too
     $("text").value = ""
   }
 </script>

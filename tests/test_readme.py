@@ -17,6 +17,8 @@ import pytest
 
 from wampkit import App
 
+from .command import environment
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -80,9 +82,13 @@ def test_the_first_screen(written: Path) -> None:
         expected = "\n".join(lines[1:3]).replace("8080", str(port))
         assert re.sub(r"pid \d+", "pid 4242", started) == expected
         for command, output in zip(lines[3::2], lines[4::2], strict=True):
-            words = shlex.split(command.removeprefix("$ wampkit ").replace("8080", str(port)))
             done = subprocess.run(
-                [sys.executable, "-m", "wampkit", *words], capture_output=True, text=True, timeout=30, cwd=written
+                [sys.executable, "-m", "wampkit", *shlex.split(command.removeprefix("$ wampkit "))],
+                capture_output=True,
+                text=True,
+                timeout=30,
+                cwd=written,
+                env=environment({"WAMPKIT_PORT": str(port)}),
             )
             assert (done.stdout + done.stderr).strip() == output
 

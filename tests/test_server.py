@@ -356,6 +356,7 @@ async def test_a_save_restarts_with_sockets_open(project: Path) -> None:
             assert (await peer.closed())[0] == 1012
         assert await server.url(count=2) == url
         assert "serves 5 procedures" in [line for line in server.out if "serves" in line][-1]
+        assert [line for line in server.err if "change" in line] == [line for line in server.err if "served.py" in line]
         peer = await Peer.open(url)
         assert await peer.result("news") == "fresh"
         await peer.close()

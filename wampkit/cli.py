@@ -27,19 +27,21 @@ from .logs import logger
 from .options import (
     COMMAND,
     TAKES_JSON,
-    Json,
     Seconds,
     SocketPath,
     app_argument,
     client_options,
     defaults,
+    json_arguments,
     level_option,
     option,
     proxies_option,
     secret_of,
     source,
+    split_url,
     strange_variables,
     trying_options,
+    words_argument,
 )
 from .process import leave
 
@@ -221,16 +223,26 @@ def check(app: str | None, trusted_proxies: tuple[str, ...] | None, log_level: s
 # ---- talking
 
 
-def _server(options: dict[str, Any]) -> talk.Server:
+def _needed(words: Sequence[str], *names: str) -> Sequence[str]:
+    """The words of a command, if each of these was given."""
+    if len(words) < len(names):
+        raise click.UsageError(f"Missing argument '{names[len(words)]}'.", click.get_current_context())
+    return words
+
+
+def _server(url: str, options: dict[str, Any]) -> talk.Server:
     logging.basicConfig(level="WARNING", format="wampkit: %(message)s")
     authkey = options["authkey"]
     typed = click.get_current_context().get_parameter_source("secret_file") is ParameterSource.COMMANDLINE
     if typed and authkey is None:
         raise Mistake("--secret-file needs --authkey: whose secret is it?", USAGE)
     return talk.Server(
-        url=options["url"],
+        url=url,
         prefixes=dict(options["prefix"]),
         headers=dict(options["header"]),
+        cookies=dict(options["cookie"]),
+        cafile=options["cafile"],
+        insecure=options["insecure"],
         origin=options["origin"],
         authkey=authkey,
         secret=None if authkey is None else secret_of(authkey, options["secret_file"]),
@@ -241,12 +253,17 @@ def _server(options: dict[str, Any]) -> talk.Server:
 @group.command(context_settings=TAKES_JSON)
 @client_options
 @option("--json", is_flag=True, help="Print the result in one line.")
-@click.argument("procedure")
-@click.argument("args", type=Json(), nargs=-1)
-def call(procedure: str, args: tuple[Any, ...], **options: Any) -> int:
-    """Call a procedure and print its result as JSON. Each ARG is JSON: 2, '"text"', '[1, 2]'."""
+@words_argument("[URL] PROCEDURE [ARGS]...")
+def call(words: tuple[str, ...], **options: Any) -> int:
+    """Call a procedure and print its result as JSON. Each ARG is JSON: 2, '"text"', '[1, 2]'.
+
+    Without a URL the server is the one that `wampkit run` serves in this directory.
+    """
+    url, rest = split_url(words)
+    procedure, *words_of_args = _needed(rest, "PROCEDURE")
+    args = json_arguments(words_of_args)
     try:
-        result = asyncio.run(talk.call(_server(options), procedure, args))
+        result = asyncio.run(talk.call(_server(url, options), procedure, args))
     except CallError as error:
         _say(f"{error.uri}: {error.description}" if error.description else error.uri)
         if error.details is not None:
@@ -261,28 +278,39 @@ def call(procedure: str, args: tuple[Any, ...], **options: Any) -> int:
 @option("--exclude-me/--include-me", default=None, help="Whether this client is left out; else the server decides.")
 @option("--exclude", multiple=True, metavar="ID", help="A session that shall not receive it.")
 @option("--eligible", multiple=True, metavar="ID", help="A session that may receive it; all others may not.")
-@click.argument("topic")
-@click.argument("event", type=Json())
+@words_argument("[URL] TOPIC EVENT")
 def publish(
-    topic: str,
-    event: Any,
+    words: tuple[str, ...],
     exclude_me: bool | None,
     exclude: tuple[str, ...],
     eligible: tuple[str, ...],
     **options: Any,
 ) -> None:
-    """Publish one EVENT, which is JSON. WAMP v1 does not tell whether anybody received it."""
+    """Publish one EVENT, which is JSON. WAMP v1 does not tell whether anybody received it.
+
+    Without a URL the server is the one that `wampkit run` serves in this directory.
+    """
+    url, rest = split_url(words)
+    topic, *events = _needed(rest, "TOPIC", "EVENT")
+    if len(events) > 1:
+        raise click.UsageError(f"one EVENT is published at a time; {len(events)} came", click.get_current_context())
+    (event,) = json_arguments(events)
     receivers = {"exclude_me": exclude_me, "exclude": exclude or None, "eligible": eligible or None}
-    asyncio.run(talk.publish(_server(options), topic, event, **receivers))
+    asyncio.run(talk.publish(_server(url, options), topic, event, **receivers))
 
 
 @group.command(context_settings=COMMAND)
 @client_options
 @option("--count", type=click.IntRange(1), help="End after so many events.")
 @option("--json", is_flag=True, help="Print topic and event, as for several topics.")
-@click.argument("topics", nargs=-1, required=True)
-def subscribe(topics: tuple[str, ...], count: int | None, **options: Any) -> int:
-    """Print a line of JSON for each event until Ctrl-C; of several topics, topic and event."""
+@words_argument("[URL] TOPICS...")
+def subscribe(words: tuple[str, ...], count: int | None, **options: Any) -> int:
+    """Print a line of JSON for each event until Ctrl-C; of several topics, topic and event.
+
+    Without a URL the server is the one that `wampkit run` serves in this directory.
+    """
+    url, rest = split_url(words)
+    topics = _needed(rest, "TOPICS")
     left = count
 
     def on_event(topic: str, event: Any) -> None:
@@ -295,7 +323,7 @@ def subscribe(topics: tuple[str, ...], count: int | None, **options: Any) -> int
                 raise _EnoughError
 
     try:
-        asyncio.run(talk.subscribe(_server(options), topics, on_event, lambda line: _say(f"wampkit: {line}")))
+        asyncio.run(talk.subscribe(_server(url, options), topics, on_event, lambda line: _say(f"wampkit: {line}")))
     except BrokenPipeError:
         # Whoever read the events has gone; Python would complain once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

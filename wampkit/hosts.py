@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -10,7 +11,7 @@ from yarl import URL
 
 from .errors import quote
 
-__all__ = ["HostRule", "default_port", "is_address", "is_loopback", "normal_host", "read_host"]
+__all__ = ["HostRule", "default_port", "is_address", "is_loopback", "normal_host", "read_host", "socket_url"]
 
 _NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_-]+(?:\.[a-z0-9_-]+)*)(?::([0-9]{1,5}))?")
@@ -78,6 +79,18 @@ def is_loopback(host: str) -> bool:
     if host == "localhost" or host.endswith(".localhost"):
         return True
     return is_address(host) and ip_address(host.strip("[]")).is_loopback
+
+
+def socket_url(host: str, port: int, path: str) -> str:
+    """The WebSocket URL by which a client on this machine opens a server that listens on a host.
+
+    A server that listens on every address (`0.0.0.0`, `::`) is opened by the loopback one, as the other is no
+    destination.
+    """
+    with contextlib.suppress(ValueError):
+        if ip_address(host).is_unspecified:
+            host = "::1" if ":" in host else "127.0.0.1"
+    return f"ws://{f'[{host}]' if ':' in host else host}:{port}{path}"
 
 
 class HostRule:

@@ -7,8 +7,9 @@ import functools
 import json
 import math
 import os
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
@@ -20,25 +21,28 @@ from .addresses import UNIX, read_address
 from .app import DEFAULT_PATH
 from .errors import DeclarationError
 from .forwarded import TrustedProxies
+from .hosts import socket_url
 from .inlet import INLET
 from .loading import USAGE, Mistake, did_you_mean, read_config
 
 __all__ = [
     "COMMAND",
     "TAKES_JSON",
-    "Json",
     "Seconds",
     "SocketPath",
     "app_argument",
     "client_options",
     "defaults",
+    "json_arguments",
     "level_option",
     "option",
     "proxies_option",
     "secret_of",
     "source",
+    "split_url",
     "strange_variables",
     "trying_options",
+    "words_argument",
 ]
 
 if TYPE_CHECKING:
@@ -138,17 +142,6 @@ class PeerAddress(ParamType):
         return str(value)
 
 
-class Url(ParamType):
-    name = "url"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        with contextlib.suppress(ValueError):
-            parts = urlsplit(value)
-            if parts.scheme in ("ws", "wss") and parts.hostname and parts.port != 0:
-                return str(value)
-        raise click.UsageError(f"{value!r} is no WebSocket URL; write ws://host:port/path", ctx)
-
-
 class SocketPath(ParamType):
     name = "path"
 
@@ -179,12 +172,18 @@ proxies_option = option(
 
 
 def client_options(command: F) -> F:
-    """The server, and the options that all commands share that talk to one."""
+    """The options that all commands share that talk to a server."""
     decorators = [
-        click.argument("url", type=Url()),
         option("--prefix", type=Pair("=", "NAME=URI"), multiple=True, help="What a CURIE stands for."),
         option("--header", type=Pair(":", "'Name: value'"), multiple=True, help="An HTTP header to send."),
+        option("--cookie", type=Pair("=", "NAME=VALUE"), multiple=True, help="A cookie to send, such as a session's."),
         option("--origin", help="The Origin header to send."),
+        option(
+            "--cafile",
+            type=click.Path(dir_okay=False, path_type=Path),
+            help="Certificates (PEM) to trust in place of the system's, for wss://.",
+        ),
+        option("--insecure", is_flag=True, help="Accept any certificate, for wss:// while developing."),
         option(
             "--authkey", metavar="NAME", help=f"As whom to log in; the secret is in {SECRET}, a file, or asked for."
         ),
@@ -194,6 +193,51 @@ def client_options(command: F) -> F:
     for decorate in reversed(decorators):
         command = decorate(command)
     return command
+
+
+def words_argument(metavar: str) -> Callable[[F], F]:
+    """The words of a command that talks to a server: its URL, which may be left out, and what to do there."""
+    return click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar=metavar)
+
+
+def split_url(words: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """The URL of the server, and the other words of a command.
+
+    Where the first word is no URL, the server is the one that `wampkit run` serves in this directory: its host, port
+    and path come from the environment, `[tool.wampkit]` or the defaults.
+
+    Raises:
+        click.UsageError: The first word looks like a URL and is none.
+        Mistake: There is no URL, and the port of `wampkit run` is not known before it runs.
+    """
+    ctx = click.get_current_context()
+    if words and words[0].startswith(("ws://", "wss://")):
+        with contextlib.suppress(ValueError):
+            parts = urlsplit(words[0])
+            if parts.hostname and parts.port != 0:
+                return words[0], words[1:]
+    elif not words or not _LIKE_AN_ADDRESS.match(words[0]):
+        return _own_url(ctx), words
+    raise click.UsageError(f"{words[0]!r} is no WebSocket URL; write ws://host:port/path", ctx)
+
+
+_LIKE_AN_ADDRESS = re.compile(r"(https?://)?(localhost|\[[^]]*\]|[\w-]+(\.[\w-]+)+):\d+(/|$)")
+"""A host and a port, where a URL belongs; a CURIE has no dots before its colon, and URIs of procedures no port."""
+
+
+def _own_url(ctx: click.Context) -> str:
+    assert ctx.parent is not None
+    assert isinstance(ctx.parent.command, click.Group)
+    run = ctx.parent.command.commands["run"].make_context("run", [], parent=ctx.parent).params
+    if run["port"] == 0:
+        raise Mistake("the port of `wampkit run` is 0, a free one; begin with the URL that it printed", USAGE)
+    return socket_url(run["host"], run["port"], run["path"])
+
+
+def json_arguments(words: Iterable[str]) -> list[Any]:
+    """Words that are JSON, as values. Raises click.UsageError for one that is not."""
+    ctx = click.get_current_context()
+    return [Json().convert(word, None, ctx) for word in words]
 
 
 def secret_of(authkey: str, file: Path | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -55,6 +56,8 @@ def run(settings: Settings, announce: Callable[[Started], None]) -> int:
             raise Mistake(f"--reload cannot watch {Path.cwd()}: {error}") from error
 
     set_up_logging(settings.log_level)
+    # It says at level info how many files changed, in a second line beside ours, which names them.
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)
     reloader = _Reloader(settings, announce)
     try:
         return asyncio.run(reloader.supervise(Signals(reloader.kill), watch))

@@ -19,7 +19,7 @@ from .broker import SCHEMES, MemoryBroker
 from .errors import DeclarationError
 from .forwarded import TrustedProxies
 from .gates import AllowOrigins
-from .hosts import is_loopback
+from .hosts import is_loopback, socket_url
 from .loading import Mistake, describe, load_app
 from .logs import logger
 from .memory import settle_collector
@@ -284,7 +284,7 @@ async def _serve(
         if not stop.is_set():
             settle_collector()
             await _listen(runner, sockets, settings)
-            announce(_url(settings, sockets))
+            announce(socket_url(settings.host, sockets[0].getsockname()[1], settings.path))
             await stop.wait()
         logger.info("%s: stopping; a second signal stops at once", signals.name)
         # In this order: aiohttp's cleanup stops reading, and calls could not be answered any more.
@@ -329,8 +329,3 @@ async def _until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
     stopped.cancel()
     if not task.cancelled():
         task.result()
-
-
-def _url(settings: Settings, sockets: list[socket.socket]) -> str:
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    return f"ws://{host}:{sockets[0].getsockname()[1]}{settings.path}"

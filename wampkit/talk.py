@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import json
 import signal
+import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from .client import Client, State, connect
@@ -33,6 +35,9 @@ class Server:
         authkey: As whom to log in, or None for not at all.
         secret: The secret of the authkey.
         timeout: Seconds to wait for the connection, and for the answer to a call.
+        cookies: Cookies of the handshake.
+        cafile: Certificates to trust in place of the system's, or None.
+        insecure: Whether any certificate is accepted.
     """
 
     url: str
@@ -42,6 +47,26 @@ class Server:
     authkey: str | None = None
     secret: str | None = field(default=None, repr=False)
     timeout: float
+    cookies: Mapping[str, str] = field(default_factory=dict, repr=False)
+    cafile: Path | None = None
+    insecure: bool = False
+
+    def ssl(self) -> ssl.SSLContext | bool:
+        """How the server's certificate is verified.
+
+        Raises:
+            Mistake: The file of certificates cannot be read, or both options contradict each other.
+        """
+        if self.cafile is None:
+            return not self.insecure
+        if self.insecure:
+            raise Mistake("--insecure accepts any certificate; leave out --cafile", USAGE)
+        try:
+            return ssl.create_default_context(cafile=self.cafile)
+        except ssl.SSLError:
+            raise Mistake(f"--cafile {self.cafile}: there is no certificate (PEM) in it", USAGE) from None
+        except OSError as error:
+            raise Mistake(f"--cafile {self.cafile}: {error.strerror}", USAGE) from None
 
 
 async def call(server: Server, procedure: str, args: Sequence[Any]) -> Any:
@@ -121,6 +146,8 @@ async def _connected(server: Server, on_state: Callable[[State], None] | None = 
             server.url,
             prefixes=server.prefixes,
             headers=server.headers,
+            cookies=server.cookies,
+            ssl=server.ssl(),
             origin=server.origin,
             authkey=server.authkey,
             secret=server.secret,

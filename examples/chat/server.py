@@ -1,4 +1,4 @@
-"""Publish and subscribe: chat rooms, with a page that speaks WAMP v1 over the browser's own WebSocket.
+"""Publish and subscribe: chat rooms, with a page on the browser's client.
 
 Run it:   python -m examples.chat.server      then open http://127.0.0.1:8080/ in two windows
 """
