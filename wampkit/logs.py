@@ -15,7 +15,7 @@ from typing import Any
 
 from .errors import escape
 
-__all__ = ["KIND", "MOST_KINDS", "MOST_KINDS_SHOWN", "LogThrottle", "logger", "make_safe"]
+__all__ = ["KIND", "MOST_KINDS", "MOST_KINDS_SHOWN", "LogThrottle", "logger", "make_safe", "only_warnings"]
 
 LONGEST_LINE = 4096
 """Characters of one line; a client's message may be a MiB, and an app may repeat it."""
@@ -63,6 +63,11 @@ def make_safe(*names: str) -> None:
     """Let what other loggers write be one line each too."""
     for name in names:
         logging.getLogger(name).addFilter(_safe)
+
+
+def only_warnings(name: str) -> None:
+    """Let another logger write nothing below a warning."""
+    logging.getLogger(name).setLevel(logging.WARNING)
 
 
 logger = logging.getLogger("wampkit")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from .children import Child, first_of, reserve
 from .loading import USAGE, Mistake
-from .logs import logger
+from .logs import logger, only_warnings
 from .process import Signals, set_up_logging
 from .server import Settings, Started
 
@@ -57,7 +56,7 @@ def run(settings: Settings, announce: Callable[[Started], None]) -> int:
 
     set_up_logging(settings.log_level)
     # It says at level info how many files changed, in a second line beside ours, which names them.
-    logging.getLogger("watchfiles").setLevel(logging.WARNING)
+    only_warnings("watchfiles")
     reloader = _Reloader(settings, announce)
     try:
         return asyncio.run(reloader.supervise(Signals(reloader.kill), watch))
