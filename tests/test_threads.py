@@ -164,9 +164,9 @@ async def test_the_waiting_calls_of_one_client_hold_up_nobody_else(gate: Gate) -
         told.append("left")
 
     async with serve(app) as server:
-        greedy = await server.peer()
+        greedy = await server.raw()
         for number in range(300):
-            await greedy.send(CALL, str(number), "block")
+            await greedy.send_message(CALL, str(number), "block")
         handlers = app.threads.handlers
         await eventually(lambda: handlers.running + handlers.waiting == 300)
         assert (handlers.running, handlers.waiting, handlers.held) == (8, 292, 0)
@@ -175,7 +175,7 @@ async def test_the_waiting_calls_of_one_client_hold_up_nobody_else(gate: Gate) -
             assert await other.call("quick", timeout=5) == "quick"
         await eventually(lambda: told == ["came", "came", "left"], str(told))
 
-        await greedy.reset()
+        greedy.reset()
         await eventually(lambda: (handlers.running, handlers.waiting, handlers.held) == (8, 0, 8))
         gate.released.set()
         await eventually(lambda: (handlers.running, handlers.held) == (0, 0))

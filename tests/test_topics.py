@@ -2,11 +2,12 @@
 
 import asyncio
 import logging
+import threading
 from typing import Any
 
 import pytest
 
-from wampkit import App, Connection, NotAllowed, Topic, WampError
+from wampkit import App, Connection, Limits, NotAllowed, Topic, WampError
 
 from .wire import CALL, ERROR, EVENT, PREFIX, PUBLISH, RESULT, SUBSCRIBE, UNSUBSCRIBE, close, eventually, message, serve
 
@@ -255,6 +256,95 @@ async def test_events_that_come_while_on_subscribe_decides_are_kept() -> None:
         await peer.settle()
         await app.publish("t:slow", 4)
         assert await peer.events(3) == [1, 2, 4]
+
+
+@pytest.mark.parametrize("kind", ["async", "def"])
+async def test_a_newcomer_for_which_too_much_is_kept_is_cut(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    """What waits for on_subscribe counts against `queue`: a hook that hangs costs its client the connection."""
+    app = make(limits=Limits(queue=10_000))
+    topic = app.topic("t:slow", relay=True)
+    entered, released = threading.Event(), threading.Event()
+
+    async def hang() -> None:
+        entered.set()
+        await asyncio.Event().wait()
+
+    def block() -> None:
+        entered.set()
+        assert released.wait(30)
+
+    topic.on_subscribe(hang if kind == "async" else block)
+    async with serve(app) as server:
+        peer, other = await server.raw(), await server.peer()
+        await peer.send_message(SUBSCRIBE, "t:slow")
+        assert await asyncio.to_thread(entered.wait, 5)
+        connection = server.connection(peer)
+        # With the bound: its own length, and one event that passes it.
+        for number in range(11):
+            await app.publish("t:slow", f"{number:01000}")
+            await other.settle()
+        assert connection.closed
+        assert (connection.close_code, app.counters.slow_readers) == (4008, 1)
+        await eventually(lambda: len(app.connections) == 1)
+        assert app.topics == {}
+        released.set()
+    assert "on_subscribe takes too long: over 10000 bytes wait for it" in caplog.text
+
+
+async def test_with_drop_a_newcomer_loses_the_oldest_of_what_is_kept(caplog: pytest.LogCaptureFixture) -> None:
+    """With slow_reader="drop" the newest events are kept while on_subscribe decides, and arrive in order."""
+    app = make(limits=Limits(queue=10_000, slow_reader="drop"))
+    topic = app.topic("t:slow", relay=True)
+    entered, gate = asyncio.Event(), asyncio.Event()
+
+    @topic.on_subscribe
+    async def decide() -> None:
+        entered.set()
+        await gate.wait()
+
+    async with serve(app) as server:
+        peer = await server.peer()
+        await peer.send(SUBSCRIBE, "t:slow")
+        await entered.wait()
+        for number in range(40):
+            await app.publish("t:slow", f"{number:01000}")
+            await asyncio.sleep(0)
+        gate.set()
+        await peer.settle()
+        await app.publish("t:slow", "last")
+        connection = server.connection(peer)
+        assert connection.dropped == app.counters.events_dropped > 0
+        events = await peer.events(41 - connection.dropped)
+        assert [int(event) for event in events[:-1]] == list(range(connection.dropped, 40))
+        assert events[-1] == "last"
+        assert 8_000 < sum(map(len, events)) < 12_000
+    assert "on_subscribe takes too long: over 10000 bytes wait for it, so the oldest events are dropped" in caplog.text
+
+
+async def test_a_connection_that_ends_is_no_subscriber_any_more() -> None:
+    """While one client's end is still being dealt with, the topic shows connections and nothing else."""
+    app = make()
+    cleaning, cleaned = asyncio.Event(), asyncio.Event()
+
+    @app.rpc("t:hang")
+    async def hang() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cleaning.set()
+            await cleaned.wait()
+
+    async with serve(app) as server:
+        leaver, stayer = await server.raw(), await server.peer()
+        await leaver.send_message(CALL, "1", "t:hang")
+        await leaver.send_message(SUBSCRIBE, "t:relay/a")
+        await stayer.subscribe("t:relay/a")
+        await eventually(lambda: len(app.topics.get(T + "relay/a", ())) == 2)
+        leaver.reset()
+        await cleaning.wait()
+        topic = app.topics[T + "relay/a"]
+        assert [connection.id for connection in topic] == [stayer.id]
+        cleaned.set()
 
 
 async def test_events_kept_for_a_refused_newcomer_are_dropped() -> None:

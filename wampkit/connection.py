@@ -172,18 +172,17 @@ class Connection:
         self.outbox.open(transport)
         self.outbox.send(head + text_frame(self.protocol.welcome()))
 
-    def too_slow(self) -> None:
+    def too_slow(self, why: str) -> None:
         """More waits for the peer than may."""
         self._hub.counters.slow_readers += 1
-        bound = self._hub.limits.queue
-        self.cut(SLOW_READER, f"the client reads too slowly: over {bound} bytes wait for it")
+        self.cut(SLOW_READER, f"{why}: over {self._hub.limits.queue} bytes wait for it")
 
-    def events_dropped(self, count: int) -> None:
+    def events_dropped(self, count: int, why: str) -> None:
         """So many events, which waited for the peer, were dropped."""
         self._hub.counters.events_dropped += count
         bound = self._hub.limits.queue
         self.complaints.add(
-            "dropped", f"the client reads too slowly: over {bound} bytes wait for it, so the oldest events are dropped"
+            ("dropped", why), f"{why}: over {bound} bytes wait for it, so the oldest events are dropped"
         )
 
     def peer_gone(self) -> None:

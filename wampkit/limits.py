@@ -34,7 +34,8 @@ class Limits:
             `too_many_messages` and drops the rest with a line in the log, "close" closes the connection with 1008.
         threads_per_connection: How many of its blocking functions (written with `def`) run at once; None for a
             quarter of `App(threads=...)`. The rest of its calls wait while those of others run.
-        queue: Bytes that may wait for a client that reads slowly.
+        queue: Bytes that may wait for a client that reads slowly; events that wait for `on_subscribe` to accept a
+            subscription count too.
         slow_reader: What becomes of a client for which more waits: "close" cuts it, with `close_code` 4008, "drop"
             drops the oldest events that wait for it and keeps the connection, unless it is answers that pile up.
         thread_queue: How many calls of blocking functions may wait for a thread; further ones are refused with the

@@ -16,7 +16,7 @@ from typing import Protocol
 from .frames import deflated
 from .sockets import buffered_bytes
 
-__all__ = ["DeflatingOutbox", "DroppingOutbox", "Flusher", "Outbox", "Owner", "Receiver"]
+__all__ = ["DeflatingOutbox", "DroppingOutbox", "Flusher", "Outbox", "Owner", "Provisional", "Receiver"]
 
 WRITES_A_TURN = 256
 """Connections with events that are written to before others have their turn: about a millisecond, so that a call
@@ -28,6 +28,10 @@ JOINED = 16 * 1024
 HANDFUL = 64 * 1024
 """Bytes that a dropping outbox gives to the transport at a time."""
 
+UNREAD = "the client reads too slowly"
+UNDECIDED = "on_subscribe takes too long"
+"""Why more waits than may."""
+
 RETRY = 0.02
 """Seconds until a dropping outbox looks whether its peer has read."""
 
@@ -35,10 +39,10 @@ RETRY = 0.02
 class Owner(Protocol):
     """Whose outbox it is: the connection."""
 
-    def too_slow(self) -> None:
+    def too_slow(self, why: str) -> None:
         """More waits than may; the outbox takes nothing more."""
 
-    def events_dropped(self, count: int) -> None:
+    def events_dropped(self, count: int, why: str) -> None:
         """So many events have just been dropped."""
 
     def peer_gone(self) -> None:
@@ -46,10 +50,10 @@ class Owner(Protocol):
 
 
 class _Nobody:
-    def too_slow(self) -> None:
+    def too_slow(self, why: str) -> None:
         pass
 
-    def events_dropped(self, count: int) -> None:
+    def events_dropped(self, count: int, why: str) -> None:
         pass
 
     def peer_gone(self) -> None:
@@ -147,15 +151,16 @@ class Outbox:
         bound: Bytes that may wait; the message that passes the bound is still taken.
 
     Attributes:
+        bound: Bytes that may wait.
         closed: Whether it takes nothing more.
     """
 
-    __slots__ = ("_bound", "_flusher", "_frames", "_given", "_marked", "_transport", "_used", "closed", "owner")
+    __slots__ = ("_flusher", "_frames", "_given", "_marked", "_transport", "_used", "bound", "closed", "owner")
 
     def __init__(self, owner: Owner, flusher: Flusher, bound: int) -> None:
         self.owner = owner
         self._flusher = flusher
-        self._bound = bound
+        self.bound = bound
         self._frames: list[bytes] = []
         self._transport: asyncio.Transport | None = None
         self._marked = False
@@ -171,7 +176,7 @@ class Outbox:
         """Send one frame, whole, in order. Ignored once it is closed."""
         if self._flusher.events:
             self._flusher.settle()
-        if self.closed or (self._used > self._bound and self._is_full()):
+        if self.closed or (self._used > self.bound and self._is_full()):
             return
         if not self._marked:
             self._marked = True
@@ -181,7 +186,7 @@ class Outbox:
 
     def send_events(self, frames: bytes, count: int) -> None:
         """Send events in order; the caller schedules the flusher. Ignored once it is closed."""
-        if self.closed or (self._used > self._bound and self._is_full()):
+        if self.closed or (self._used > self.bound and self._is_full()):
             return
         if not self._frames:
             self._flusher.waiting.append(self)
@@ -206,10 +211,10 @@ class Outbox:
         """Whether more waits than may, now that as much has been sent; gives up then."""
         self.flush()
         self._used = self.unsent
-        if self._used <= self._bound:
+        if self._used <= self.bound:
             return False
         self.closed = True
-        self.owner.too_slow()
+        self.owner.too_slow(UNREAD)
         return True
 
     @property
@@ -228,6 +233,10 @@ class Outbox:
     def dropped(self) -> int:
         """How many events were dropped."""
         return 0
+
+    def provisional(self) -> Provisional:
+        """What takes events for a subscription that may yet be refused."""
+        return Provisional(self)
 
     def close(self) -> None:
         """Take nothing more; what was sent before still leaves."""
@@ -274,7 +283,7 @@ class DroppingOutbox(Outbox):
             return False
         self._kept.append((frames, count))
         self._kept_bytes += len(frames)
-        if self.unsent > self._bound:
+        if self.unsent > self.bound:
             self._make_room()
         return not self.closed
 
@@ -311,10 +320,10 @@ class DroppingOutbox(Outbox):
     def _make_room(self) -> None:
         """Drop the oldest events but never the newest, and some more than needed, so that it is not done each time."""
         self.flush()
-        excess = self.unsent - self._bound
+        excess = self.unsent - self.bound
         if excess <= 0 or not self._kept:
             return
-        excess += self._bound // 8
+        excess += self.bound // 8
         kept, self._kept = self._kept, deque()
         newest = kept.pop()
         dropped = 0
@@ -327,11 +336,10 @@ class DroppingOutbox(Outbox):
                 self._kept.append((frames, count))
         self._kept.append(newest)
         if dropped:
-            self._dropped += dropped
-            self.owner.events_dropped(dropped)
-        if self.unsent - len(newest[0]) > self._bound:
+            self.count_dropped(dropped, UNREAD)
+        if self.unsent - len(newest[0]) > self.bound:
             self.closed = True
-            self.owner.too_slow()
+            self.owner.too_slow(UNREAD)
 
     @property
     def unsent(self) -> int:
@@ -341,6 +349,14 @@ class DroppingOutbox(Outbox):
     @property
     def dropped(self) -> int:
         return self._dropped
+
+    def provisional(self) -> Provisional:
+        return _DroppingProvisional(self)
+
+    def count_dropped(self, count: int, why: str) -> None:
+        """So many events for its client were dropped."""
+        self._dropped += count
+        self.owner.events_dropped(count, why)
 
     def close(self) -> None:
         self.closed = True
@@ -353,6 +369,70 @@ class DroppingOutbox(Outbox):
         self._kept_bytes = 0
         if self._retry is not None:
             self._retry.cancel()
+
+
+class Provisional:
+    """Stands for an outbox while `on_subscribe` decides: keeps what is published until the subscription is accepted.
+
+    What it keeps counts as what waits for the client, by the bound and the policy of its outbox.
+
+    Args:
+        outbox: Where the events go then.
+    """
+
+    __slots__ = ("_events", "_outbox", "_size")
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+        self._events: deque[tuple[bytes, int]] = deque()
+        self._size = 0
+
+    @property
+    def owner(self) -> Owner:
+        """The connection."""
+        return self._outbox.owner
+
+    def send_events(self, frames: bytes, count: int) -> None:
+        """Keep events in order; those that pass the bound are still kept. Ignored once the outbox is closed."""
+        if not self._outbox.closed and self._excess > 0:
+            self._overflow()
+        if self._outbox.closed:
+            self._events.clear()
+            return
+        self._events.append((frames, count))
+        self._size += len(frames)
+
+    def accept(self) -> None:
+        """Send what was kept; the caller schedules the flusher."""
+        for frames, count in self._events:
+            self._outbox.send_events(frames, count)
+        self._events.clear()
+
+    @property
+    def _excess(self) -> int:
+        """Bytes that wait beyond the bound."""
+        return self._size + self._outbox.unsent - self._outbox.bound
+
+    def _overflow(self) -> None:
+        self._outbox.closed = True
+        self._outbox.owner.too_slow(UNDECIDED)
+
+
+class _DroppingProvisional(Provisional):
+    """The same for a dropping outbox: the oldest events go."""
+
+    __slots__ = ()
+
+    _outbox: DroppingOutbox
+
+    def _overflow(self) -> None:
+        dropped = 0
+        while self._excess > 0 and self._events:
+            frames, count = self._events.popleft()
+            self._size -= len(frames)
+            dropped += count
+        if dropped:
+            self._outbox.count_dropped(dropped, UNDECIDED)
 
 
 class DeflatingOutbox(Outbox):

@@ -8,28 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from typing import Any, cast
+from typing import Any
 
 from .broker import Broker, Publication
 from .connection import Connection
 from .frames import text_frame
 from .messages import encode_value, event_begin
-from .outbox import Flusher, Receiver
+from .outbox import Flusher, Provisional, Receiver
 
 __all__ = ["Topic", "Topics"]
-
-
-class _Candidate:
-    """Stands for a subscriber while `on_subscribe` decides: keeps what is published until it is accepted."""
-
-    __slots__ = ("events", "owner")
-
-    def __init__(self, owner: Connection) -> None:
-        self.owner = owner
-        self.events: list[tuple[bytes, int]] = []
-
-    def send_events(self, frames: bytes, count: int) -> None:
-        self.events.append((frames, count))
 
 
 class _Audience:
@@ -138,7 +125,9 @@ class Topics(Mapping[str, Topic]):
 
     def subscribers(self, uri: str) -> list[Connection]:
         """The connections of this node that are subscribed to `uri`."""
-        return [cast(Connection, receiver.owner) for receiver in self._receivers(uri).values()]
+        owners = [receiver.owner for receiver in self._receivers(uri).values()]
+        # What belongs to a connection that has ended has no owner any more.
+        return [owner for owner in owners if isinstance(owner, Connection)]
 
     def count(self, uri: str) -> int:
         """How many connections of this node are subscribed to `uri`."""
@@ -160,7 +149,7 @@ class Topics(Mapping[str, Topic]):
         audience = self._audiences.get(uri)
         if audience is None:
             audience = self._audiences[uri] = _Audience(uri)
-        audience.receivers[connection.id] = _Candidate(connection)
+        audience.receivers[connection.id] = connection.outbox.provisional()
         await self._tell_broker(uri)
 
     def accept(self, uri: str, connection: Connection) -> None:
@@ -169,9 +158,8 @@ class Topics(Mapping[str, Topic]):
         receivers = self._audiences[uri].receivers
         candidate = receivers[connection.id]
         receivers[connection.id] = connection.outbox
-        if isinstance(candidate, _Candidate):
-            for frames, count in candidate.events:
-                connection.outbox.send_events(frames, count)
+        if isinstance(candidate, Provisional):
+            candidate.accept()
             self._flusher.schedule()
 
     async def remove(self, uri: str, session: str) -> bool:
