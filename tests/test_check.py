@@ -20,7 +20,7 @@ import logging
 
 from aiohttp import web
 
-from wampkit import AllowHosts, AllowOrigins, App, BlockAddresses, NotAllowed, Refused, TrustedProxies
+from wampkit import AllowHosts, AllowOrigins, App, BlockAddresses, MemoryBroker, NotAllowed, Refused, TrustedProxies
 
 print("chatter of the module")
 
@@ -70,8 +70,13 @@ async def messages_only(message, call_next):
     return await call_next(message)
 
 
+class NeverStarted(MemoryBroker):
+    async def start(self, deliver):
+        raise AssertionError("the broker must not be started")
+
+
 gates = [BlockAddresses("203.0.113.0/24", "unix"), AllowHosts("example.com", "127.0.0.1"), messages_only, Users()]
-app = App(middlewares=[*gates, Silent(), Teapot()], trusted_proxies=["10.0.0.0/8"], broker="nowhere://")
+app = App(middlewares=[*gates, Silent(), Teapot()], trusted_proxies=["10.0.0.0/8"], broker=NeverStarted())
 listed = App(
     middlewares=[AllowOrigins("https://*.example.com", "same-origin"), Users()],
     trusted_proxies=TrustedProxies("10.0.0.1", header="Forwarded"),

@@ -64,7 +64,7 @@ LAYERS: list[set[str]] = [
         "time_limit",
     },
     {"middleware", "client", "sessions", "to_user", "logins"},
-    {"meter", "requirements", "names", "own"},
+    {"meter", "requirements", "names", "own", "settings"},
     {"chains"},
     {"calls", "subscribing", "serving"},
     {"dispatch", "reference"},
@@ -91,10 +91,22 @@ OF_THE_CLIENT = {"client", "dialing", "link", "login", "states", "subscriptions"
 
 
 def imports_of(module: str) -> tuple[set[str], set[str]]:
-    """The modules of the package, and the other top-level modules, that a module imports anywhere in it."""
+    """The modules of the package, and the other top-level modules, that a module imports anywhere in it.
+
+    Not what type checkers alone import: at run time that is nothing.
+    """
     own: set[str] = set()
     others: set[str] = set()
-    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
+    tree = ast.parse((PACKAGE / f"{module}.py").read_text())
+    for_types = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in for_types:
+            continue
         if isinstance(node, ast.ImportFrom) and node.level:
             own |= {node.module.split(".")[0]} if node.module else {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):

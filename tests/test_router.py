@@ -58,7 +58,10 @@ async def test_a_duplicate_names_both_handlers() -> None:
     @app.rpc("same")
     async def second() -> None: ...
 
-    with pytest.raises(DeclarationError, match=r"'same' \(.*second\) is declared twice, first as .*first\)"):
+    with pytest.raises(
+        DeclarationError,
+        match=r"'same' \(.*second, .*:\d+\) is declared twice, first as .*first, .*:\d+\)",
+    ):
         await app.start()
 
 

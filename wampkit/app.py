@@ -5,30 +5,32 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any, Literal, ParamSpec, TypeVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Self, TypeVar, overload
 
 from aiohttp import web
 
-from .assembly import Options, assemble, replaced_uris
+from .assembly import assemble
 from .authentication import Cra
 from .broker import Broker
 from .chains import Procedure, ServedTopic
 from .console import Console, console_rules
 from .door import Door
-from .errors import DeclarationError
-from .forwarded import TrustedProxies, trusted
+from .errors import DeclarationError, did_you_mean
+from .forwarded import TrustedProxies
 from .gates import arranged
-from .hub import SocketOptions
-from .lifecycle import Hooks, Lifespan
+from .lifecycle import Hooks, Lifespan, check_hook, entered
 from .limits import Limits
 from .live import Live
 from .middleware import Middleware
 from .mounting import mount
 from .own import login_procedures, subscription_procedure
-from .requirements import Rule
-from .router import Declaration, Router, Table, TopicDeclaration, gather, rules_of
+from .requirements import Rule, Rules
+from .router import Declaration, Router, Table, TopicDeclaration, gather
 from .serving import compile_routes
 from .sessions import reads_sessions
+from .settings import OPTIONS, Settings
+from .signatures import explain_options
 from .tickets import Tickets, tickets_of
 
 __all__ = ["App"]
@@ -38,16 +40,53 @@ R = TypeVar("R")
 F = TypeVar("F", bound=Callable[..., Any])
 E = TypeVar("E", bound=BaseException)
 
+Kept = TypeVar("Kept")
+Given = TypeVar("Given")
+
 DEFAULT_PATH = "/ws"
+
+
+class _Option(Generic[Kept, Given]):
+    """An option of `App` as an attribute: read at any time, set until the app starts.
+
+    Args:
+        mounted: Whether `App.setup` reads it, so that it cannot be set any more afterwards.
+    """
+
+    def __init__(self, *, mounted: bool = False) -> None:
+        self._mounted = mounted
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, app: None, owner: type) -> Self: ...
+
+    @overload
+    def __get__(self, app: App, owner: type) -> Kept: ...
+
+    def __get__(self, app: App | None, owner: type) -> Self | Kept:
+        if app is None:
+            return self
+        value: Kept = getattr(app._settings, self._name)
+        return value
+
+    def __set__(self, app: App, value: Given) -> None:
+        late = "after App.setup" if self._mounted and app._mounted else "while the app runs" if app.running else None
+        if late is not None:
+            raise AttributeError(
+                f"app.{self._name} cannot change {late}: set it before, or give it to App({self._name}=...)"
+            )
+        app._settings = app._settings.changed(self._name, value)
 
 
 class App(Live):
     """A WAMP v1 application: procedures, topics, middlewares and hooks, served on one WebSocket path.
 
+    Each option is an attribute too, which may be set until the app starts (`console`, `javascript` and `ident` until
+    `setup`); later that is an AttributeError.
+
     Attributes:
-        javascript: Whether the browser's client is served beside the socket.
-        console: Whether there is the console, or who may use it.
-        ident: The server's name in WELCOME.
         loopback_only: Whether pages must have asked for a host that is this machine by name, as `wampkit run --reload`
             and `--debug` want it on a loopback address.
 
@@ -63,7 +102,7 @@ class App(Live):
 
         cra: Lets clients log in over the socket with WAMP-CRA. Routes then require what was granted, unless they are
             open with `requires=anyone`.
-        requires: What routes without a rule of their own require, such as `requires()`.
+        requires: What routes without a rule of their own require, such as `requires()`; a rule, or several.
         explain_refusals: Whether a client whose SUBSCRIBE or PUBLISH was refused receives an EVENT on that topic that
             says why, as BabDev's server sends it; WAMP v1 itself has no answer.
 
@@ -90,13 +129,36 @@ class App(Live):
 
         javascript: Whether the browser's client is served beside the socket: `wampkit.js` below its path.
         console: Whether a browser that opens the socket's address sees what the app serves and how it fares, and can
-            try it. Instead of True a rule, such as `requires("admin")`, says who sees more than an empty page. None is
-            what `wampkit run` decides: only with `--reload` or `--debug`.
+            try it. Instead of True a rule (or several), such as `requires("admin")`, says who sees more than an empty
+            page. None is what `wampkit run` decides: only with `--reload` or `--debug`.
 
     Raises:
         DeclarationError: An option or a middleware cannot work.
     """
 
+    middlewares = _Option[tuple[Middleware, ...], Iterable[Middleware]]()
+    trusted_proxies = _Option[TrustedProxies | None, Iterable[str] | TrustedProxies | None]()
+    lifespan = _Option[Lifespan | None, Lifespan | None]()
+    debug = _Option[bool, bool]()
+    cra = _Option[Cra | None, Cra | None]()
+    requires = _Option[tuple[Rule, ...], Rules | None]()
+    explain_refusals = _Option[bool, bool]()
+    exclude_publisher = _Option[bool, bool]()
+    require_subprotocol = _Option[bool, bool]()
+    malformed = _Option[Literal["close", "ignore"], Literal["close", "ignore"]]()
+    error_uris = _Option[Mapping[str, str], Mapping[str, str]]()
+    ident = _Option[str, str](mounted=True)
+    broker = _Option[Broker | str, Broker | str]()
+    keepalive = _Option[float | None, float | None]()
+    limits = _Option[Limits, Limits]()
+    close_timeout = _Option[float, float]()
+    goodbye = _Option[Literal["close", "drop"], Literal["close", "drop"]]()
+    compression = _Option[bool, bool]()
+    javascript = _Option[bool, bool](mounted=True)
+    console = _Option[bool | tuple[Rule, ...] | None, bool | Rules | None](mounted=True)
+    loopback_only = _Option[bool, bool]()
+
+    @explain_options("App")
     def __init__(
         self,
         *,
@@ -107,7 +169,7 @@ class App(Live):
         debug: bool = False,
         # who may do what
         cra: Cra | None = None,
-        requires: Rule | None = None,
+        requires: Rules | None = None,
         explain_refusals: bool = False,
         # protocol
         exclude_publisher: bool = True,
@@ -125,46 +187,34 @@ class App(Live):
         threads: int = 32,
         # what browsers are served
         javascript: bool = True,
-        console: bool | Rule | None = None,
+        console: bool | Rules | None = None,
     ) -> None:
-        self.prefixes = dict(prefixes or {})
-        self.middlewares: tuple[Any, ...] = tuple(middlewares)
-        self.trusted_proxies = trusted(trusted_proxies)
-        self.loopback_only = False
-        self.debug = debug
-        self.javascript = javascript
-        self.console = console
-        self.ident = ident
-        self.broker: Broker | str = broker
-        self.keepalive = keepalive
-        self.limits = Limits() if limits is None else limits
-        self._lifespan = lifespan
-        self._cra = cra
-        self._requires = requires
-        self._options = Options(
-            prefixes=self.prefixes,
-            middlewares=self.middlewares,
-            trusted_proxies=self.trusted_proxies,
+        self._settings = Settings.of(
+            prefixes={} if prefixes is None else prefixes,
+            middlewares=middlewares,
+            trusted_proxies=trusted_proxies,
+            lifespan=lifespan,
             debug=debug,
-            exclude_publisher=exclude_publisher,
-            explain_refusals=explain_refusals,
             cra=cra,
+            requires=requires,
+            explain_refusals=explain_refusals,
+            exclude_publisher=exclude_publisher,
             require_subprotocol=require_subprotocol,
-            error_uris=replaced_uris(error_uris or {}, self.prefixes),
+            malformed=malformed,
+            error_uris={} if error_uris is None else error_uris,
             ident=ident,
             broker=broker,
             keepalive=keepalive,
-            limits=self.limits,
-            sockets=SocketOptions(
-                malformed=malformed, keepalive=keepalive, close_timeout=close_timeout, compression=compression
-            ),
+            limits=Limits() if limits is None else limits,
+            close_timeout=close_timeout,
             goodbye=goodbye,
+            compression=compression,
             threads=threads,
+            javascript=javascript,
+            console=console,
         )
-        rules_of(requires or (), "App")
-        if console is not None and not isinstance(console, bool):
-            rules_of(console, "App(console=...)")
-        self._console = Console(self, login=cra is not None)
+        self._mounted = False
+        self._console = Console(self)
         self._router = Router()
         self._hooks = Hooks()
         self._error_handlers: dict[type[BaseException], Callable[[Any], Any]] = {}
@@ -176,20 +226,49 @@ class App(Live):
         self.on_disconnect = self._hooks.on_disconnect
         self.on_error = self._hooks.on_error
         self.every = self._hooks.every
+        self._made = True
+
+    _made = False
+
+    if not TYPE_CHECKING:  # or else type checkers would take any name for an attribute
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            if self._made and not name.startswith("_") and name not in _SETTABLE:
+                if name in OPTIONS:
+                    raise AttributeError(f"app.{name} cannot be set; give it to App({name}=...)")
+                if hasattr(App, name) or name in vars(self):
+                    raise AttributeError(f"app.{name} cannot be set; use it as it is: app.{name}(...)")
+                near = did_you_mean(name, OPTIONS)
+                if near:
+                    raise AttributeError(f"app.{name} is no option of App{near}")
+            super().__setattr__(name, value)
+
+    @property
+    def prefixes(self) -> Mapping[str, str]:
+        """Prefix to URI, read-only; to have others, set them all before the start."""
+        return MappingProxyType(self._settings.prefixes)
+
+    @prefixes.setter
+    def prefixes(self, prefixes: Mapping[str, str]) -> None:
+        if self.running:
+            raise AttributeError("app.prefixes cannot change while the app runs: give them to App(prefixes=...)")
+        self._settings = self._settings.changed("prefixes", prefixes)
 
     # ---- declaring
 
+    @explain_options("rpc")
     def rpc(
         self,
         uri: str,
         *,
         timeout: float | None = None,
         middlewares: Iterable[Middleware] = (),
-        requires: Rule | Iterable[Rule] = (),
+        requires: Rules = (),
     ) -> Callable[[Callable[P, R]], Callable[P, R]]:
         """Serve the decorated function as a procedure; see `Router.rpc`."""
         return self._router.rpc(uri, timeout=timeout, middlewares=middlewares, requires=requires)
 
+    @explain_options("add_rpc")
     def add_rpc(
         self,
         uri: str,
@@ -197,20 +276,21 @@ class App(Live):
         *,
         timeout: float | None = None,
         middlewares: Iterable[Middleware] = (),
-        requires: Rule | Iterable[Rule] = (),
+        requires: Rules = (),
     ) -> None:
         """Serve `handler` as a procedure; the plain form of `rpc`."""
         self._router.add_rpc(uri, handler, timeout=timeout, middlewares=middlewares, requires=requires)
 
+    @explain_options("topic")
     def topic(
         self,
         uri: str,
         *,
         relay: bool = False,
         middlewares: Iterable[Middleware] = (),
-        requires: Rule | Iterable[Rule] = (),
-        subscribe: Rule | Iterable[Rule] = (),
-        publish: Rule | Iterable[Rule] = (),
+        requires: Rules = (),
+        subscribe: Rules = (),
+        publish: Rules = (),
     ) -> TopicDeclaration:
         """Declare a topic, as a statement or as a handler's decorator; see `Router.topic`."""
         return self._router.topic(
@@ -228,9 +308,13 @@ class App(Live):
         exception unexpected.
         """
         if not (isinstance(kind, type) and issubclass(kind, BaseException)):
-            raise DeclarationError(f"error_handler takes an exception class, not {kind!r}")
+            raise DeclarationError(
+                f"error_handler takes an exception class, not {kind!r}; write @app.error_handler(ValueError) above a "
+                "function"
+            )
 
         def register(function: F) -> F:
+            check_hook(function, 1, f"error_handler({kind.__name__})", "the exception")
             self._error_handlers[kind] = function
             return function
 
@@ -250,8 +334,12 @@ class App(Live):
             web_app: The aiohttp application.
             path: The socket's path.
             drain: Seconds that calls under way are given when the application shuts down.
+
+        Raises:
+            DeclarationError: The path is taken, or the app has another path of this application.
         """
         mount(self, web_app, path, drain)
+        self._mounted = True
 
     def web_app(self, path: str = DEFAULT_PATH) -> web.Application:
         """An aiohttp application that serves this app alone: for `aiohttp.web.run_app`, gunicorn and the like."""
@@ -274,27 +362,22 @@ class App(Live):
             await self.stop()
             raise
 
-    def options(self) -> Options:
-        """What the app was told, as it stands now."""
-        return replace(
-            self._options,
-            middlewares=arranged(self.middlewares, loopback_only=self.loopback_only),
-            trusted_proxies=self.trusted_proxies,
-            debug=self.debug,
-            broker=self.broker,
-            console=self._console if self.console else None,
-        )
+    def settings(self) -> Settings:
+        """What the app was told, as it stands now, with the gates that it has by default."""
+        middlewares = arranged(self.middlewares, loopback_only=self.loopback_only)
+        return replace(self._settings, middlewares=middlewares)
 
     async def _start(self) -> None:
         compiled = self.compile(gather(self._router, self.prefixes))
         self._console.describe(compiled, self.middlewares)
-        node, door = assemble(self.options(), *compiled, self._hooks, self._error_handlers)
+        console = self._console if self.console else None
+        node, door = assemble(self.settings(), console, *compiled, self._hooks, self._error_handlers)
         self._node, self._door = node, door
         await node.start()
-        lifespans = [each.lifespan for each in self.middlewares if hasattr(each, "lifespan")]
-        for lifespan in (*([self._console.lifespan] if self.console else []), *lifespans, self._lifespan):
+        lifespans = [getattr(each, "lifespan", None) for each in self.middlewares]
+        for lifespan in (*([self._console.lifespan] if self.console else []), *lifespans, self.lifespan):
             if lifespan is not None:
-                await self._resources.enter_async_context(lifespan(self))
+                await self._resources.enter_async_context(entered(lifespan, self))
         await self._hooks.started(node.threads.hooks)
         node.started = True
         node.start_periodic()
@@ -331,15 +414,16 @@ class App(Live):
         """A door that can be asked and serves nobody, for `wampkit check`.
 
         Args:
-            middlewares: What stands in place of those of `options()`.
+            middlewares: What stands in place of those of `settings()`.
 
         Raises:
             RuntimeError: The app is running.
         """
         if self._node is not None:
             raise RuntimeError("the app is running; what it would say can only be tried while it is not")
-        options = replace(self.options(), middlewares=middlewares, broker="memory://")
-        self._node, door = assemble(options, *self.compile(self.declarations()), Hooks(), {})
+        settings = replace(self.settings(), middlewares=middlewares, broker="memory://")
+        console = self._console if self.console else None
+        self._node, door = assemble(settings, console, *self.compile(self.declarations()), Hooks(), {})
         try:
             yield door
         finally:
@@ -349,7 +433,7 @@ class App(Live):
     @property
     def console_is_open(self) -> bool:
         """Whether there is the console, for whoever can connect."""
-        return bool(self.console) and not console_rules(self.console, self._requires, self._cra)
+        return bool(self.console) and not console_rules(self.console, self.requires, self.cra)
 
     # ---- compiling
 
@@ -369,8 +453,12 @@ class App(Live):
         Raises:
             DeclarationError: A declaration cannot work.
         """
-        own = [subscription_procedure(), *login_procedures(self._cra, lambda: self._running().authenticator)]
+        own = [subscription_procedure(), *login_procedures(self.cra, lambda: self._running().authenticator)]
         if self.console:
-            own += self._console.declarations(console_rules(self.console, self._requires, self._cra))
+            own += self._console.declarations(console_rules(self.console, self.requires, self.cra))
         sessions = reads_sessions(self.middlewares)
-        return compile_routes(declarations, *own, default=self._requires, cra=self._cra is not None, sessions=sessions)
+        return compile_routes(declarations, *own, default=self.requires, cra=self.cra is not None, sessions=sessions)
+
+
+_SETTABLE = OPTIONS - {"threads"} | {"loopback_only"}
+"""What may be set; `app.threads` are the threads themselves."""

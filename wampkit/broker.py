@@ -8,15 +8,16 @@ another.
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
 
 from .errors import DeclarationError
 
-__all__ = ["SCHEMES", "Broker", "Deliver", "MemoryBroker", "Publication", "broker_from_url"]
+__all__ = ["SCHEMES", "Broker", "Deliver", "MemoryBroker", "Publication", "broker_from_url", "check_broker"]
 
 
 class Publication(msgspec.Struct, frozen=True):
@@ -93,11 +94,27 @@ def broker_from_url(url: str) -> Broker:
     Raises:
         DeclarationError: No broker has this scheme.
     """
-    scheme = urlsplit(url).scheme
-    target = SCHEMES.get(scheme)
-    if target is None:
-        # The URL may hold a password, so it is not repeated.
-        raise DeclarationError(f"no broker has the scheme {scheme!r}; known schemes: {', '.join(sorted(SCHEMES))}")
-    module, _, name = target.partition(":")
+    check_broker(url)
+    module, _, name = SCHEMES[urlsplit(url).scheme].partition(":")
     broker: Broker = getattr(importlib.import_module(module), name)(url)
+    return broker
+
+
+_METHODS = ("start", "publish", "subscribe", "unsubscribe", "close")
+
+
+def check_broker(broker: Any) -> Any:
+    """A broker as it was declared: a URL or an object. Raises DeclarationError if it can be none."""
+    if isinstance(broker, str):
+        scheme = urlsplit(broker).scheme
+        if scheme not in SCHEMES:
+            # The URL may hold a password, so it is not repeated.
+            known = " or ".join(f"{each}://" for each in sorted(SCHEMES))
+            raise DeclarationError(f"there is no broker for {scheme or 'no scheme'}://; write {known}")
+    elif inspect.isclass(broker):
+        raise DeclarationError(f"broker: {broker.__name__} is a class; give an instance: {broker.__name__}(...)")
+    else:
+        missing = [name for name in _METHODS if not callable(getattr(broker, name, None))]
+        if missing:
+            raise DeclarationError(f"broker: {broker!r} has no method {missing[0]!r}; see wampkit.Broker")
     return broker

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import WebSocketError, WSMsgType, web
 
@@ -29,6 +29,12 @@ from .permissions import Permissions
 from .protocol import Protocol
 from .sockets import buffered_bytes, give_up, has_failed, prepare_socket
 from .work import Work
+
+if TYPE_CHECKING:
+    from .session import Session
+
+if TYPE_CHECKING:
+    from .session import Session
 
 __all__ = ["Connection"]
 
@@ -90,7 +96,7 @@ class Connection:
         self.remote, self.secure = remote.address, remote.secure
         self.roles: frozenset[str] = frozenset()
         self.permissions: Permissions | None = None
-        self.session: Any = None
+        self.session: Session | None = None
         self._user: Any = None
         self.protocol = protocol
         self.subscriptions: dict[str, None] = {}

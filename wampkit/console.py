@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import functools
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any, Protocol, TypeVar
 
@@ -46,10 +46,20 @@ Compiled = tuple[Iterable[Procedure], Iterable[ServedTopic]]
 class Watched(Protocol):
     """As much of a running app as the console shows."""
 
-    prefixes: dict[str, str]
-    ident: str
-    debug: bool
-    javascript: bool
+    @property
+    def prefixes(self) -> Mapping[str, str]: ...
+
+    @property
+    def ident(self) -> str: ...
+
+    @property
+    def debug(self) -> bool: ...
+
+    @property
+    def javascript(self) -> bool: ...
+
+    @property
+    def cra(self) -> Any: ...
 
     @property
     def connections(self) -> Connections: ...
@@ -69,16 +79,14 @@ class Console:
 
     Args:
         app: The app.
-        login: Whether clients log in by WAMP-CRA.
 
     Attributes:
         meter: What counts messages, as the app's outermost middleware.
     """
 
-    def __init__(self, app: Watched, *, login: bool) -> None:
+    def __init__(self, app: Watched) -> None:
         self.meter = Meter()
         self._app = app
-        self._login = login
         self._routes: Callable[[], list[dict[str, Any]]] = list
         self._figures: deque[dict[str, Any]] = deque(maxlen=MOST_FIGURES)
 
@@ -161,9 +169,9 @@ class Console:
             "ident": app.ident,
             "version": __version__,
             "debug": app.debug,
-            "login": self._login,
+            "login": app.cra is not None,
             "javascript": app.javascript,
-            "prefixes": app.prefixes,
+            "prefixes": dict(app.prefixes),
             "interval": INTERVAL,
             "figures": list(self._figures),
             **self._now(),
@@ -217,18 +225,18 @@ class Console:
         raise NotFound("this failure is no longer remembered")
 
 
-def console_rules(console: Any, default: Rule | None, cra: Any) -> tuple[Rule, ...]:
+def console_rules(console: Any, default: tuple[Rule, ...], cra: Any) -> tuple[Rule, ...]:
     """Who may use the console: whoever its own rule names, else whoever may use the app, who is logged in at least.
 
     Args:
-        console: What `App(console=...)` says: True or a rule.
+        console: What the app's `console` says: True or rules.
         default: What the app requires of routes without a rule.
         cra: The app's logins by WAMP-CRA, or None.
     """
     if console is not True:
-        return (console,)
-    if default is not None:
-        return (default,)
+        return tuple(console)
+    if default:
+        return default
     return () if cra is None else (requires(),)
 
 

@@ -8,7 +8,7 @@ stops the start. `CallError` and `ConnectionLost` are what a client meets.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -29,6 +29,7 @@ __all__ = [
     "TooManyMessages",
     "WampError",
     "answer_for",
+    "did_you_mean",
     "escape",
     "one_line",
     "quote",
@@ -242,3 +243,11 @@ def escape(text: str) -> str:
 def one_line(text: str) -> str:
     """A text fit for one line of a terminal: line breaks become spaces, control characters their escapes."""
     return escape(" ".join(part.strip() for part in text.splitlines() if part.strip()))
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A hint at a similar word, to be put behind an error; empty where there is none."""
+    import difflib  # only a mistake needs it
+
+    near = difflib.get_close_matches(word, list(known), 1)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -139,6 +139,8 @@ def trusted(given: Iterable[str] | TrustedProxies | None) -> TrustedProxies | No
         return given
     if isinstance(given, str):
         raise DeclarationError(f"trusted_proxies is a list: write [{given!r}]")
+    if not isinstance(given, Iterable):
+        raise DeclarationError(f"trusted_proxies is a list of addresses and networks, not {given!r}")
     networks = tuple(given)
     return TrustedProxies(*networks) if networks else None
 

@@ -13,9 +13,10 @@ from .connection import Connection
 from .errors import DeclarationError
 from .fatal import is_fatal
 from .logs import logger
+from .signatures import is_async, is_method, location, without_parentheses
 from .threads import Threads
 
-__all__ = ["Hooks", "Lifespan"]
+__all__ = ["Hooks", "Lifespan", "check_hook", "check_lifespan", "entered"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 Lifespan = Callable[[Any], contextlib.AbstractAsyncContextManager[Any]]
@@ -25,6 +26,36 @@ Lifespan = Callable[[Any], contextlib.AbstractAsyncContextManager[Any]]
 class _Periodic:
     seconds: float
     function: Callable[[], Any]
+
+
+_MAKE_CONTEXT = "decorate an async generator function with @contextlib.asynccontextmanager"
+
+
+def check_lifespan(lifespan: Any) -> Any:
+    """A lifespan as it was declared, or None. Raises DeclarationError if it can be none."""
+    if lifespan is None:
+        return None
+    if not callable(lifespan):
+        raise DeclarationError(f"lifespan is a function of the app, not {lifespan!r}; {_MAKE_CONTEXT}")
+    if inspect.isgeneratorfunction(lifespan) or inspect.isasyncgenfunction(lifespan) or is_async(lifespan):
+        raise DeclarationError(f"lifespan {location(lifespan)}: this makes no async context manager; {_MAKE_CONTEXT}")
+    try:
+        inspect.signature(lifespan).bind(None)
+    except TypeError:
+        raise DeclarationError(f"lifespan {location(lifespan)}: it must take one argument, the app") from None
+    except ValueError:  # no signature to be read; calling it will tell
+        pass
+    return lifespan
+
+
+def entered(lifespan: Lifespan, app: Any) -> contextlib.AbstractAsyncContextManager[Any]:
+    """The context manager that a lifespan makes for an app. Raises DeclarationError if it makes something else."""
+    manager = lifespan(app)
+    if not isinstance(manager, contextlib.AbstractAsyncContextManager):
+        raise DeclarationError(
+            f"lifespan {location(lifespan)}: it gave {manager!r}, which is no async context manager; {_MAKE_CONTEXT}"
+        )
+    return manager
 
 
 class Hooks:
@@ -40,14 +71,17 @@ class Hooks:
 
     # ---- adding
 
+    @without_parentheses("app.on_startup")
     def on_startup(self, hook: F) -> F:
         """Run `hook()` when the app starts, before the first client."""
         return _add(self._startup, hook, 0, "on_startup")
 
+    @without_parentheses("app.on_shutdown")
     def on_shutdown(self, hook: F) -> F:
         """Run `hook()` when the app has stopped and its last client is gone."""
         return _add(self._shutdown, hook, 0, "on_shutdown")
 
+    @without_parentheses("app.on_connect")
     def on_connect(self, hook: F) -> F:
         """Run `hook(connection)` when a client has been welcomed, before its first message is taken.
 
@@ -55,6 +89,7 @@ class Hooks:
         """
         return _add(self._connect, hook, 1, "on_connect")
 
+    @without_parentheses("app.on_disconnect")
     def on_disconnect(self, hook: F) -> F:
         """Run `hook(connection)` when a client has gone and left its topics.
 
@@ -62,6 +97,7 @@ class Hooks:
         """
         return _add(self._disconnect, hook, 1, "on_disconnect")
 
+    @without_parentheses("app.on_error")
     def on_error(self, hook: F) -> F:
         """Run `hook(error, connection)` for each exception that nobody expected: to report it elsewhere."""
         return _add(self._error, hook, 2, "on_error")
@@ -71,11 +107,13 @@ class Hooks:
 
         What it raises is logged, and it runs again.
         """
-        if not seconds > 0:
+        if callable(seconds):
+            raise DeclarationError(f"write @app.every(60), with the seconds, above {_name(seconds)}")
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
             raise DeclarationError(f"every: seconds must be above 0, not {seconds!r}")
 
         def register(function: F) -> F:
-            _check(function, 0, "every")
+            check_hook(function, 0, "every(...)")
             self._periodic.append(_Periodic(seconds, function))
             return function
 
@@ -128,14 +166,30 @@ class Hooks:
         return [asyncio.create_task(_repeat(threads, each)) for each in self._periodic]
 
 
+_ARGUMENTS = ("", "connection", "error, connection")
+
+
 def _add(hooks: list[Callable[..., Any]], hook: F, count: int, name: str) -> F:
-    _check(hook, count, name)
+    check_hook(hook, count, name, _ARGUMENTS[count])
     hooks.append(hook)
     return hook
 
 
-def _check(hook: Callable[..., Any], count: int, name: str) -> None:
-    takes = ("no argument", "one argument (connection)", "two arguments (error, connection)")[count]
+def check_hook(hook: Any, count: int, name: str, arguments: str = "") -> None:
+    """Refuse a hook that cannot be called.
+
+    Args:
+        hook: The function.
+        count: How many arguments it is given.
+        name: What adds it.
+        arguments: What they are.
+    """
+    if not callable(hook):
+        raise DeclarationError(f"{name}: {hook!r} is no function")
+    if is_method(hook):
+        bound = f"app.{name}(service.{hook.__name__})"
+        raise DeclarationError(f"{name}: {_name(hook)} is a method without its object; register it bound: {bound}")
+    takes = ("no argument", "one argument", "two arguments")[count] + (f" ({arguments})" if arguments else "")
     try:
         inspect.signature(hook).bind(*[None] * count)
     except TypeError:

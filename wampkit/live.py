@@ -10,6 +10,7 @@ from .connections import Connections
 from .counters import Counters
 from .door import Door
 from .node import Node
+from .settings import Settings
 from .threads import ThreadPools
 from .to_user import ToUser
 from .topics import Topics
@@ -19,13 +20,9 @@ __all__ = ["Live"]
 
 
 class Live:
-    """The side of `App` that handlers, hooks and views use.
+    """The side of `App` that handlers, hooks and views use."""
 
-    Attributes:
-        prefixes: Prefix to URI.
-    """
-
-    prefixes: dict[str, str]
+    _settings: Settings
     _node: Node | None = None
     _door: Door | None = None
 
@@ -43,6 +40,10 @@ class Live:
     def topics(self) -> Topics:
         """The topics that have subscribers, by full URI; `len(app.topics[uri])` counts them."""
         return self._running().topics
+
+    def expand(self, name: str) -> str:
+        """The full URI of a CURIE of the app's prefixes; any other name as it is. Works before the start too."""
+        return expand(name, self._settings.prefixes)
 
     @property
     def connections(self) -> Connections:
@@ -75,8 +76,7 @@ class Live:
             TypeError: JSON cannot carry the event.
             RuntimeError: The app is not running.
         """
-        uri = expand(topic, self.prefixes)
-        await self._running().topics.publish(uri, event, exclude=exclude, eligible=eligible)
+        await self._running().topics.publish(self.expand(topic), event, exclude=exclude, eligible=eligible)
 
     def to_user(self, user: Any) -> ToUser:
         """All connections of a user: `await app.to_user("ann").publish(...)`, `app.to_user("ann").close()`.
@@ -85,7 +85,7 @@ class Live:
             RuntimeError: The app is not running.
         """
         node = self._running()
-        return ToUser(user, node.connections, node.topics, lambda topic: expand(topic, self.prefixes))
+        return ToUser(user, node.connections, node.topics, self.expand)
 
     async def recheck(self, connection: Connection) -> list[str]:
         """End the subscriptions that a connection may not have any more, after its user or roles changed.

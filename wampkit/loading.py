@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import os
@@ -10,16 +9,15 @@ import sys
 import sysconfig
 import tomllib
 import traceback
-from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from .app import App
-from .errors import DeclarationError, one_line
+from .errors import DeclarationError, did_you_mean, one_line
 from .router import Router
 
-__all__ = ["Mistake", "describe", "did_you_mean", "load_app", "read_config"]
+__all__ = ["Mistake", "describe", "load_app", "read_config"]
 
 USAGE = 2
 
@@ -211,12 +209,6 @@ def _kind(value: Any) -> str:
 
 
 # ---- saying what is wrong
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A hint at a similar word, to be put behind an error; empty where there is none."""
-    near = difflib.get_close_matches(word, list(known), 1)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def describe(error: BaseException) -> str:

@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 from .connection import Connection
 from .errors import DeclarationError
 from .incoming import Incoming
+from .router import listed
 
 __all__ = [
     "CallNext",
@@ -24,6 +25,7 @@ __all__ = [
     "Middleware",
     "fold",
     "middleware_name",
+    "middlewares_of",
     "split",
 ]
 
@@ -58,6 +60,22 @@ def middleware_name(middleware: Any) -> str:
     """What a middleware is called in listings and errors."""
     name = getattr(middleware, "__qualname__", None)
     return name if isinstance(name, str) else type(middleware).__qualname__
+
+
+def middlewares_of(given: Any, owner: str, *, gates: bool) -> tuple[Any, ...]:
+    """A list of middlewares as it was declared.
+
+    Args:
+        given: What was declared.
+        owner: Who declared it, for errors.
+        gates: Whether handshakes pass here; they do only at the app.
+
+    Raises:
+        DeclarationError: It is no list, or an entry is no middleware, or acts on handshakes where none pass.
+    """
+    middlewares = listed(given, owner)
+    split(middlewares, owner, gates=gates)
+    return middlewares
 
 
 def split(middlewares: Iterable[Any], owner: str, *, gates: bool) -> tuple[list[Any], list[Any]]:

@@ -5,21 +5,31 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from .browser import serve_javascript
 from .console_page import serve_console
 from .door import Door
+from .errors import DeclarationError
 
 __all__ = ["mount"]
+
+
+SERVED: web.AppKey[dict[str, Any]] = web.AppKey("wampkit", dict)
+"""The apps of an aiohttp application by their paths."""
 
 
 class Mountable(Protocol):
     """As much of an app as is needed here."""
 
-    javascript: bool
-    console: Any
-    ident: str
+    @property
+    def javascript(self) -> bool: ...
+
+    @property
+    def console(self) -> Any: ...
+
+    @property
+    def ident(self) -> str: ...
 
     @property
     def door(self) -> Door | None: ...
@@ -39,7 +49,11 @@ def mount(app: Mountable, web_app: web.Application, path: str, drain: float) -> 
         web_app: The aiohttp application.
         path: The socket's path.
         drain: Seconds that calls under way are given when the application shuts down.
+
+    Raises:
+        DeclarationError: The path is taken, or the app has another path of this application.
     """
+    _check(app, web_app, path)
 
     async def life(_: web.Application) -> AsyncIterator[None]:
         await app.start()
@@ -63,3 +77,23 @@ def mount(app: Mountable, web_app: web.Application, path: str, drain: float) -> 
         serve_console(web_app, path, app.ident)
     web_app.cleanup_ctx.append(life)
     web_app.on_shutdown.append(leave)
+
+
+def _check(app: Mountable, web_app: web.Application, path: str) -> None:
+    if not isinstance(web_app, web.Application):
+        raise DeclarationError(f"App.setup takes an aiohttp.web.Application, not {web_app!r}")
+    served = web_app.setdefault(SERVED, {})
+    for taken, other in served.items():
+        if other is app:
+            raise DeclarationError(
+                f"setup: this app is served at {taken!r} already; make another App for {path!r}, with the same Router"
+            )
+    if path in served:
+        raise DeclarationError(f"setup: another app is served at {path!r} already; choose another path")
+    for route in web_app.router.routes():
+        resource = route.resource
+        if resource is not None and resource.canonical == path and route.method in (hdrs.METH_GET, hdrs.METH_ANY):
+            raise DeclarationError(
+                f"setup: this application has a GET handler for {path!r} already; choose another path"
+            )
+    served[path] = app

@@ -19,11 +19,11 @@ from click.core import ParameterSource
 
 from .addresses import UNIX, read_address
 from .app import DEFAULT_PATH
-from .errors import DeclarationError
+from .errors import DeclarationError, did_you_mean
 from .forwarded import TrustedProxies
 from .hosts import socket_url
 from .inlet import INLET
-from .loading import USAGE, Mistake, did_you_mean, read_config
+from .loading import USAGE, Mistake, read_config
 
 __all__ = [
     "COMMAND",

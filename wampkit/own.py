@@ -8,7 +8,6 @@ from typing import Any
 from .authentication import Cra
 from .connection import Connection
 from .cra import AUTH, AUTHREQ
-from .errors import DeclarationError
 from .logins import Authenticator
 from .router import Declaration
 
@@ -39,14 +38,9 @@ def login_procedures(cra: Cra | None, running: Callable[[], Authenticator | None
     Args:
         cra: What the app says about logins.
         running: Gives the app's authenticator, while the app runs.
-
-    Raises:
-        DeclarationError: `cra` is nothing that could say it.
     """
     if cra is None:
         return ()
-    if not isinstance(cra, Cra):
-        raise DeclarationError(f"App(cra=...) takes a wampkit.Cra, such as Cra(lookup), not {cra!r}")
 
     async def authreq(connection: Connection, authkey: Any = None, extra: Any = None) -> str | None:
         authenticator = running()

@@ -103,7 +103,7 @@ async def rehearse(app: App, attempt: Attempt) -> Trial:
         RuntimeError: The app is running.
     """
     trial = Trial()
-    watched = tuple(_Witness(each, trial) for each in app.options().middlewares if is_gate(each))
+    watched = tuple(_Witness(each, trial) for each in app.settings().middlewares if is_gate(each))
     # Middlewares may ask a running app for its connections in their `lifespan`.
     async with app.rehearsal(watched) as door, contextlib.AsyncExitStack() as stack:
         await _enter(app, stack)

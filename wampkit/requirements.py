@@ -19,6 +19,7 @@ __all__ = [
     "Condition",
     "Requirement",
     "Rule",
+    "Rules",
     "anyone",
     "check_all",
     "effective",
@@ -41,6 +42,10 @@ class Rule(Protocol):
 
     async def check(self, message: Incoming) -> None:
         """Raises NotAllowed if the message may not pass."""
+
+
+Rules: TypeAlias = Rule | Iterable[Rule]
+"""A rule, or several that must all hold."""
 
 
 def _mark(handler: F, rule: Rule) -> F:
@@ -181,7 +186,7 @@ def requirements_of(handler: Any) -> tuple[Any, ...]:
     return tuple(dict.fromkeys(rules))
 
 
-def effective(own: Iterable[Any], default: Rule | None, *, cra: bool) -> tuple[Any, ...]:
+def effective(own: Iterable[Any], default: tuple[Rule, ...], *, cra: bool) -> tuple[Any, ...]:
     """The rules that are checked, of those that were declared.
 
     Args:
@@ -191,8 +196,8 @@ def effective(own: Iterable[Any], default: Rule | None, *, cra: bool) -> tuple[A
     """
     rules = tuple(own)
     opened = anyone in rules
-    if not rules and default is not None:
-        rules = (default,)
+    if not rules:
+        rules = default
     rules = tuple(each for each in rules if each is not anyone)
     return (granted, *rules) if cra and not opened else rules
 

@@ -6,12 +6,17 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from .errors import DeclarationError
+from .signatures import called_from, explain_options, is_method, without_parentheses
 from .uris import Pattern, expand, is_pattern
 
-__all__ = ["Declaration", "Router", "TopicDeclaration", "TopicHandler", "gather", "rules_of"]
+if TYPE_CHECKING:
+    from .middleware import Middleware
+    from .requirements import Rules
+
+__all__ = ["Declaration", "Router", "TopicDeclaration", "TopicHandler", "gather", "listed", "rules_of"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -36,6 +41,7 @@ class Declaration:
         requires: The rules of the routers around it and its own; see `requirements.py`.
         subscribe: Further rules for SUBSCRIBE.
         publish: Further rules for PUBLISH.
+        place: File and line of the declaration; empty for wampkit's own.
     """
 
     kind: str
@@ -51,12 +57,14 @@ class Declaration:
     on_subscribe: list[Callable[..., Any]] = field(default_factory=list)
     on_unsubscribe: list[Callable[..., Any]] = field(default_factory=list)
     pattern: Pattern | None = None
+    place: str = ""
 
     @property
     def label(self) -> str:
-        """How errors speak of it."""
+        """How errors speak of it, and where it stands."""
         name = getattr(inspect.unwrap(self.handler), "__qualname__", None) if self.handler is not None else None
-        return f"{self.kind} {self.declared!r}" + (f" ({name})" if name else "")
+        about = ", ".join(filter(None, (name, self.place)))
+        return f"{self.kind} {self.declared!r}" + (f" ({about})" if about else "")
 
 
 class TopicDeclaration:
@@ -71,6 +79,7 @@ class TopicDeclaration:
             raise DeclarationError(f"{declaration.label}: a relay has no handler; drop relay=True or the handler")
         if declaration.handler is not None:
             raise DeclarationError(f"{declaration.label} has its handler already")
+        _check_handler(handler, f"app.topic({declaration.declared!r})")
         declaration.handler = handler
         return TopicHandler(declaration, handler)
 
@@ -78,17 +87,21 @@ class TopicDeclaration:
         """Add a rule for everybody who subscribes or publishes; what `@requires(...)` does."""
         self._declaration.requires += (rule,)
 
+    @without_parentheses("topic.on_subscribe")
     def on_subscribe(self, hook: F) -> F:
         """Run `hook` for each SUBSCRIBE, before it counts; what it raises refuses the subscription.
 
         The hook takes injected parameters and variables of the URI. Events that are published while it runs
         reach the new subscriber when it has returned.
         """
+        _check_handler(hook, "topic.on_subscribe")
         self._declaration.on_subscribe.append(hook)
         return hook
 
+    @without_parentheses("topic.on_unsubscribe")
     def on_unsubscribe(self, hook: F) -> F:
         """Run `hook` after each subscription that ended, by UNSUBSCRIBE or with its connection."""
+        _check_handler(hook, "topic.on_unsubscribe")
         self._declaration.on_unsubscribe.append(hook)
         return hook
 
@@ -117,16 +130,21 @@ class Router:
         requires: A rule, or several, for all of them, besides their own: `requires("admin")`.
     """
 
-    def __init__(self, prefix: str = "", *, middlewares: Iterable[Any] = (), requires: Any = ()) -> None:
+    @explain_options("Router")
+    def __init__(self, prefix: str = "", *, middlewares: Iterable[Middleware] = (), requires: Rules = ()) -> None:
+        if not isinstance(prefix, str):
+            raise DeclarationError(f"Router: the prefix is a text such as 'admin/', not {prefix!r}")
+        label = f"the router with prefix {prefix!r}"
         self._prefix = prefix
-        self._middlewares = tuple(middlewares)
-        self._requires = rules_of(requires, f"the router with prefix {prefix!r}")
+        self._middlewares = listed(middlewares, label)
+        self._requires = rules_of(requires, label)
         self._declarations: list[Declaration] = []
         self._children: list[tuple[str, Router]] = []
         self._closed = False
 
+    @explain_options("rpc")
     def rpc(
-        self, uri: str, *, timeout: float | None = None, middlewares: Iterable[Any] = (), requires: Any = ()
+        self, uri: str, *, timeout: float | None = None, middlewares: Iterable[Middleware] = (), requires: Rules = ()
     ) -> Callable[[Callable[P, R]], Callable[P, R]]:
         """Serve the decorated function as a procedure; it is returned as it is.
 
@@ -137,38 +155,44 @@ class Router:
             requires: A rule, or several, about who may call it: `requires("admin")`; also a decorator of its own.
         """
 
+        _check_name(uri, "rpc")
+
         def register(handler: Callable[P, R]) -> Callable[P, R]:
             self.add_rpc(uri, handler, timeout=timeout, middlewares=middlewares, requires=requires)
             return handler
 
         return register
 
+    @explain_options("add_rpc")
     def add_rpc(
         self,
         uri: str,
         handler: Callable[..., Any],
         *,
         timeout: float | None = None,
-        middlewares: Iterable[Any] = (),
-        requires: Any = (),
+        middlewares: Iterable[Middleware] = (),
+        requires: Rules = (),
     ) -> None:
         """Serve `handler` as a procedure; the plain form of `rpc`."""
-        if not callable(handler):
-            raise DeclarationError(f"procedure {uri!r}: {handler!r} is no function")
-        if timeout is not None and timeout <= 0:
-            raise DeclarationError(f"procedure {uri!r}: timeout is a number of seconds above 0, or None")
-        rules = rules_of(requires, f"procedure {uri!r}")
-        self._add(Declaration("procedure", uri, uri, handler, tuple(middlewares), timeout=timeout, requires=rules))
+        _check_name(uri, "add_rpc")
+        label = f"procedure {uri!r}"
+        _check_handler(handler, f"app.rpc({uri!r})")
+        if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout <= 0):
+            raise DeclarationError(f"{label}: timeout is a number of seconds above 0, or None")
+        declaration = Declaration("procedure", uri, uri, handler, listed(middlewares, label), timeout=timeout)
+        declaration.requires = rules_of(requires, label)
+        self._add(declaration)
 
+    @explain_options("topic")
     def topic(
         self,
         uri: str,
         *,
         relay: bool = False,
-        middlewares: Iterable[Any] = (),
-        requires: Any = (),
-        subscribe: Any = (),
-        publish: Any = (),
+        middlewares: Iterable[Middleware] = (),
+        requires: Rules = (),
+        subscribe: Rules = (),
+        publish: Rules = (),
     ) -> TopicDeclaration:
         """Declare a topic. Clients may subscribe; they may publish if it is a relay or has a handler.
 
@@ -183,7 +207,8 @@ class Router:
             subscribe: The same for subscribing alone.
             publish: The same for publishing alone.
         """
-        declaration = Declaration("topic", uri, uri, None, tuple(middlewares), relay=relay)
+        _check_name(uri, "topic")
+        declaration = Declaration("topic", uri, uri, None, listed(middlewares, f"topic {uri!r}"), relay=relay)
         declaration.requires = rules_of(requires, declaration.label)
         declaration.subscribe = rules_of(subscribe, declaration.label)
         declaration.publish = rules_of(publish, declaration.label)
@@ -192,6 +217,12 @@ class Router:
 
     def include(self, router: Router, *, prefix: str = "") -> None:
         """Serve what another router declares, its URIs behind `prefix`."""
+        if not isinstance(router, Router):
+            raise DeclarationError(
+                f"include takes a Router, not {router!r}; declare what apps share on a Router, and include that"
+            )
+        if not isinstance(prefix, str):
+            raise DeclarationError(f"include: the prefix is a text such as 'admin/', not {prefix!r}")
         self._check_open(f"a router with prefix {router._prefix!r}")
         if router is self or router._contains(self):
             raise DeclarationError(f"the router with prefix {router._prefix!r} cannot include itself")
@@ -202,6 +233,7 @@ class Router:
 
     def _add(self, declaration: Declaration) -> None:
         self._check_open(declaration.label)
+        declaration.place = called_from()
         self._declarations.append(declaration)
 
     def _check_open(self, what: str) -> None:
@@ -236,6 +268,46 @@ class Router:
             yield from child.declarations(prefix + inner, middlewares, requires)
 
 
+def _check_name(uri: Any, decorator: str) -> None:
+    """Refuse what is no name of a procedure or topic, above all the function of a bare decorator."""
+    if callable(uri):
+        name = getattr(uri, "__name__", "the function")
+        raise DeclarationError(f'write @app.{decorator}("{name}"), with a URI in parentheses, above {name}')
+    if not isinstance(uri, str):
+        raise DeclarationError(f"{decorator}: a URI is a text, not {uri!r}")
+
+
+def _check_handler(handler: Any, decorated: str) -> None:
+    """Refuse what cannot be called with what a message brings.
+
+    Args:
+        handler: What was registered.
+        decorated: What registers it, as it would be written for a bound method.
+    """
+    if hasattr(handler, "check") and not inspect.isroutine(handler):
+        raise DeclarationError(f"{decorated}: {handler!r} is a rule, not a handler; write @requires() with parentheses")
+    if not callable(handler) or (isinstance(handler, TopicDeclaration) and not isinstance(handler, TopicHandler)):
+        raise DeclarationError(f"{decorated}: {handler!r} is no function")
+    if is_method(handler):
+        owner, _, name = handler.__qualname__.rpartition(".")
+        raise DeclarationError(
+            f"{decorated}: {owner}.{name} is a method without its object, so that clients would have to send "
+            f"{next(iter(inspect.signature(handler).parameters))!r}; register it bound, once there is an object: "
+            f"{decorated}(service.{name})"
+        )
+
+
+def listed(middlewares: Any, owner: str) -> tuple[Any, ...]:
+    """A list of middlewares as it was declared. Raises DeclarationError if it is a single thing."""
+    single = callable(middlewares) or isinstance(middlewares, str)
+    if single or hasattr(middlewares, "message") or hasattr(middlewares, "connect"):
+        shown = getattr(middlewares, "__qualname__", repr(middlewares))
+        raise DeclarationError(f"{owner}: middlewares is a list; write middlewares=[...] around {shown}")
+    if not isinstance(middlewares, Iterable):
+        raise DeclarationError(f"{owner}: middlewares is a list, not {middlewares!r}")
+    return tuple(middlewares)
+
+
 def rules_of(value: Any, label: str) -> tuple[Any, ...]:
     """One rule or several as they were declared.
 
@@ -248,8 +320,10 @@ def rules_of(value: Any, label: str) -> tuple[Any, ...]:
     except TypeError:
         rules = (value,)
     for rule in rules:
-        if not hasattr(rule, "check"):
-            raise DeclarationError(f"{label}: {rule!r} is no rule; write requires({rule!r}) or anyone")
+        if not hasattr(rule, "check") or inspect.isclass(rule):
+            shown = repr(rule) if isinstance(rule, str) else getattr(rule, "__name__", "...")
+            call = "requires()" if shown == "requires" else f"requires({shown})"
+            raise DeclarationError(f"{label}: {rule!r} is no rule; write {call} or anyone")
     return rules
 
 

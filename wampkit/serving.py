@@ -12,7 +12,7 @@ from .connection import Connection
 from .errors import DeclarationError
 from .incoming import Call, Publish, Subscribe, Unsubscribe
 from .middleware import split
-from .requirements import effective, requirements_of
+from .requirements import Rule, effective, requirements_of
 from .router import Declaration, Table
 from .session import Session, session_of
 from .topics import Topic
@@ -22,14 +22,18 @@ __all__ = ["compile_routes", "known_names"]
 
 
 def compile_routes(
-    routes: Iterable[Declaration], *own: Declaration, default: Any = None, cra: bool = False, sessions: bool = False
+    routes: Iterable[Declaration],
+    *own: Declaration,
+    default: tuple[Rule, ...] = (),
+    cra: bool = False,
+    sessions: bool = False,
 ) -> tuple[Table[Procedure], Table[ServedTopic]]:
     """Every declaration made ready to run, so that a mistake shows before the first client.
 
     Args:
         routes: What the app declares.
         own: What wampkit itself serves.
-        default: The rule for routes that have none, or None.
+        default: The rules for routes that have none.
         cra: Whether WAMP-CRA grants what may be done.
         sessions: Whether the app reads sessions, so that there is one to be given.
 
@@ -47,7 +51,7 @@ def compile_routes(
         else:
             topics.add(route.uri, route.pattern, _topic(route, tuple(middlewares), rules, session))
     for route in own:
-        rules = _rules(route, None, False)
+        rules = _rules(route, (), False)
         if route.kind == "topic":
             topics.add(route.uri, None, _topic(route, (), rules, session, own=True))
             continue
@@ -106,7 +110,7 @@ def _hook_injectables(message: type) -> Injectables:
     }
 
 
-def _rules(route: Declaration, default: Any, cra: bool) -> Callable[..., tuple[Any, ...]]:
+def _rules(route: Declaration, default: tuple[Rule, ...], cra: bool) -> Callable[..., tuple[Any, ...]]:
     """Gives the rules of a route, with further ones for a type of message."""
     own = (*route.requires, *requirements_of(route.handler))
     return lambda further=(): effective((*own, *further), default, cra=cra)

@@ -247,6 +247,7 @@ def session_of(scope: Scope) -> Session:
     return session
 
 
-def record_of(session: Session) -> Any:
-    """What a session stands for: of wampkit itself."""
+def record_of(session: Session | None) -> Any:
+    """What a session stands for, of a connection that has one: of wampkit itself."""
+    assert session is not None
     return session._record

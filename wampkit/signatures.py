@@ -4,15 +4,32 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
+import sys
 import typing
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeVar, cast
 
 import msgspec
 
-from .errors import DeclarationError
+from .errors import DeclarationError, did_you_mean
 
-__all__ = ["check_convertible", "is_async", "location", "parameters_of"]
+__all__ = [
+    "called_from",
+    "check_convertible",
+    "explain_options",
+    "is_async",
+    "is_method",
+    "location",
+    "parameters_of",
+    "without_parentheses",
+]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_PACKAGE = str(Path(__file__).parent) + os.sep
 
 
 def parameters_of(function: Callable[..., Any], where: str) -> dict[str, tuple[inspect.Parameter, Any]]:
@@ -66,6 +83,69 @@ def location(function: Callable[..., Any]) -> str:
     name = getattr(inner, "__qualname__", repr(inner))
     code = getattr(inner, "__code__", None)
     return f"{name}, {code.co_filename}:{code.co_firstlineno}" if code is not None else str(name)
+
+
+def called_from() -> str:
+    """File and line of the user's code that has called wampkit."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else "?"
+
+
+def is_method(function: Callable[..., Any]) -> bool:
+    """Whether this is a function of a class body that still wants its `self` or `cls`, and not a bound method."""
+    if not inspect.isfunction(function):
+        return False
+    owner = function.__qualname__.rpartition(".")[0]
+    if not owner or owner.endswith("<locals>"):
+        return False
+    return next(iter(inspect.signature(function).parameters), None) in ("self", "cls")
+
+
+# ---- mistakes in how a decorator is called
+
+
+def explain_options(name: str) -> Callable[[F], F]:
+    """Have a function say "did you mean" where it is called with an option that it does not have.
+
+    Args:
+        name: What errors call the function.
+    """
+
+    def decorate(function: F) -> F:
+        known = inspect.signature(function).parameters.keys() - {"self"}
+
+        @functools.wraps(function)
+        def checked(*args: Any, **options: Any) -> Any:
+            for option in options:
+                if option not in known:
+                    near = did_you_mean(option, known) or f"; there are {', '.join(sorted(known))}"
+                    raise DeclarationError(f"{name} has no option {option!r}{near}")
+            return function(*args, **options)
+
+        return cast(F, checked)
+
+    return decorate
+
+
+def without_parentheses(name: str) -> Callable[[F], F]:
+    """Have a decorator method say so where it is called, or given no function.
+
+    Args:
+        name: How the decorator is written.
+    """
+
+    def decorate(method: F) -> F:
+        @functools.wraps(method)
+        def checked(self: Any, *functions: Any) -> Any:
+            if len(functions) != 1 or not callable(functions[0]):
+                raise DeclarationError(f"write @{name} without parentheses, above a function")
+            return method(self, *functions)
+
+        return cast(F, checked)
+
+    return decorate
 
 
 def check_convertible(annotation: Any, label: str) -> None:

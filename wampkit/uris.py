@@ -11,8 +11,9 @@ from collections.abc import Mapping
 
 from .errors import DeclarationError
 
-__all__ = ["Pattern", "expand", "is_pattern"]
+__all__ = ["Pattern", "check_prefixes", "check_uri", "expand", "is_pattern"]
 
+_ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _VARIABLE = re.compile(r"\{([^{}]*)\}")
 
 
@@ -29,6 +30,51 @@ def expand(name: str, prefixes: Mapping[str, str]) -> str:
         return name
     uri = prefixes.get(prefix)
     return name if uri is None else uri + reference
+
+
+def check_prefixes(prefixes: object) -> dict[str, str]:
+    """Prefixes as they were declared, checked: a name each, and the beginning of an absolute URI.
+
+    Raises:
+        DeclarationError: Something else was given.
+    """
+    if not isinstance(prefixes, Mapping):
+        example = '{"chat": "http://example.com/chat/"}'
+        raise DeclarationError(f"prefixes is a dict of prefix to URI, such as {example}, not {prefixes!r}")
+    for prefix, uri in prefixes.items():
+        if not isinstance(prefix, str) or not prefix or ":" in prefix or _has_space(prefix):
+            raise DeclarationError(f"prefixes: {prefix!r} is no prefix; it is a word without a colon, such as 'chat'")
+        if prefix == "wampkit":
+            raise DeclarationError("prefixes: 'wampkit' is wampkit's own; choose another prefix")
+        check_uri(uri, f"prefixes: what {prefix!r} stands for")
+        if not _ABSOLUTE.match(uri):
+            raise DeclarationError(
+                f"prefixes: {prefix!r} stands for {uri!r}, which is no URI; write a whole one, such as "
+                f"'http://example.com/{prefix}#'"
+            )
+    return dict(prefixes)
+
+
+def check_uri(uri: object, what: str) -> None:
+    """Refuse what can be no URI: no text, an empty one, one with a space in it, or with two `#`.
+
+    Args:
+        uri: The URI or CURIE.
+        what: What errors call it.
+
+    Raises:
+        DeclarationError: It can be no URI.
+    """
+    if not isinstance(uri, str) or not uri:
+        raise DeclarationError(f"{what} is a URI, not {uri!r}")
+    if _has_space(uri):
+        raise DeclarationError(f"{what}, {uri!r}, holds a space or a control character, which no URI does")
+    if uri.count("#") > 1:
+        raise DeclarationError(f"{what}, {uri!r}, has two '#'; a URI has one at most, which begins its fragment")
+
+
+def _has_space(text: str) -> bool:
+    return any(each.isspace() or not each.isprintable() for each in text)
 
 
 def is_pattern(uri: str) -> bool:
