@@ -56,7 +56,7 @@ def assemble(
     threads = ThreadPools(options.threads, counters, share=limits.threads_per_connection, queue=limits.thread_queue)
     throttle = LogThrottle(MOST_KINDS_SHOWN if options.debug else MOST_KINDS)
     hub = Hub(options.sockets, options.limits, counters, throttle=throttle)
-    topics = Topics(broker, hub.flusher, known=lambda uri: served.find(uri) is not None)
+    topics = Topics(broker, hub.flusher, hub.starter, known=lambda uri: served.find(uri) is not None)
 
     async def on_error(error: BaseException, connection: Connection) -> None:
         await hooks.failed(threads.hooks, error, connection)

@@ -8,7 +8,7 @@ it without bound).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import WebSocketError, WSMsgType, web
@@ -52,8 +52,7 @@ class Connection:
         request: The aiohttp request of the handshake: headers, cookies, query. Its `remote` may be a proxy's.
         remote: The client's address, taken from a trusted proxy where there is one; None for a unix socket.
         secure: Whether the client speaks TLS, to this server or to a trusted proxy.
-        roles: What the user may do, by name; for `requires`.
-        permissions: What WAMP-CRA granted, or None where nobody authenticated so.
+        rights_version: Counts the changes of `user`, `roles` and `permissions`, and each `app.recheck`.
         session: The web front end's `Session`, or None without the middleware `Sessions`.
         close_code: The WebSocket close code once the connection has ended, 1006 where no close was agreed.
         close_reason: Why it ended, in words: the peer's, the server's or the keepalive's.
@@ -69,6 +68,8 @@ class Connection:
         "_inlet",
         "_on_message",
         "_over",
+        "_permissions",
+        "_roles",
         "_transport",
         "_user",
         "allowance",
@@ -77,12 +78,12 @@ class Connection:
         "close_reason",
         "id",
         "left",
+        "listed",
         "outbox",
-        "permissions",
         "protocol",
         "remote",
         "request",
-        "roles",
+        "rights_version",
         "secure",
         "session",
         "subscriptions",
@@ -94,10 +95,12 @@ class Connection:
         self.attributes: dict[str, Any] = {}
         self.request = request
         self.remote, self.secure = remote.address, remote.secure
-        self.roles: frozenset[str] = frozenset()
-        self.permissions: Permissions | None = None
         self.session: Session | None = None
         self._user: Any = None
+        self._roles: frozenset[str] = frozenset()
+        self._permissions: Permissions | None = None
+        self.rights_version = 0
+        self.listed = False  # whether it stands in the register of live connections
         self.protocol = protocol
         self.subscriptions: dict[str, None] = {}
         self.left = False  # whether it has left its topics for good
@@ -129,9 +132,35 @@ class Connection:
     def user(self, user: Any) -> None:
         hash(user)
         before, self._user = self._user, user
-        if self._transport is not None:
+        if user != before:
+            self.rights_version += 1
+        if self.listed:
             self._hub.users.leave(self, before)
             self._hub.users.enter(self)
+
+    @property
+    def roles(self) -> frozenset[str]:
+        """What the user may do, by name; for `requires`."""
+        return self._roles
+
+    @roles.setter
+    def roles(self, roles: Iterable[str]) -> None:
+        if isinstance(roles, str):
+            raise TypeError(f"roles are a set of names, not the text {roles!r}")
+        before, self._roles = self._roles, frozenset(roles)  # so that none is taken out of it unnoticed
+        if self._roles != before:
+            self.rights_version += 1
+
+    @property
+    def permissions(self) -> Permissions | None:
+        """What WAMP-CRA granted, or None where nobody authenticated so."""
+        return self._permissions
+
+    @permissions.setter
+    def permissions(self, permissions: Permissions | None) -> None:
+        if permissions != self._permissions:
+            self.rights_version += 1
+        self._permissions = permissions
 
     @property
     def closed(self) -> bool:

@@ -23,6 +23,7 @@ class Connections:
     def add(self, connection: Connection) -> None:
         """Enter a connection."""
         self._by_id[connection.id] = connection
+        connection.listed = True
         self._users.enter(connection)
 
     @property
@@ -45,6 +46,7 @@ class Connections:
     def discard(self, connection: Connection) -> None:
         """Remove a connection, if it is there."""
         self._by_id.pop(connection.id, None)
+        connection.listed = False
         self._users.leave(connection, connection.user)
 
     def get(self, session: str) -> Connection | None:

@@ -90,8 +90,11 @@ class Live:
     async def recheck(self, connection: Connection) -> list[str]:
         """End the subscriptions that a connection may not have any more, after its user or roles changed.
 
+        Asks the rules of each topic again (`requires`), but no message middlewares, which run once for a message that
+        came. A SUBSCRIBE that is being decided has its rules asked again too, before it is accepted.
+
         Returns:
-            The topics that it lost, by URI. No event of them reaches it any more.
+            The topics that it lost, by URI. Nothing that is published to them from now on reaches it.
         """
         return await self._running().dispatcher.recheck(connection)
 

@@ -7,7 +7,7 @@ for routes that have none.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from .errors import DeclarationError, NotAllowed, NotFound
@@ -35,6 +35,9 @@ Condition: TypeAlias = Callable[[Any], bool | Awaitable[bool]]
 F = TypeVar("F")
 
 _MARK = "__wampkit_requires__"
+
+ROUNDS = 10
+"""How often rules are asked about one message, if rights change while they are asked."""
 
 
 class Rule(Protocol):
@@ -202,13 +205,26 @@ def effective(own: Iterable[Any], default: tuple[Rule, ...], *, cra: bool) -> tu
     return (granted, *rules) if cra and not opened else rules
 
 
-async def check_all(rules: Iterable[Rule], message: Incoming) -> None:
-    """Raises NotAllowed if one of the rules does not hold for a message."""
-    for rule in rules:
-        await rule.check(message)
+async def check_all(rules: Sequence[Rule], message: Incoming) -> int:
+    """Ask all rules about a message; all over again if the connection's rights change while one of them is asked.
+
+    Returns:
+        The `rights_version` of the connection for which all of them hold.
+
+    Raises:
+        NotAllowed: One of them does not hold, or the rights do not come to rest.
+    """
+    connection = message.connection
+    for _ in range(ROUNDS):
+        version = connection.rights_version
+        for rule in rules:
+            await rule.check(message)
+        if connection.rights_version == version:
+            return version
+    raise NotAllowed("the rights of this connection changed each time they were checked; try again")
 
 
-def guarded(rules: tuple[Any, ...], call_next: CallNext) -> CallNext:
+def guarded(rules: Sequence[Any], call_next: CallNext) -> CallNext:
     """`call_next`, for messages for which all rules hold."""
     if not rules:
         return call_next

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import Any
 
 from . import messages
@@ -72,13 +72,11 @@ class Subscribing:
         self._most_ids = most_ids
         self._exclude_publisher = exclude_publisher
         self._explain = explain
-        self._rechecks = 0
         every = (None, *topics)
         publish, subscribe = self._run_publish, self._run_subscribe
         self._publishes = {each: way(each, middlewares, each.may_publish if each else (), publish) for each in every}
-        self._subscribes = {
-            each: way(each, middlewares, each.may_subscribe if each else (), subscribe) for each in every
-        }
+        # Its rules are asked by `_run_subscribe`, which must know of what rights they were asked.
+        self._subscribes = {each: way(each, middlewares, (), subscribe) for each in every}
         # Whoever may stay may leave.
         self._unsubscribes = {each: way(each, middlewares, (), self._run_unsubscribe) for each in every}
         # Nothing stands between their PUBLISH and the subscribers.
@@ -115,6 +113,7 @@ class Subscribing:
 
     async def subscribe(self, connection: Connection, message: messages.Subscribe) -> None:
         """Take a SUBSCRIBE."""
+        stood = message.uri in connection.subscriptions
         try:
             topic, variables = self._names.find(self._topics, message.uri)
             route = topic.route if topic is not None else None
@@ -123,6 +122,9 @@ class Subscribing:
         except BaseException as error:
             if is_fatal(error):
                 raise
+            if not stood and message.uri in connection.subscriptions:
+                # A middleware has refused it after it was accepted.
+                await self._leave(connection, [message.uri])
             await self._refused(connection, message, error)
 
     async def unsubscribe(self, connection: Connection, message: messages.Unsubscribe) -> None:
@@ -188,74 +190,106 @@ class Subscribing:
         connection, uri = message.connection, message.uri
         if topic is None:
             raise NotFound("no such topic")
-        if self._register.has(uri, connection.id):
+        version = await check_all(topic.may_subscribe, message)
+        if connection.left or self._register.has(uri, connection.id):
             return
         if len(connection.subscriptions) >= self._most:
             self._counters.over_limit += 1
             raise LimitExceeded(f"more than {self._most} subscriptions")
-        rechecks = self._rechecks
         try:
             await self._register.propose(uri, connection)
             for hook in topic.on_subscribe:
                 await run_plan(hook, [], message, self._threads.hooks, self._register)
-            if self._rechecks != rechecks:
-                # Whoever lost a right meanwhile may have lost this one.
-                await check_all(topic.may_subscribe, message)
         except BaseException:
             await self._register.remove(uri, connection.id)
+            raise
+        try:
+            if connection.rights_version != version:
+                # A right that was lost meanwhile may be this one.
+                await check_all(topic.may_subscribe, message)
+        except BaseException:
+            await self._leave(connection, [uri])
             raise
         connection.subscriptions[uri] = None
         self._register.accept(uri, connection)
         if connection.left:
             # The hook ignored its cancellation and outlasted its connection.
-            await self._leave(connection, uri)
+            await self._leave(connection, [uri])
 
     async def _run_unsubscribe(self, topic: ServedTopic | None, message: Incoming) -> None:
-        connection, uri = message.connection, message.uri
+        if self._release(message.connection, message.uri):
+            await self._told(message.connection, [(topic, message)])
+
+    def _release(self, connection: Connection, uri: str) -> bool:
+        """End a subscription here: from now on no event reaches it. False if there was none."""
         connection.subscriptions.pop(uri, None)
+        return self._register.release(uri, connection.id)
+
+    async def _told(self, connection: Connection, ended: Sequence[tuple[ServedTopic | None, Incoming]]) -> None:
+        """Run the hooks of subscriptions that have ended, one after the other, while the broker is told of them."""
+        goodbye = self._register.say_goodbye([message.uri for _, message in ended])
         try:
-            if not await self._register.remove(uri, connection.id):
-                return
-        except Exception as error:
-            # The subscription is gone from this node all the same.
-            await self._failures.report(connection, error, "telling the broker of a topic's last subscriber")
-        if topic is None:
-            return
-        for hook in topic.on_unsubscribe:
+            for topic, message in ended:
+                await self._run_unsubscribe_hooks(topic, message)
+        finally:
+            for error in await goodbye:
+                # The subscription is gone from this node all the same.
+                await self._failures.report(connection, error, "telling the broker of a topic's last subscriber")
+
+    async def _run_unsubscribe_hooks(self, topic: ServedTopic | None, message: Incoming) -> None:
+        for hook in topic.on_unsubscribe if topic is not None else ():
             try:
                 await run_plan(hook, [], message, self._threads.hooks, self._register)
             except BaseException as error:
                 if is_fatal(error):
                     raise
-                await self._failures.report(connection, error, f"on_unsubscribe of {quote(uri)}")
+                await self._failures.report(message.connection, error, f"on_unsubscribe of {quote(message.uri)}")
 
     async def recheck(self, connection: Connection) -> list[str]:
         """End the subscriptions for which the rules do not hold any more; gives their URIs."""
-        self._rechecks += 1
-        lost = []
-        for uri in connection.topics:
-            topic, variables = self._topics.find(uri) or (None, _NO_VARIABLES)
-            if topic is None or not topic.may_subscribe:
-                continue
-            message = Subscribe(connection=connection, uri=uri, route=topic.route, variables=variables)
-            try:
-                await check_all(topic.may_subscribe, message)
-            except BaseException as error:
-                if is_fatal(error):
-                    raise
-                lost.append(uri)
-                await self._leave(connection, uri)
-                await self._refused(connection, messages.Subscribe(uri), error)
-        return lost
+        connection.rights_version += 1  # so that the rules of a SUBSCRIBE that is being decided are asked again
+        lost: dict[str, BaseException] = {}
+        ended: list[tuple[ServedTopic | None, Incoming]] = []
+        try:
+            for uri in connection.topics:
+                error = await self._objection(connection, uri)
+                if error is not None:
+                    lost[uri] = error
+                    ended += self._released(connection, [uri])
+        finally:
+            await self._told(connection, ended)
+        for uri, error in lost.items():
+            await self._refused(connection, messages.Subscribe(uri), error)
+        return list(lost)
+
+    async def _objection(self, connection: Connection, uri: str) -> BaseException | None:
+        """Why a rule does not let a connection subscribe to a topic, or None."""
+        topic, variables = self._topics.find(uri) or (None, _NO_VARIABLES)
+        if topic is None or not topic.may_subscribe:
+            return None
+        message = Subscribe(connection=connection, uri=uri, route=topic.route, variables=variables)
+        try:
+            await check_all(topic.may_subscribe, message)
+        except BaseException as error:
+            if is_fatal(error):
+                raise
+            return error
+        return None
 
     async def leave(self, connection: Connection) -> None:
         """End all subscriptions of a connection that has ended, running each one's hooks whatever fails."""
         connection.left = True
-        for uri in connection.topics:
-            await self._leave(connection, uri)
+        await self._leave(connection, connection.topics)
 
-    async def _leave(self, connection: Connection, uri: str) -> None:
-        topic, variables = self._topics.find(uri) or (None, _NO_VARIABLES)
-        route = topic.route if topic is not None else None
-        message = Unsubscribe(connection=connection, uri=uri, route=route, variables=variables)
-        await self._run_unsubscribe(topic, message)
+    async def _leave(self, connection: Connection, uris: Iterable[str]) -> None:
+        await self._told(connection, self._released(connection, uris))
+
+    def _released(self, connection: Connection, uris: Iterable[str]) -> list[tuple[ServedTopic | None, Incoming]]:
+        """End subscriptions here, before anything is awaited; gives what must be told to the hooks."""
+        ended: list[tuple[ServedTopic | None, Incoming]] = []
+        for uri in uris:
+            if self._release(connection, uri):
+                topic, variables = self._topics.find(uri) or (None, _NO_VARIABLES)
+                route = topic.route if topic is not None else None
+                ended.append((topic, Unsubscribe(connection=connection, uri=uri, route=route, variables=variables)))
+        return ended

@@ -7,16 +7,23 @@ to a topic that nobody subscribed creates nothing.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextvars import copy_context
 from typing import Any
 
 from .broker import Broker, Publication
 from .connection import Connection
+from .eager import Starter
+from .fatal import is_fatal
 from .frames import text_frame
 from .messages import encode_value, event_begin
 from .outbox import Flusher, Provisional, Receiver
 
 __all__ = ["Topic", "Topics"]
+
+GOODBYES_AT_ONCE = 16
+"""Topics of which a broker is told side by side, when a connection leaves many."""
 
 
 class _Audience:
@@ -99,11 +106,13 @@ class Topics(Mapping[str, Topic]):
     Args:
         broker: What carries publications.
         flusher: What writes to the subscribers.
+        starter: What starts coroutines at once.
         known: Says whether a topic of this URI is declared.
     """
 
-    def __init__(self, broker: Broker, flusher: Flusher, known: Callable[[str], bool]) -> None:
+    def __init__(self, broker: Broker, flusher: Flusher, starter: Starter, known: Callable[[str], bool]) -> None:
         self._broker = broker
+        self._starter = starter
         self._flusher = flusher
         self._known = known
         self._audiences: dict[str, _Audience] = {}
@@ -162,8 +171,13 @@ class Topics(Mapping[str, Topic]):
             candidate.accept()
             self._flusher.schedule()
 
-    async def remove(self, uri: str, session: str) -> bool:
-        """End a subscription, and the topic with its last one. False if there was none."""
+    async def remove(self, uri: str, session: str) -> None:
+        """End a subscription, and the topic with its last one."""
+        if self.release(uri, session):
+            await self._tell_broker(uri)
+
+    def release(self, uri: str, session: str) -> bool:
+        """End a subscription on this node, at once; `say_goodbye` tells the broker. False if there was none."""
         receivers = self._receivers(uri)
         if session not in receivers:
             return False
@@ -171,8 +185,38 @@ class Topics(Mapping[str, Topic]):
         del receivers[session]
         if not receivers:
             del self._audiences[uri]
-            await self._tell_broker(uri)
         return True
+
+    def say_goodbye(self, uris: Iterable[str]) -> Awaitable[list[BaseException]]:
+        """Begin to tell the broker which of these topics have no subscribers any more, several at a time.
+
+        Returns:
+            Awaitable: what the broker raised, once it has been told of all.
+        """
+        waiting = deque(uri for uri in uris if uri not in self._audiences)
+        failures: list[BaseException] = []
+
+        async def work() -> None:
+            while waiting:
+                try:
+                    await self._tell_broker(waiting.popleft())
+                except BaseException as error:
+                    if is_fatal(error):
+                        raise
+                    failures.append(error)
+
+        tasks: list[asyncio.Task[None]] = []
+        while waiting and len(tasks) < GOODBYES_AT_ONCE:
+            task = self._starter.start(work(), copy_context())  # none where the broker does not keep one waiting
+            if task is not None:
+                tasks.append(task)
+
+        async def said() -> list[BaseException]:
+            if tasks:
+                await asyncio.gather(*tasks)
+            return failures
+
+        return said()
 
     async def _tell_broker(self, uri: str) -> None:
         """Have the broker carry a topic exactly as long as it has subscribers.
