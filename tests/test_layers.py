@@ -27,7 +27,7 @@ LAYERS: list[set[str]] = [
         "addresses",
         "texts",
     },
-    {"threads"},
+    {"threads", "strict_json"},
     {
         "hosts",
         "forwarded",

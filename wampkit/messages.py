@@ -13,6 +13,7 @@ from typing import Any, ClassVar, TypeAlias
 import msgspec
 
 from .errors import ProtocolError, quote
+from .strict_json import MAX_NESTING, read_json
 
 __all__ = [
     "Call",
@@ -26,16 +27,13 @@ __all__ = [
     "Unsubscribe",
     "Welcome",
     "decode",
+    "decode_head",
     "encode",
     "encode_value",
     "event_begin",
 ]
 
-MALFORMED_JSON = 1007
 MALFORMED_MESSAGE = 1002
-
-MAX_NESTING = 128
-"""How deep lists and objects of a message may nest by default, its own list included."""
 
 
 class Welcome(msgspec.Struct, frozen=True):
@@ -139,8 +137,6 @@ Raises TypeError for a value that JSON cannot carry, UnicodeEncodeError for a lo
 value that contains itself.
 """
 
-_decode_json: Callable[[bytes | str], Any] = msgspec.json.Decoder().decode
-
 
 def encode(message: Message) -> bytes:
     """One message as JSON text. Raises as `encode_value` does."""
@@ -183,86 +179,43 @@ def decode(data: bytes | str, nesting: int = MAX_NESTING) -> Message:
         ProtocolError: 1007 if the text is not JSON in UTF-8, nests too deep or holds a number that no double can;
             1002 if it is JSON but no WAMP v1 message.
     """
-    if type(data) is not bytes or len(data) > 2 * nesting:
-        data = _checked(data, nesting)
-    try:
-        elements = _decode_json(data)
-    except (ValueError, RecursionError) as error:
-        elements = _parse_surrogates(data, error)
-    if len(data) > _LONGEST_DOUBLE and _LONG_INTEGER.search(data):
-        _refuse_long_integers(elements)
+    elements = read_json(data, nesting)
     if type(elements) is not list or not elements:
         raise ProtocolError(MALFORMED_MESSAGE, "a WAMP message is a JSON list that begins with its type number")
     code = elements[0]
     # `True == 1` and `2.0 == 2` in Python: the type decides, not the value.
     reader = _READERS.get(code) if type(code) is int else None
     if reader is None:
-        raise ProtocolError(MALFORMED_MESSAGE, f"unknown message type {quote(code, 24)}")
+        raise ProtocolError(MALFORMED_MESSAGE, f"unknown message type {_shown(code)}")
     return reader(elements)
 
 
-# ---- JSON, strictly
+# ---- the head alone
 
 
-_LONGEST_DOUBLE = 309  # digits
-_LONG_INTEGER = re.compile(rb"(?<![0-9])[0-9]{309}")
-# Possessive, and the closing quote optional, so that no text makes it look at a byte twice.
-_TEXT_OR_BRACKET = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[{]|[\]}]', re.DOTALL)
-_ESCAPE = re.compile(
-    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
-)
+_TEXT = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+_HEAD = re.compile(rb"\s*+\[\s*+([0-9])\s*+(?:,\s*+(" + _TEXT + rb")\s*+(?:,\s*+(" + _TEXT + rb"))?)?", re.DOTALL)
 
 
-def _checked(data: bytes | bytearray | str, nesting: int) -> bytes:
-    """The text as bytes, which does not nest too deep; each level takes two bytes, so a short one cannot."""
-    data = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else bytes(data)
-    if data.count(b"[") + data.count(b"{") > nesting and _nesting(data) > nesting:
-        raise ProtocolError(MALFORMED_JSON, f"nested deeper than {nesting} levels")
-    return data
+def decode_head(data: bytes) -> list[Any]:
+    """The type number of a message and up to two texts that follow it; the rest is not read and may be anything.
 
-
-def _nesting(data: bytes) -> int:
-    depth = deepest = 0
-    for token in _TEXT_OR_BRACKET.finditer(data):
-        if token[0] in (b"[", b"{"):
-            depth += 1
-            deepest = max(deepest, depth)
-        elif token[0] in (b"]", b"}"):
-            depth -= 1
-    return deepest
-
-
-def _parse_surrogates(data: bytes, error: Exception) -> Any:
-    """Read text that msgspec refuses for a lone surrogate escape, which stands for U+FFFD here.
-
-    A lone surrogate is JSON, but no text in UTF-8 can carry it on, so it must not get as far as other clients.
+    Returns:
+        The elements, or an empty list if the message does not begin so.
     """
-    mended = _ESCAPE.sub(lambda escape: rb"\ufffd" if escape[1] else escape[0], data)
-    if mended == data:
-        raise ProtocolError(MALFORMED_JSON, f"not JSON: {_explain(error)}") from None
+    found = _HEAD.match(data)
+    if found is None:
+        return []
     try:
-        return _decode_json(mended)
-    except (ValueError, RecursionError) as again:
-        raise ProtocolError(MALFORMED_JSON, f"not JSON: {_explain(again)}") from None
+        elements: list[Any] = read_json(b"[" + b",".join(filter(None, found.groups())) + b"]")
+    except ProtocolError:
+        return []
+    return elements
 
 
-def _explain(error: Exception) -> str:
-    if isinstance(error, UnicodeDecodeError):
-        return "the text is not UTF-8"
-    return str(error).removeprefix("JSON is malformed: ").split(" - at ")[0]
-
-
-def _refuse_long_integers(value: Any) -> None:
-    """Refuse integers that no double can hold: other clients' JSON parsers fail on them."""
-    pending = [value]
-    while pending:
-        item = pending.pop()
-        if type(item) is int and abs(item) >= 10**308 * 2:
-            raise ProtocolError(MALFORMED_JSON, "not JSON: Number out of range")
-        if type(item) is list:
-            pending.extend(item)
-        elif type(item) is dict:
-            pending.extend(item.values())
+def _shown(code: Any) -> str:
+    # The text of a list or an object would cost more than it did to read it.
+    return "that is a list" if type(code) is list else "that is an object" if type(code) is dict else quote(code, 24)
 
 
 # ---- one reader a type: arity and types, exactly
@@ -273,7 +226,7 @@ def _refuse(form: str) -> ProtocolError:
 
 
 def _strings(elements: list[Any], first: int, last: int) -> bool:
-    return all(type(element) is str for element in elements[first:last])
+    return set(map(type, elements[first:last])) <= {str}
 
 
 def _read_welcome(elements: list[Any]) -> Welcome:
