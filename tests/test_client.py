@@ -26,7 +26,7 @@ from wampkit.dialing import delay_of
 
 from .foreign import Foreign, foreign
 from .restartable import Restartable, restartable
-from .wire import eventually
+from .wire import PATIENCE, eventually
 
 FAST = (0.01, 0.05)
 
@@ -462,7 +462,7 @@ async def test_open_and_close_without_async_with(server: Restartable) -> None:
 
 
 async def test_close_does_not_wait_for_a_server_that_hangs(other: Foreign) -> None:
-    """A server that answers no close is left after `close_timeout`."""
+    """A server that answers no close is left after `close_timeout`, each client's own."""
     release = asyncio.Event()
 
     async def hang(ws: web.WebSocketResponse) -> None:
@@ -470,9 +470,15 @@ async def test_close_does_not_wait_for_a_server_that_hangs(other: Foreign) -> No
         await release.wait()
 
     other.script = hang
+    patient = await connect(other.url, close_timeout=60).open()
     client = await connect(other.url, close_timeout=0.1).open()
-    await asyncio.wait_for(client.close(), 3)
+    waits = asyncio.ensure_future(patient.close())
+    await asyncio.sleep(0)
+    await asyncio.wait_for(client.close(), PATIENCE)
+    assert client.state is State.CLOSED
+    assert not waits.done()
     release.set()
+    await asyncio.wait_for(waits, PATIENCE)
 
 
 async def test_a_failing_state_callback_harms_nothing(server: Restartable, caplog: pytest.LogCaptureFixture) -> None:
@@ -565,8 +571,8 @@ async def test_a_cancelled_close_leaves_nothing_open(other: Foreign) -> None:
         await release.wait()
 
     other.script = hang
+    before = asyncio.all_tasks()
     client = await connect(other.url, close_timeout=0.2).open()
-    theirs = asyncio.all_tasks()
     closing = asyncio.ensure_future(client.close())
     await asyncio.sleep(0)
     closing.cancel()
@@ -574,7 +580,7 @@ async def test_a_cancelled_close_leaves_nothing_open(other: Foreign) -> None:
         await closing
     assert client.state is State.CLOSED
     release.set()
-    await eventually(lambda: not any("wampkit" in repr(task) for task in asyncio.all_tasks() & theirs))
+    await eventually(lambda: asyncio.all_tasks() <= before, "no task of the client is left")
 
 
 # ---- more of what is sent

@@ -479,6 +479,8 @@ async def test_figures_come_each_second() -> None:
             else:
                 assert figures["p50"] is figures["p99"] is None
         assert total == {"calls": 25, "failures": 5, "publishes": 3, "events": 4, "sent": 4}
+        quiet = await _figures(watcher)
+        assert {name: quiet[name] for name in total} == dict.fromkeys(total, 0)
         assert (figures["connections"], figures["topics"], figures["failed"]) == (2, 1, 5)
         assert figures["counters"]["connections"] == 2
         history = (await watcher.result("wampkit:console"))["figures"]
@@ -684,6 +686,9 @@ async def test_an_app_that_starts_again_counts_anew() -> None:
         async with serve(app) as server:
             peer = await server.peer()
             assert await peer.result("wampkit:failures") == []
+            await peer.send(SUBSCRIBE, "wampkit:live")
+            first = await _figures(peer)
+            assert (first["calls"], first["failures"], first["failed"]) == (0, 0, 0)
             assert (await peer.call("t:none"))[0] == ERROR
             assert len(await peer.result("wampkit:failures")) == 1
 

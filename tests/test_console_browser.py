@@ -4,6 +4,7 @@ import ast
 import asyncio
 import json
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -267,11 +268,11 @@ async def test_the_code_to_publish(tmp_path: Path) -> None:
 async def _run(name: str, code: str, folder: Path) -> str:
     """What a piece of code prints."""
     if name == "Terminal":
-        line = code.replace("wampkit", f"{sys.executable} -m wampkit", 1)
+        line = code.replace("wampkit", f"{shlex.quote(sys.executable)} -m wampkit", 1)
         process = await asyncio.create_subprocess_shell(line, stdout=subprocess.PIPE)
     else:
         # A module cannot be imported from an address in Node, and a client keeps a program alive.
-        local = re.sub(r'from "http[^"]*"', f'from "{STATIC / "wampkit.js"}"', code)
+        local = re.sub(r'from "http[^"]*"', f'from "{(STATIC / "wampkit.js").as_uri()}"', code)
         local = f"console.log = (value) => process.stdout.write(JSON.stringify(value));\n{local}\nclient.close();\n"
         file = folder / ("snippet.mjs" if name == "JavaScript" else "snippet.py")
         file.write_text(local if name == "JavaScript" else code)

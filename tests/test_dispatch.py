@@ -13,7 +13,21 @@ import pytest
 
 from wampkit import ERROR_URIS, App, Call, Connection, Depends, InvalidArgument, NotAllowed, NotFound, WampError
 
-from .wire import CALL, ERROR, EVENT, PREFIX, PUBLISH, RESULT, SUBSCRIBE, UNSUBSCRIBE, Peer, RawPeer, eventually, serve
+from .wire import (
+    CALL,
+    ERROR,
+    EVENT,
+    PATIENCE,
+    PREFIX,
+    PUBLISH,
+    RESULT,
+    SUBSCRIBE,
+    UNSUBSCRIBE,
+    Peer,
+    RawPeer,
+    eventually,
+    serve,
+)
 
 API = "http://example.com/api#"
 SECRET = "hunter2"
@@ -673,14 +687,17 @@ async def test_a_slow_publish_handler_never_holds_up_a_call() -> None:
 
 
 async def test_publishes_of_one_connection_stay_in_order() -> None:
-    """Events of one client reach a subscriber in order, even where the first one's handler waits."""
+    """Events of one client reach a subscriber in order, even where handlers wait, one behind the other too."""
     app = make()
-    gate = asyncio.Event()
+    app.add_rpc("api:ping", lambda: "pong")
+    gates = {number: asyncio.Event() for number in (0, 1, 2, 7)}
+    entered: asyncio.Queue[int] = asyncio.Queue()
 
     @app.topic("t:ordered")
     async def ordered(event: int) -> int:
-        if event == 0:
-            await gate.wait()
+        if event in gates:
+            entered.put_nowait(event)
+            await gates[event].wait()
         return event
 
     async with serve(app) as server:
@@ -688,7 +705,10 @@ async def test_publishes_of_one_connection_stay_in_order() -> None:
         await other.subscribe("t:ordered")
         for number in range(20):
             await peer.send(PUBLISH, "t:ordered", number)
-        gate.set()
+        assert await peer.result("api:ping") == "pong"
+        for number, gate in gates.items():
+            assert await asyncio.wait_for(entered.get(), PATIENCE) == number
+            gate.set()
         assert await other.events(20) == list(range(20))
 
 

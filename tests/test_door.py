@@ -224,22 +224,23 @@ async def test_a_client_that_leaves_during_its_gates_leaves_nothing() -> None:
         gate.set()
         await eventually(lambda: sockets_of(server) == 0)
         assert len(app.connections) == 0
-        assert seen in ([], ["connected", "disconnected"])
+        assert seen == []
 
 
 async def test_messages_that_come_while_gates_decide_are_kept() -> None:
     """Frames that a client sends before it is let in are taken once it is."""
-    gate = asyncio.Event()
+    entered, gate = asyncio.Event(), asyncio.Event()
 
     class Slow:
         async def connect(self, connection: Connection) -> None:
+            entered.set()
             await gate.wait()
 
     app = App(middlewares=[Slow()])
     app.add_rpc("one", lambda: 1)
     async with serve(app) as server:
         opening = asyncio.create_task(server.raw(behind=message(CALL, "1", "one")))
-        await asyncio.sleep(0)
+        await entered.wait()
         gate.set()
         peer = await opening
         assert await peer.read_message() == [3, "1", 1]

@@ -1,7 +1,6 @@
 """Both ways in: frames reach their connection alike, and a flood is taken in turns."""
 
 import asyncio
-import json
 from typing import Any
 
 import pytest
@@ -10,7 +9,11 @@ from wampkit import App, Limits
 from wampkit.inlet import BATCH, direct_road
 
 from .demo_app import make_app
-from .wire import CALL, PUBLISH, SUBSCRIBE, eventually, serve
+from .wire import CALL, PUBLISH, SUBSCRIBE, eventually, message, serve
+
+FLOODING = 1000
+FLOOD = message(CALL, "f", "note", "flood") * FLOODING
+"""Calls that come to the server in one chunk."""
 
 
 @pytest.fixture(params=["direct", "public"])
@@ -66,15 +69,42 @@ async def test_a_flood_in_one_chunk_leaves_turns_to_others(road: str) -> None:
         ran.append(who)
 
     async with serve(app) as server:
-        flood = await server.raw()
-        other = await server.peer()
-        text = json.dumps([CALL, "f", "note", "flood"])
-        size = bytes([0x81, 0x80 | len(text), 0, 0, 0, 0])
-        sent = asyncio.ensure_future(flood.send((size + text.encode()) * 20_000))
-        await eventually(lambda: len(ran) > 0)
-        await other.result("note", "other")
-        assert ran.index("other") < 20_000 - 1
-        sent.cancel()
+        flood, other = await server.raw(), await server.raw()
+        flood.send_now(FLOOD)
+        other.send_now(message(CALL, "1", "note", "other"))
+        assert await other.read_message() == [3, "1", None]
+        assert ran.index("other") < 8 * BATCH
+        await eventually(lambda: len(ran) == FLOODING + 1)
+
+
+async def test_a_flood_that_was_kept_leaves_turns_to_others(road: str) -> None:
+    """Thousands of calls that came before the welcome are taken in turns with what others send after it."""
+    app = make_app()
+    ran: list[str] = []
+    entered, gate = asyncio.Event(), asyncio.Event()
+
+    @app.rpc("note")
+    async def note(who: str) -> None:
+        ran.append(who)
+
+    async with serve(app) as server:
+        other = await server.raw()
+
+        @app.on_connect
+        async def wait(connection: Any) -> None:
+            entered.set()
+            await gate.wait()
+
+        opening = asyncio.create_task(server.raw(behind=FLOOD))
+        await entered.wait()
+        await other.send_message(CALL, "0", "ping")
+        assert await other.read_message() == [3, "0", "pong"]
+        other.send_now(message(CALL, "1", "note", "other"))
+        gate.set()
+        assert await other.read_message() == [3, "1", None]
+        assert ran.index("other") < 8 * BATCH
+        await opening
+        await eventually(lambda: len(ran) == FLOODING + 1)
 
 
 async def test_fragments_and_control_frames_between(road: str) -> None:

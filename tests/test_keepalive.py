@@ -231,10 +231,16 @@ async def test_a_client_that_reads_slowly_but_reads_stays() -> None:
 
 
 async def test_keepalive_can_be_turned_off() -> None:
-    """With keepalive=None no clock runs that could ping."""
-    names = []
+    """With keepalive=None no client is pinged, and no task runs for it."""
+    tasks = []
     for interval in (None, INTERVAL):
         async with serve(App(keepalive=interval)):
-            names.append([task.get_coro().__qualname__ for task in asyncio.all_tasks()])
-    assert "keep_alive" not in names[0]
-    assert "keep_alive" in names[1]
+            tasks.append(len(asyncio.all_tasks()))
+    assert tasks[0] == tasks[1] - 1
+    async with serve(App(keepalive=None)) as off:
+        left_alone = await off.peer()
+        async with serve(App(keepalive=INTERVAL)) as on:
+            pinged = await on.peer()
+            await eventually(lambda: pinged.pings >= 3)
+            await on.disconnect()
+        assert left_alone.pings == 0

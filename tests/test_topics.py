@@ -9,7 +9,21 @@ import pytest
 
 from wampkit import App, Connection, Limits, NotAllowed, Topic, WampError
 
-from .wire import CALL, ERROR, EVENT, PREFIX, PUBLISH, RESULT, SUBSCRIBE, UNSUBSCRIBE, close, eventually, message, serve
+from .wire import (
+    CALL,
+    ERROR,
+    EVENT,
+    PATIENCE,
+    PREFIX,
+    PUBLISH,
+    RESULT,
+    SUBSCRIBE,
+    UNSUBSCRIBE,
+    close,
+    eventually,
+    message,
+    serve,
+)
 
 T = "http://example.com/topic/"
 
@@ -372,19 +386,27 @@ async def test_events_kept_for_a_refused_newcomer_are_dropped() -> None:
 async def test_unsubscribing_while_on_subscribe_decides_ends_unsubscribed() -> None:
     """SUBSCRIBE and UNSUBSCRIBE of one client take effect in order, even where the hook waits."""
     app = make()
+    app.add_rpc("ping", lambda: "pong")
     topic = app.topic("t:slow", relay=True)
-    gate = asyncio.Event()
+    entered, gate = asyncio.Event(), asyncio.Event()
+    ran: list[str] = []
 
     @topic.on_subscribe
     async def decide() -> None:
+        entered.set()
         await gate.wait()
+        ran.append("subscribed")
 
+    topic.on_unsubscribe(lambda: ran.append("unsubscribed"))
     async with serve(app) as server:
         peer = await server.peer()
         await peer.send(SUBSCRIBE, "t:slow")
         await peer.send(UNSUBSCRIBE, "t:slow")
+        await asyncio.wait_for(entered.wait(), PATIENCE)
+        assert await peer.result("ping") == "pong"
         gate.set()
         await peer.settle()
+        assert ran == ["subscribed", "unsubscribed"]
         assert app.topics == {}
 
 

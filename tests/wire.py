@@ -266,6 +266,10 @@ class RawPeer:
         """Bytes as they are."""
         await asyncio.wait_for(self._loop.sock_sendall(self.sock, data), PATIENCE)
 
+    def send_now(self, data: bytes) -> None:
+        """Bytes that the server finds when the loop looks next, whatever else it finds then."""
+        assert self.sock.send(data) == len(data), "the kernel's buffer is too small for that"
+
     async def send_frame(self, opcode: int, payload: bytes = b"", *, final: bool = True) -> None:
         """One frame."""
         await self.send(frame(opcode, payload, final=final))

@@ -264,7 +264,12 @@ class Link:
         """Close politely, within the close timeout."""
         if not self.lost.done():
             self._give_reason("this client closed the connection", 1000)
-            self._reader.cancel()
+            # Not by cancelling the reader: aiohttp would take the connection for lost, and not wait for the answer.
+            with contextlib.suppress(Exception):
+                async with asyncio.timeout(self._options.close_timeout):
+                    await self._ws.close()
+                    await self.ended()
+            self._shut()
         await self.ended()
 
     def cut(self, reason: str) -> None:
