@@ -23,6 +23,7 @@ from wampkit import (
     connect,
 )
 from wampkit.dialing import delay_of
+from wampkit.testing import drop, no_event
 
 from .foreign import Foreign, foreign
 from .restartable import Restartable, restartable
@@ -199,7 +200,7 @@ async def test_a_dropped_wire_is_made_again_with_everything_put_back(server: Res
         client.subscribe("room:a") as events,
     ):
         before = client.session_id
-        await client.drop()
+        await drop(client)
         await client.wait_for(State.OPEN, timeout=5)
         assert client.session_id not in ("", before)
         for number in range(3):
@@ -231,7 +232,7 @@ async def test_calls_in_flight_fail_at_once(other: Foreign) -> None:
     async with connect(other.url, backoff=FAST) as client:
         calls = [asyncio.ensure_future(client.call("never")) for _ in range(3)]
         await eventually(lambda: len(other.sent(2)) == 3)
-        await client.drop()
+        await drop(client)
         failed = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 5)
     assert [type(each) for each in failed] == [ConnectionLost] * 3
 
@@ -247,7 +248,7 @@ async def test_each_attempt_asks_for_a_fresh_url_and_headers(server: Restartable
     async with connect(url, headers=lambda: {"X-Token": next(tokens)}, backoff=FAST) as client:
         told = await client.call("headers")
         assert (told["query"], told["token"]) == ("1", "a")
-        await client.drop()
+        await drop(client)
         await client.wait_for(State.OPEN, timeout=5)
         told = await client.call("headers")
         assert (told["query"], told["token"]) == ("2", "b")
@@ -258,7 +259,7 @@ async def test_a_refusal_while_reconnecting_is_final(other: Foreign, status: int
     """A server that says no by 400, 401, 403 or 426 is not asked again."""
     async with connect(other.url, backoff=FAST) as client:
         other.refuse = status
-        await client.drop()
+        await drop(client)
         await client.wait_for(State.CLOSED, timeout=5)
         assert isinstance(client.error, HandshakeRefused)
         asked = len(other.handshakes)
@@ -270,7 +271,7 @@ async def test_a_busy_server_is_asked_again(other: Foreign, status: int) -> None
     """What a server answers while it is busy or not all there is no refusal: the client comes until it is let in."""
     async with connect(other.url, backoff=FAST) as client:
         other.refuse = status
-        await client.drop()
+        await drop(client)
         await eventually(lambda: len(other.handshakes) >= 4)
         other.refuse = None
         await client.wait_for(State.OPEN, timeout=5)
@@ -290,7 +291,7 @@ async def test_a_close_for_policy_is_final(other: Foreign) -> None:
 async def test_without_reconnect_a_lost_wire_closes(other: Foreign) -> None:
     """`reconnect=False` leaves a lost connection lost."""
     async with connect(other.url, reconnect=False) as client:
-        await client.drop()
+        await drop(client)
         await client.wait_for(State.CLOSED, timeout=5)
     assert len(other.handshakes) == 1
 
@@ -445,7 +446,7 @@ async def test_prefixes_can_be_added_later(server: Restartable) -> None:
     async with connect(server.url, backoff=FAST) as client:
         await client.set_prefix("c", "http://example.com/calc#")
         assert await client.call("c:add", 1, 2) == 3
-        await client.drop()
+        await drop(client)
         await client.wait_for(State.OPEN, timeout=5)
         assert await client.call("c:add", 1, 2) == 3
 
@@ -510,12 +511,12 @@ async def test_a_hundred_drops_leave_one_subscription(other: Foreign) -> None:
     """However often the wire is cut, each connection subscribes once and an event comes once."""
     async with connect(other.url, backoff=(0.001, 0.002)) as client, client.subscribe("t") as events:
         for _ in range(100):
-            await client.drop()
+            await drop(client)
             await client.wait_for(State.OPEN, timeout=5)
         await client.publish("t", "once")
         assert await events.get(timeout=5) == "once"
         await client.call("echo")
-        await events.nothing(within=0.05)
+        await no_event(events, within=0.05)
     assert len(other.sent(5)) == len(other.handshakes) == 101
 
 
@@ -531,7 +532,7 @@ async def test_a_close_for_policy_during_a_reconnect_is_final(other: Foreign, we
 
     async with connect(other.url, backoff=FAST) as client, client.subscribe("t") as events:
         other.script = expel
-        await client.drop()
+        await drop(client)
         await client.wait_for(State.CLOSED, timeout=5)
         assert client.error is not None
         assert (client.error.code, "banned" in client.error.reason) == (1008, True)

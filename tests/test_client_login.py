@@ -26,6 +26,7 @@ from wampkit import (
     TopicPermission,
     connect,
 )
+from wampkit.testing import drop
 
 from .foreign import Foreign, foreign
 from .logins import AUTH, AUTHREQ, signature_of
@@ -94,7 +95,7 @@ async def test_a_secret_may_come_from_a_function() -> None:
     async with serve(members.app) as server:
         options: dict[str, Any] = {"authkey": "alice", "authextra": {"app": "x"}, "backoff": FAST}
         async with connect(server.url, secret=fetch, **options) as client:
-            await client.drop()
+            await drop(client)
             await client.wait_for(State.OPEN, 5)
             assert await client.call("whoami") == "alice"
         async with connect(server.url, secret=lambda: "s3cr3t", **options) as client:
@@ -156,7 +157,7 @@ async def test_a_new_wire_is_logged_in_before_it_is_used() -> None:
         async with client, client.subscribe("x:lobby") as events:
             assert events.accepted
             for number in range(3):
-                await client.drop()
+                await drop(client)
                 await client.wait_for(State.OPEN, 5)
                 assert client.permissions == GRANTED.as_json()
                 await client.publish("x:lobby", number, exclude_me=False)
@@ -170,7 +171,7 @@ async def test_the_login_comes_before_prefixes_and_subscriptions(other: Foreign)
     client = connect(other.url, authkey="alice", secret="s3cr3t", prefixes={"x": "room/"}, backoff=FAST)
     async with client, client.subscribe("x:lobby"):
         first = [message[0] for message in other.received]
-        await client.drop()
+        await drop(client)
         await client.wait_for(State.OPEN, 5)
         again = [message[0] for message in other.received[len(first) :]]
     assert first == again == [2, 2, 1, 5]
@@ -182,7 +183,7 @@ async def test_a_login_that_was_taken_away_ends_the_client() -> None:
     async with serve(members.app) as server:
         async with connect(server.url, authkey="alice", secret="s3cr3t", backoff=FAST) as client:
             members.keys.pop("alice")
-            await client.drop()
+            await drop(client)
             with pytest.raises(ConnectionLost):
                 await client.wait_for(State.OPEN, 5)
             assert client.state is State.CLOSED
@@ -197,7 +198,7 @@ async def test_a_server_in_trouble_is_asked_again() -> None:
     async with serve(members.app) as server:
         async with connect(server.url, authkey="alice", secret="s3cr3t", backoff=FAST) as client:
             members.broken = 3
-            await client.drop()
+            await drop(client)
             await client.wait_for(State.OPEN, 5)
             assert await client.call("whoami") == "alice"
         assert members.lookups == 5
@@ -218,7 +219,7 @@ async def test_a_secret_function_that_fails_is_asked_again() -> None:
     async with serve(members.app) as server:
         async with connect(server.url, authkey="alice", secret=fetch, backoff=FAST) as client:
             away = 2
-            await client.drop()
+            await drop(client)
             await client.wait_for(State.OPEN, 5)
             assert await client.call("whoami") == "alice"
         away = 1

@@ -16,6 +16,7 @@ import uvloop
 from aiohttp import WSMsgType, web
 
 from wampkit import Client, ConnectionLost, State, connect
+from wampkit.testing import drop
 
 from .foreign import Foreign, foreign
 from .wire import eventually
@@ -333,7 +334,7 @@ def test_it_runs_on_uvloop() -> None:
             connect(server.url, backoff=(0.01, 0.02), on_state=states.append) as client,
             client.subscribe("t") as events,
         ):
-            await client.drop()
+            await drop(client)
             await client.wait_for(State.OPEN, timeout=5)
             await client.publish("t", 1)
             assert await events.get(timeout=5) == 1

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from wampkit import App, Connection, Limits
+from wampkit.protocol import RESTART
 
 from .wire import CALL, PUBLISH, RESULT, SUBSCRIBE, eventually, handshake, message, serve
 
@@ -146,7 +147,7 @@ async def test_a_client_that_does_not_answer_the_close_is_cut() -> None:
             await work.app.publish("t:relay", "x" * 100_000)
             await asyncio.sleep(0)
         await asyncio.wait_for(work.app.drain(0.1), 15)
-        assert await mute.read_close() == (1012, "the server restarts")
+        assert await mute.read_close() == (1012, RESTART)
         await eventually(lambda: len(work.ends) == 2)
         assert {code for _, code, _ in work.ends} == {1012}
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from wampkit.errors import ProtocolError
-from wampkit.messages import Call, CallFailed, CallResult, Event, Prefix, Publish, Subscribe, Unsubscribe
+from wampkit.messages import Call, CallFailed, CallResult, Event, Prefix, Publish, Subscribe, Unsubscribe, encode
 from wampkit.protocol import Protocol
 
 
@@ -27,10 +27,10 @@ def test_welcome_makes_the_session(pair: tuple[Protocol, Protocol]) -> None:
 
 
 def test_session_ids_cannot_be_guessed() -> None:
-    """Ids are long, of URL-safe characters, and never the same."""
-    ids = {Protocol("server").session for _ in range(10_000)}
-    assert len(ids) == 10_000
-    assert {len(each) for each in ids} == {32}
+    """Ids are 32 random characters, never the same, and what tells clients that the server is wampkit."""
+    ids = {Protocol("server", ident="my shop").session for _ in range(10_000)}
+    assert len({each[:32] for each in ids}) == 10_000
+    assert {each[32:] for each in ids} == {".wampkit"}
 
 
 def test_a_call_and_its_answers(pair: tuple[Protocol, Protocol]) -> None:
@@ -47,7 +47,7 @@ def test_topics(pair: tuple[Protocol, Protocol]) -> None:
     server, client = pair
     assert server.receive(client.subscribe("app:t")) == Subscribe("http://app/t")
     assert server.receive(client.unsubscribe("t")) == Unsubscribe("t")
-    sent = client.publish("app:t", {"a": 1}, exclude=["x"], eligible=[])
+    sent = encode(Publish("app:t", {"a": 1}, None, ["x"], []))
     assert server.receive(sent) == Publish("http://app/t", {"a": 1}, None, ["x"], [])
     assert client.receive(b'[8,"http://app/t",1]') == Event("http://app/t", 1)
 
@@ -66,7 +66,7 @@ def test_prefixes_belong_to_their_connection(pair: tuple[Protocol, Protocol]) ->
 
 
 SERVERS_MESSAGES: list[list[Any]] = [[0, "s", 1, "x"], [3, "c", 1], [4, "c", "u", "d"], [8, "t", 1]]
-CLIENTS_MESSAGES: list[list[Any]] = [[1, "p", "u"], [2, "c", "u"], [5, "t"], [6, "t"], [7, "t", 1]]
+CLIENTS_MESSAGES: list[list[Any]] = [[2, "c", "u"], [5, "t"], [6, "t"], [7, "t", 1]]
 
 
 @pytest.mark.parametrize("message", SERVERS_MESSAGES, ids=str)
@@ -82,6 +82,17 @@ def test_a_server_does_not_send_a_clients_messages(pair: tuple[Protocol, Protoco
     """What only clients send is a protocol error of a server."""
     with pytest.raises(ProtocolError, match="a server does not send"):
         pair[1].receive(json.dumps(message))
+
+
+def test_a_servers_prefix_is_taken_and_means_nothing(pair: tuple[Protocol, Protocol]) -> None:
+    """Ratchet and BabDev can send PREFIX; it must have its form, and no name is resolved by it."""
+    _, client = pair
+    client.receive('[1,"p","http://theirs/"]')
+    assert client.resolve("p:x") == "p:x"
+    with pytest.raises(ProtocolError, match="expected PREFIX"):
+        client.receive('[1,"p",2]')
+    with pytest.raises(ProtocolError, match="does not send PREFIX"):
+        Protocol("client").receive('[1,"p","u"]')
 
 
 def test_welcome_comes_first_and_once(pair: tuple[Protocol, Protocol]) -> None:

@@ -550,6 +550,7 @@ def test_events(suite: Suite) -> None:
     result = suite.run(
         """
         import pytest
+        from wampkit.testing import no_event
 
         async def test_get(wamp_client):
             async with wamp_client.subscribe("chat:lobby") as events:
@@ -558,13 +559,13 @@ def test_events(suite: Suite) -> None:
 
         async def test_nothing(wamp_client):
             async with wamp_client.subscribe("chat:lobby") as events:
-                await events.nothing(within=0.05)
+                await no_event(events, within=0.05)
 
         async def test_something(wamp_connect):
             alice, bob = await wamp_connect(), await wamp_connect()
             async with bob.subscribe("chat:lobby") as events:
                 await alice.publish("chat:lobby", {"text": "surprise"})
-                await events.nothing(within=5)
+                await no_event(events, within=5)
         """
     )
     result.assert_outcomes(passed=2, failed=1)
@@ -576,12 +577,13 @@ def test_drop(suite: Suite) -> None:
     result = suite.run(
         """
         from wampkit.client import State
+        from wampkit.testing import drop
 
         async def test_drop(wamp_connect):
             alice, bob = await wamp_connect(), await wamp_connect(backoff=(0.01, 0.1))
             async with bob.subscribe("chat:lobby") as events:
                 before = bob.session_id
-                await bob.drop()
+                await drop(bob)
                 await bob.wait_for(State.OPEN, timeout=5)
                 assert bob.session_id != before
                 assert await bob.call("wampkit:subscription", "chat:lobby")

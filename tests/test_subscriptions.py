@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from wampkit import App, Client, ConnectionLost, NotAllowed, State, Subscription, Topic, connect
+from wampkit.testing import drop, no_event
 
 from .foreign import Foreign, foreign
 from .wire import eventually, serve
@@ -57,7 +58,7 @@ async def test_a_curie_that_only_the_server_knows_receives_its_events() -> None:
             await app.publish("chat:lobby", "hello")
             assert await short.get(timeout=5) == "hello"
             assert await full.get(timeout=5) == "hello"
-            await short.nothing(within=0.05)
+            await no_event(short, within=0.05)
         assert await client.call("wampkit:subscription", "chat:lobby") is None
         assert dict(app.topics) == {}
 
@@ -101,7 +102,7 @@ async def test_a_refused_subscription_is_told(caplog: pytest.LogCaptureFixture) 
         for topic in ("secret", "undeclared"):
             async with client.subscribe(topic) as events:
                 assert events.accepted is False
-                await events.nothing(within=0.02)
+                await no_event(events, within=0.02)
                 assert f"the server refused the subscription to {topic!r}" in caplog.text
 
 
@@ -125,7 +126,7 @@ async def test_nothing_shows_the_event_that_came(other: Foreign) -> None:
     async with connect(other.url) as client, client.subscribe("t") as events:
         await client.publish("t", {"n": 1})
         with pytest.raises(AssertionError, match="{'n': 1}"):
-            await events.nothing(within=5)
+            await no_event(events, within=5)
 
 
 async def test_a_slow_reader_loses_the_oldest(other: Foreign, caplog: pytest.LogCaptureFixture) -> None:
@@ -221,7 +222,7 @@ async def test_a_wire_lost_while_entering_fails_all_that_enter(other: Foreign) -
     """All that were entering learn of the loss by ConnectionLost, and none is put back behind their backs."""
     async with connect(other.url, backoff=(0.01, 0.02)) as client:
         tasks = await entering(other, client)
-        await client.drop()
+        await drop(client)
         failed = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5)
         assert [type(each) for each in failed] == [ConnectionLost] * 2
         await client.wait_for(State.OPEN, timeout=5)
@@ -234,7 +235,7 @@ async def test_leaving_while_subscriptions_are_put_back_unsubscribes(other: Fore
     async with connect(other.url, backoff=(0.01, 0.02)) as client:
         events = await client.subscribe("t").start()
         other.hold_pings = True
-        await client.drop()
+        await drop(client)
         await eventually(lambda: other.pings)
         assert client.state is State.RECONNECTING
         await asyncio.wait_for(events.stop(), 5)
@@ -249,7 +250,7 @@ async def test_a_subscription_stays_with_its_uri_when_the_prefix_changes(other: 
     options = {"p": "http://x/"}
     async with connect(other.url, prefixes=options, backoff=(0.01, 0.02)) as client, client.subscribe("p:t") as events:
         await client.set_prefix("p", "http://y/")
-        await client.drop()
+        await drop(client)
         await client.wait_for(State.OPEN, timeout=5)
         await other.emit("http://x/t", 1)
         assert await events.get(timeout=5) == 1
@@ -269,4 +270,4 @@ async def test_a_subscription_is_started_once(other: Foreign) -> None:
         await client.publish("t", 1)
         assert await events.get(timeout=5) == 1
         await client.call("echo")
-        await events.nothing(within=0.02)
+        await no_event(events, within=0.02)

@@ -24,7 +24,7 @@ from .limits import Limits
 from .live import Live
 from .middleware import Middleware
 from .mounting import mount
-from .own import login_procedures, subscription_procedure
+from .own import login_procedures, publish_procedure, subscription_procedure
 from .requirements import Rule, Rules
 from .router import Declaration, Router, Table, TopicDeclaration, gather
 from .serving import compile_routes
@@ -108,6 +108,8 @@ class App(Live):
 
         exclude_publisher: Whether a PUBLISH that says nothing about it leaves out its own sender, as
             autobahn-python does; False is what the PHP servers do.
+        empty_eligible: Who receives an event whose PUBLISH has an empty list of eligible sessions: "nobody", as with
+            autobahn-python, or "everybody", as with Ratchet, BabDev and WampSharp, whose clients may always send one.
         require_subprotocol: Whether a client that offers no WebSocket subprotocol is refused with HTTP 400.
             One that offers others but not `wamp` always is.
         malformed: What a message that breaks WAMP v1 does: "close" ends its connection with 1002, 1003 or 1007
@@ -144,6 +146,7 @@ class App(Live):
     requires = _Option[tuple[Rule, ...], Rules | None]()
     explain_refusals = _Option[bool, bool]()
     exclude_publisher = _Option[bool, bool]()
+    empty_eligible = _Option[Literal["nobody", "everybody"], Literal["nobody", "everybody"]]()
     require_subprotocol = _Option[bool, bool]()
     malformed = _Option[Literal["close", "ignore"], Literal["close", "ignore"]]()
     error_uris = _Option[Mapping[str, str], Mapping[str, str]]()
@@ -173,6 +176,7 @@ class App(Live):
         explain_refusals: bool = False,
         # protocol
         exclude_publisher: bool = True,
+        empty_eligible: Literal["nobody", "everybody"] = "nobody",
         require_subprotocol: bool = True,
         malformed: Literal["close", "ignore"] = "close",
         error_uris: Mapping[str, str] | None = None,
@@ -199,6 +203,7 @@ class App(Live):
             requires=requires,
             explain_refusals=explain_refusals,
             exclude_publisher=exclude_publisher,
+            empty_eligible=empty_eligible,
             require_subprotocol=require_subprotocol,
             malformed=malformed,
             error_uris={} if error_uris is None else error_uris,
@@ -453,7 +458,11 @@ class App(Live):
         Raises:
             DeclarationError: A declaration cannot work.
         """
-        own = [subscription_procedure(), *login_procedures(self.cra, lambda: self._running().authenticator)]
+        own = [
+            subscription_procedure(),
+            publish_procedure(lambda: self._running().dispatcher),
+            *login_procedures(self.cra, lambda: self._running().authenticator),
+        ]
         if self.console:
             own += self._console.declarations(console_rules(self.console, self.requires, self.cra))
         sessions = reads_sessions(self.middlewares)

@@ -77,6 +77,7 @@ def assemble(
         most_ids=options.limits.session_ids,
         exclude_publisher=options.exclude_publisher,
         explain=options.explain_refusals,
+        empty_eligible=options.empty_eligible,
     )
     node = Node(
         Connections(hub.users),

@@ -265,12 +265,16 @@ def call(words: tuple[str, ...], **options: Any) -> int:
     try:
         result = asyncio.run(talk.call(_server(url, options), procedure, args))
     except CallError as error:
-        _say(f"{error.uri}: {error.description}" if error.description else error.uri)
-        if error.details is not None:
-            click.echo(talk.json_text(error.details), err=True)
-        return 1
+        return _refused(error)
     click.echo(talk.json_text(result, indent=None if options["json"] else 2))
     return 0
+
+
+def _refused(error: CallError) -> int:
+    _say(f"{error.uri}: {error.description}" if error.description else error.uri)
+    if error.details is not None:
+        click.echo(talk.json_text(error.details), err=True)
+    return 1
 
 
 @group.command(context_settings=TAKES_JSON)
@@ -285,9 +289,10 @@ def publish(
     exclude: tuple[str, ...],
     eligible: tuple[str, ...],
     **options: Any,
-) -> None:
-    """Publish one EVENT, which is JSON. WAMP v1 does not tell whether anybody received it.
+) -> int:
+    """Publish one EVENT, which is JSON. Exit code 1 if a wampkit server refuses it.
 
+    WAMP v1 itself has no answer to a publish: other servers do not tell a refusal. No server tells who received it.
     Without a URL the server is the one that `wampkit run` serves in this directory.
     """
     url, rest = split_url(words)
@@ -296,7 +301,11 @@ def publish(
         raise click.UsageError(f"one EVENT is published at a time; {len(events)} came", click.get_current_context())
     (event,) = json_arguments(events)
     receivers = {"exclude_me": exclude_me, "exclude": exclude or None, "eligible": eligible or None}
-    asyncio.run(talk.publish(_server(url, options), topic, event, **receivers))
+    try:
+        asyncio.run(talk.publish(_server(url, options), topic, event, **receivers))
+    except CallError as error:
+        return _refused(error)
+    return 0
 
 
 @group.command(context_settings=COMMAND)

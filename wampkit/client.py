@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import ssl as tls
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import aiohttp
 
-from .dialing import Dialer, Headers, Url, delay_of, is_final
+from . import messages
+from .dialing import Dialer, Headers, Url, delay_of
 from .errors import ConnectionLost
 from .link import Link, LinkOptions
 from .login import Login, Secret
@@ -20,7 +21,10 @@ from .subscriptions import Subscription, Subscriptions
 
 __all__ = ["Client", "Headers", "State", "connect"]
 
-SERVICE_RESTART = 1012
+T = TypeVar("T")
+
+PUBLISH = "wampkit:publish"
+"""The procedure of a wampkit server that answers a PUBLISH."""
 
 
 def connect(
@@ -43,8 +47,10 @@ def connect(
     close_timeout: float = 1.0,
     call_timeout: float | None = None,
     keepalive: float | None = 25.0,
-    max_message_size: int = 16 * 1024 * 1024,
+    max_message_size: int = 4 * 1024 * 1024,
     max_events: int = 10_000,
+    max_events_size: int = 16 * 1024 * 1024,
+    welcome: bool = True,
     on_state: Callable[[State], object] | None = None,
 ) -> Client:
     """A client of a WAMP v1 server: `async with connect("ws://127.0.0.1:8080/ws") as client`.
@@ -66,14 +72,18 @@ def connect(
         backoff: The longest first delay and the longest delay at all, in seconds. A delay is drawn between 0 and
             a bound that doubles with each attempt.
         restart_timeout: Seconds for which calls wait for a wampkit server that restarts, those that it left
-            unanswered too; 0 lets them fail at once. It says goodbye with 1012 only when whatever it had begun is
-            answered, so such a call has not run; no other loss tells that, and other servers do not promise it.
+            unanswered too; 0 lets them fail at once. It says in its goodbye that these have not run; no other loss
+            tells that, and no other server promises it.
         open_timeout: Seconds for the handshake and WELCOME.
         close_timeout: Seconds for the server to answer a close.
         call_timeout: Seconds that a call may take unless it says otherwise; None for ever.
         keepalive: Seconds between pings, or None; a server that does not answer is cut after half of that.
-        max_message_size: The largest message taken, in bytes.
+        max_message_size: Bytes of the largest message taken; a larger one ends the connection. As Python objects it may
+            take thirty times as much memory.
         max_events: How many events of one subscription wait to be fetched; beyond that the oldest is dropped.
+        max_events_size: Bytes of the messages of those, together.
+        welcome: Whether the server begins with WELCOME. False is for those that do not, such as the client of League of
+            Legends: the connection is open at once, has no session id, and empty messages count as signs of life.
         on_state: Told of each change of state; a plain function, called on the loop.
 
     Raises:
@@ -89,13 +99,15 @@ def connect(
         close_timeout=close_timeout,
         keepalive=keepalive,
         max_message_size=max_message_size,
+        welcome=welcome,
     )
     wanted = login if anonymous or authkey is not None else None
     client = Client(Dialer(url, headers, options, session, cookies, wanted), States(on_state))
     client.prefixes.update(prefixes or {})
     client._reconnects, client._backoff = reconnect, backoff
     client._restart_timeout = restart_timeout
-    client._call_timeout, client._max_events = call_timeout, max_events
+    client._call_timeout = call_timeout
+    client._bounds = max_events, max_events_size
     return client
 
 
@@ -117,7 +129,7 @@ class Client:
         self._restart_timeout = 30.0
         self._restarted_by = 0.0  # the loop's time until which calls wait for a server that said that it restarts
         self._call_timeout: float | None = None
-        self._max_events = 10_000
+        self._bounds = (10_000, 16 * 1024 * 1024)
         self._link: Link | None = None
         self._subscriptions = Subscriptions()
         self._supervisor: asyncio.Task[None] | None = None
@@ -166,15 +178,6 @@ class Client:
     ) -> None:
         await self.close()
 
-    async def drop(self) -> None:
-        """Cut the wire without a closing handshake, as a lost network does; the client then reconnects."""
-        link = self._link
-        if link is not None:
-            link.cut("this client cut the wire")
-            await asyncio.wait({link.lost})
-            while self.state is State.OPEN:
-                await self._states.change()
-
     async def _finish(self, reason: ConnectionLost | None) -> None:
         if self._link is not None:
             self._link.cut("the client is closed")
@@ -202,30 +205,30 @@ class Client:
                 wampkit server that restarts is waited for, and the call made again if it had no answer; see
                 `connect`'s `restart_timeout`.
         """
+        return await self._answer(uri, lambda link: link.call(uri, *args), timeout)
+
+    async def _answer(self, uri: str, ask: Callable[[Link], Awaitable[T]], timeout: float | None) -> T:
+        """What `ask` gives, on this connection or, if the server restarts without having answered, on the next."""
         timeout = self._call_timeout if timeout is None else timeout
         try:
             async with asyncio.timeout(timeout):
-                return await self._call(uri, args)
+                while True:
+                    if self.state is State.RECONNECTING:
+                        await self._restarted()
+                    link = self._open_link()
+                    try:
+                        return await ask(link)
+                    except ConnectionLost:
+                        if not self._waits_for(link):
+                            raise
+                    while self._link is link:
+                        await self._states.change()
         except TimeoutError:
             raise TimeoutError(f"{uri}: no answer within {timeout:g} s") from None
 
-    async def _call(self, uri: str, args: tuple[Any, ...]) -> Any:
-        while True:
-            if self.state is State.RECONNECTING:
-                await self._restarted()
-            link = self._open_link()
-            try:
-                return await link.call(uri, *args)
-            except ConnectionLost:
-                if not self._promises(link):
-                    raise
-            while self._link is link:
-                await self._states.change()
-
-    def _promises(self, link: Link) -> bool:
-        """Whether calls that this link has left unanswered have not run, and its server is about to come back."""
-        restarts = link.lost.done() and link.lost.result().code == SERVICE_RESTART
-        return restarts and self._restart_timeout > 0 and self._reconnects and link.is_wampkit
+    def _waits_for(self, link: Link) -> bool:
+        """Whether calls wait for the server of a lost link to come back: they have not run."""
+        return link.restarts and self._restart_timeout > 0 and self._reconnects
 
     async def _restarted(self) -> None:
         """Wait for a server that said that it restarts, as long as is allowed."""
@@ -245,8 +248,10 @@ class Client:
         exclude_me: bool | None = None,
         exclude: Iterable[str] | None = None,
         eligible: Iterable[str] | None = None,
-    ) -> None:
-        """Publish an event; WAMP v1 does not tell whether anybody received it.
+        confirm: bool = False,
+        timeout: float | None = None,
+    ) -> bool:
+        """Publish an event; WAMP v1 itself tells neither whether it was taken nor whether anybody received it.
 
         Args:
             topic: A URI or CURIE.
@@ -254,20 +259,38 @@ class Client:
             exclude_me: Whether this client is left out; None leaves it to the server, or to `exclude` if given.
             exclude: Session ids that shall not receive it.
             eligible: The only session ids that may receive it.
+            confirm: Whether to wait until a wampkit server has taken it, and raise its refusal. To other servers it is
+                sent all the same, and nothing is learned.
+            timeout: Seconds to wait for that; None for the client's `call_timeout`.
+
+        Returns:
+            Whether the server has confirmed it: always False without `confirm` and where the server is not wampkit. The
+            app may have dropped what it confirms; only a refusal or a failure is raised.
 
         Raises:
-            ConnectionLost: There is no connection.
+            CallError: The server refused it, or failed; only with `confirm`.
+            TimeoutError: No confirmation came in time; only with `confirm`.
+            ConnectionLost: There is no connection. With `confirm` also: it was lost before the answer, as with `call`.
         """
-        link = self._open_link()
         excluded, only = _session_ids(exclude), _session_ids(eligible)
-        if excluded is not None and exclude_me and link.protocol.session not in excluded:
-            # A list takes the place of `excludeMe` on the wire.
-            excluded.append(link.protocol.session)
-        await link.send(link.protocol.publish(topic, event, exclude_me=exclude_me, exclude=excluded, eligible=only))
+
+        async def send(link: Link) -> bool:
+            session, left_out = link.protocol.session, excluded
+            if left_out is not None and exclude_me and session not in left_out:
+                # A list takes the place of `excludeMe` on the wire.
+                left_out = [*left_out, session]
+            message = messages.Publish(topic, event, exclude_me, left_out, only)
+            if confirm and link.is_wampkit:
+                await link.call(PUBLISH, *messages.publish_elements(message)[1:])
+                return True
+            await link.send(messages.encode(message))
+            return False
+
+        return await (self._answer(topic, send, timeout) if confirm else send(self._open_link()))
 
     def subscribe(self, topic: str) -> Subscription:
         """The events of a topic; enter it with `async with`. Several to one topic share it on the wire."""
-        return Subscription(self._subscriptions, self._open_link, topic, self._max_events)
+        return Subscription(self._subscriptions, self._open_link, topic, *self._bounds)
 
     async def set_prefix(self, prefix: str, uri: str) -> None:
         """Let `prefix:` stand for `uri`, now and after each reconnect. Raises ConnectionLost."""
@@ -338,11 +361,11 @@ class Client:
         """Wait for the connection to be lost, and make it again."""
         while True:
             await asyncio.wait({link.lost})
-            if self._promises(link):
+            if self._waits_for(link):
                 self._restarted_by = asyncio.get_running_loop().time() + self._restart_timeout
             self._link = None
             self.error = link.lost.result()
-            if not self._reconnects or is_final(self.error):
+            if not self._reconnects or self._dialer.is_final(self.error):
                 break
             self._states.set(State.RECONNECTING)
             await link.ended()
@@ -365,7 +388,7 @@ class Client:
                 return await self._dial()
             except ConnectionLost as error:
                 self.error = error
-                if is_final(error):
+                if self._dialer.is_final(error):
                     return None
             except Exception as error:
                 # The app's own function for the URL, the headers or the secret failed; another attempt may do better.

@@ -16,7 +16,7 @@ from .errors import ERROR_URIS, AuthenticationFailed, ConnectionLost, HandshakeR
 from .link import Link, LinkOptions, OnEvent
 from .login import Login, log_in
 
-__all__ = ["Dialer", "Headers", "Url", "delay_of", "is_final"]
+__all__ = ["Dialer", "Headers", "Url", "delay_of"]
 
 Url = str | Callable[[], str | Awaitable[str]]
 Headers = Mapping[str, str] | Callable[[], Mapping[str, str] | Awaitable[Mapping[str, str]]]
@@ -24,8 +24,8 @@ Headers = Mapping[str, str] | Callable[[], Mapping[str, str] | Awaitable[Mapping
 FINAL_STATUSES = frozenset({400, 401, 403, 426})
 """HTTP answers that another attempt will not change."""
 
-FINAL_CODES = frozenset({1008})
-"""Close codes after which another attempt would be refused again: 1008 is a policy violation (RFC 6455)."""
+POLICY_VIOLATION = 1008
+SESSION_ENDED = 4401
 
 PASSING = frozenset(
     {
@@ -64,6 +64,18 @@ class Dialer:
         self._cookies = cookies
         self._login = login
         self._own_session: aiohttp.ClientSession | None = None
+
+    def is_final(self, error: ConnectionLost) -> bool:
+        """Whether another attempt would end the same way; `docs/protocol.md` has the table."""
+        if isinstance(error, HandshakeRefused):
+            return error.status in FINAL_STATUSES
+        if isinstance(error, AuthenticationFailed):
+            return error.uri not in PASSING
+        if error.code == SESSION_ENDED:
+            # The cookie that has ended would come again, and its user be a stranger.
+            logs_in = self._login is not None and self._login.authkey is not None
+            return not (logs_in or callable(self._url) or callable(self._headers))
+        return error.code == POLICY_VIOLATION
 
     def start(self) -> None:
         """Make ready to dial."""
@@ -111,15 +123,6 @@ class Dialer:
         if not isinstance(secret, str):
             raise TypeError(f"the secret must be a text, not {type(secret).__name__}")
         return secret
-
-
-def is_final(error: ConnectionLost) -> bool:
-    """Whether another attempt would end the same way."""
-    if isinstance(error, HandshakeRefused):
-        return error.status in FINAL_STATUSES
-    if isinstance(error, AuthenticationFailed):
-        return error.uri not in PASSING
-    return error.code in FINAL_CODES
 
 
 def delay_of(attempt: int, backoff: tuple[float, float]) -> float:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+from typing import Any
+
 from . import messages
 from .calls import Calls
 from .connection import Connection
@@ -54,6 +57,10 @@ class Dispatcher:
             work.in_order(self._subscribing.subscribe, connection, message, outlives=False)
         elif isinstance(message, messages.Unsubscribe):
             work.in_order(self._subscribing.unsubscribe, connection, message, outlives=True)
+
+    def publish(self, connection: Connection, message: messages.Publish) -> Awaitable[Any]:
+        """Take a PUBLISH whose sender is told what became of it; see `Subscribing.confirm`."""
+        return self._subscribing.confirm(connection, message)
 
     async def leave(self, connection: Connection) -> None:
         """End all subscriptions of a connection that has ended."""

@@ -14,6 +14,7 @@ import socket
 import ssl
 from asyncio.trsock import TransportSocket
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Literal
@@ -25,12 +26,15 @@ from aiohttp.http import WSMessageNoDecodeText
 
 from . import messages
 from .errors import CallError, ConnectionLost, HandshakeRefused, ProtocolError, quote
-from .protocol import SUBPROTOCOL, Protocol
+from .protocol import MARK, RESTART, SUBPROTOCOL, Protocol
 
 __all__ = ["Link", "LinkOptions", "OnEvent"]
 
 Socket = aiohttp.ClientWebSocketResponse[Literal[False]]
-OnEvent = Callable[[str, Any], None]
+OnEvent = Callable[["Link", messages.Event, int], None]
+"""Told of an event: the connection on which it came, its message, and the bytes of that."""
+
+SERVICE_RESTART = 1012
 
 PONG_WAIT = 0.4
 """The share of the keepalive interval in which the server must answer a ping."""
@@ -49,7 +53,8 @@ class LinkOptions:
     open_timeout: float = 10.0
     close_timeout: float = 1.0
     keepalive: float | None = 25.0
-    max_message_size: int = 16 * 1024 * 1024
+    max_message_size: int = 4 * 1024 * 1024
+    welcome: bool = True
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -60,18 +65,22 @@ class Link:
         protocol: The session's WAMP state: session id, prefixes, the server's ident.
         lost: Done when the connection has ended, with the reason as its result.
         permissions: What the server said to a login, or None without one.
+        restarts: Whether the server has said that it restarts, and that what it left unanswered has not run.
     """
 
     def __init__(self, ws: Socket, options: LinkOptions, on_event: OnEvent) -> None:
         loop = asyncio.get_running_loop()
-        self.protocol = Protocol("client")
+        self.protocol = Protocol("client", welcome=options.welcome)
         self.lost: asyncio.Future[ConnectionLost] = loop.create_future()
         self.permissions: Any = None
+        self.restarts = False
         self._ws = ws
         self._wire = _wire(ws)
         self._options = options
         self._on_event = on_event
         self._welcomed: asyncio.Future[None] = loop.create_future()
+        if not options.welcome:
+            self._welcomed.set_result(None)
         self._calls: dict[str, asyncio.Future[Any]] = {}
         self._pings: dict[bytes, asyncio.Future[None]] = {}
         self._writes: set[asyncio.Future[None]] = set()
@@ -113,8 +122,8 @@ class Link:
 
     @property
     def is_wampkit(self) -> bool:
-        """Whether the server is a wampkit, by what it calls itself: it does some things that WAMP v1 does not know."""
-        return self.protocol.server_ident.startswith("wampkit")
+        """Whether the server is wampkit, and has procedures of its own that tell what WAMP v1 does not."""
+        return self.protocol.session.endswith(MARK)
 
     async def _give_up(self) -> None:
         if not self.lost.done():
@@ -186,7 +195,7 @@ class Link:
                 pass
         except ProtocolError as error:
             code = error.code
-            who = "the server broke WAMP v1" if self.protocol.session else "this is no WAMP v1 server"
+            who = "the server broke WAMP v1" if self._welcomed.done() else "this is no WAMP v1 server"
             self._give_reason(f"{who}: {error.reason}", code)
         except Exception as error:
             self._give_reason(_lost(error))
@@ -197,7 +206,8 @@ class Link:
         """Take in one frame; False if it is the last."""
         match received.type:
             case WSMsgType.TEXT:
-                self._take_message(self.protocol.receive(received.data))
+                if received.data or self._options.welcome:
+                    self._take_message(self.protocol.receive(received.data), len(received.data))
             case WSMsgType.PING:
                 self._answer_ping(received.data)
             case WSMsgType.PONG:
@@ -207,7 +217,8 @@ class Link:
             case WSMsgType.BINARY:
                 raise ProtocolError(1003, "it sent a binary message")
             case WSMsgType.CLOSE:
-                when = "" if self.protocol.session else " before WELCOME"
+                self.restarts = received.data == SERVICE_RESTART and received.extra == RESTART
+                when = "" if self._welcomed.done() else " before WELCOME"
                 why = quote(received.extra) if received.extra else "no reason given"
                 self._give_reason(f"the server closed the connection{when}: {why}", received.data or 1005)
                 return False
@@ -218,9 +229,9 @@ class Link:
                 return False
         return True
 
-    def _take_message(self, message: messages.Message) -> None:
+    def _take_message(self, message: messages.Message, size: int) -> None:
         if isinstance(message, messages.Event):
-            self._on_event(message.uri, message.event)
+            self._on_event(self, message, size)
         elif isinstance(message, messages.CallResult | messages.CallFailed):
             # An answer to nobody comes late: its call has been given up.
             answer = self._calls.get(message.id)
@@ -229,8 +240,10 @@ class Link:
             if isinstance(message, messages.CallResult):
                 answer.set_result(message.result)
             else:
-                answer.set_exception(CallError(message.uri, message.description, message.details))
-        elif not self._welcomed.done():
+                # Some servers, as the reference does, shorten it with this client's own prefixes.
+                uri = self.protocol.resolve(message.uri)
+                answer.set_exception(CallError(uri, message.description, message.details))
+        elif isinstance(message, messages.Welcome) and not self._welcomed.done():
             self._welcomed.set_result(None)
 
     def _answer_ping(self, payload: bytes) -> None:
@@ -344,7 +357,32 @@ def _wire(ws: Socket) -> TransportSocket | socket.socket | None:
 # ---- the handshake
 
 
+class _RedirectedError(Exception):
+    """The server answers a handshake with a redirect."""
+
+
+_shaking_hands: ContextVar[bool] = ContextVar("_shaking_hands", default=False)
+
+
+async def _refuse_redirect(_: object, __: object, redirect: aiohttp.TraceRequestRedirectParams) -> None:
+    """aiohttp would follow it, to any host, with the headers that the caller meant for this one."""
+    if _shaking_hands.get():
+        redirect.response.close()
+        where = urlsplit(redirect.response.headers.get("Location", "")).netloc.rpartition("@")[2]
+        status = redirect.response.status
+        raise _RedirectedError(status, f"HTTP {status}, a redirect to {quote(where) if where else 'another path'}")
+
+
+_NO_REDIRECTS = aiohttp.TraceConfig()
+_NO_REDIRECTS.on_request_redirect.append(_refuse_redirect)
+_NO_REDIRECTS.freeze()
+
+
 async def _handshake(session: aiohttp.ClientSession, url: str, options: LinkOptions) -> Socket:
+    # The only public way: `ws_connect` takes no `allow_redirects`. Other requests of the session are not concerned.
+    if _NO_REDIRECTS not in session.trace_configs:
+        session.trace_configs.append(_NO_REDIRECTS)
+    token = _shaking_hands.set(True)
     try:
         return await session.ws_connect(
             url,
@@ -362,12 +400,18 @@ async def _handshake(session: aiohttp.ClientSession, url: str, options: LinkOpti
     except aiohttp.WSServerHandshakeError as error:
         reason = f"{_shown(url)}: the server refused the handshake: {_status(error)}"
         raise HandshakeRefused(reason, error.status) from None
-    except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
-        raise ValueError(f"{quote(url)} is no WebSocket URL; write ws://host:port/path") from error
+    except _RedirectedError as error:
+        status, what = error.args
+        reason = f"{_shown(url)}: the server refused the handshake: {what}, which is not followed"
+        raise HandshakeRefused(reason, status) from None
+    except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError):
+        raise ValueError(f"{quote(url)} is no WebSocket URL; write ws://host:port/path") from None
     except aiohttp.ClientConnectorError as error:
-        raise ConnectionLost(f"{_shown(url)}: {_why(error.os_error)}") from error
+        raise ConnectionLost(f"{_shown(url)}: {_why(error.os_error)}") from None
     except (aiohttp.ClientError, OSError) as error:
-        raise ConnectionLost(f"{_shown(url)}: {str(error) or type(error).__name__}") from error
+        raise ConnectionLost(f"{_shown(url)}: {str(error) or type(error).__name__}") from None
+    finally:
+        _shaking_hands.reset(token)
 
 
 def _shown(url: str) -> str:

@@ -31,6 +31,8 @@ __all__ = [
     "encode",
     "encode_value",
     "event_begin",
+    "publish_elements",
+    "read_publish",
 ]
 
 MALFORMED_MESSAGE = 1002
@@ -146,13 +148,13 @@ def encode(message: Message) -> bytes:
         case CallFailed(details=None):
             return encode_value([4, message.id, message.uri, message.description])
         case Publish():
-            return encode_value(_publish_elements(message))
+            return encode_value(publish_elements(message))
         case _:
             return encode_value([message.code, *msgspec.structs.astuple(message)])
 
 
-def _publish_elements(message: Publish) -> list[Any]:
-    """The shortest form that says what the message means, for servers that know fewer forms."""
+def publish_elements(message: Publish) -> list[Any]:
+    """A PUBLISH, its type number included, in the shortest form that says it: there are servers that know fewer."""
     elements = [7, message.uri, message.event]
     if message.exclude is not None or message.eligible is not None:
         elements.append(message.exclude_me if message.exclude is None else message.exclude)
@@ -280,7 +282,8 @@ def _read_unsubscribe(elements: list[Any]) -> Unsubscribe:
     return Unsubscribe(elements[1])
 
 
-def _read_publish(elements: list[Any]) -> Publish:
+def read_publish(elements: list[Any]) -> Publish:
+    """The PUBLISH that these elements are, its type number included. Raises ProtocolError."""
     count = len(elements)
     if not 3 <= count <= 5 or type(elements[1]) is not str:
         raise _refuse("PUBLISH [7, topicUri, event, excludeMe | exclude, eligible]")
@@ -319,6 +322,6 @@ _READERS: dict[int, Callable[[list[Any]], Message]] = {
     4: _read_call_failed,
     5: _read_subscribe,
     6: _read_unsubscribe,
-    7: _read_publish,
+    7: read_publish,
     8: _read_event,
 }

@@ -19,6 +19,7 @@ from .lifecycle import Hooks
 from .logins import Authenticator
 from .logs import logger
 from .memory import warm_up_allocator
+from .protocol import RESTART
 from .threads import ThreadPools
 from .topics import Topics
 
@@ -133,12 +134,12 @@ class Node:
         self._last_words = 0.0
         for connection in self.connections:
             leave = connection.close if self._goodbye == "close" else connection.hang_up
-            leave(SERVICE_RESTART, "the server restarts")
+            leave(SERVICE_RESTART, RESTART)
         self._cancel_arrivals()
         await self._closed(CLOSE_PATIENCE)
         for connection in self.connections:
             if not connection.unsent:
-                connection.cut(SERVICE_RESTART, "the server restarts", reset=False)
+                connection.cut(SERVICE_RESTART, RESTART, reset=False)
         await self._closed(FLUSH_PATIENCE)
 
     async def _cut_off(self, busy: list[Connection]) -> None:

@@ -32,10 +32,20 @@ from .messages import (
 )
 from .uris import expand
 
-__all__ = ["SUBPROTOCOL", "VERSION", "Protocol", "Side"]
+__all__ = ["MARK", "RESTART", "SUBPROTOCOL", "VERSION", "Protocol", "Side"]
 
 SUBPROTOCOL = "wamp"
 VERSION = 1
+
+MARK = ".wampkit"
+"""How the session ids of a wampkit server end, by which clients know that they may call its own procedures.
+
+Asking any other server by a call is no way: applications on Ratchet hang up on clients that call. And of WELCOME the
+session id is the one part that no app chooses and no client reads.
+"""
+
+RESTART = "the server restarts; what it left unanswered has not run"
+"""The reason of the close frame, with code 1012, by which clients know that they may repeat calls without an answer."""
 
 Side = Literal["server", "client"]
 
@@ -55,9 +65,22 @@ class Protocol:
         ident: The server's free text in WELCOME.
         known: Names and the URIs that they mean by these prefixes, so that the usual ones need not be taken apart.
         limits: What the other side may ask for.
+        welcome: Whether a server must begin with WELCOME; not all do.
     """
 
-    __slots__ = ("_defaults", "_known", "_limits", "_own", "_requests", "ident", "server_ident", "session", "side")
+    __slots__ = (
+        "_defaults",
+        "_known",
+        "_limits",
+        "_own",
+        "_requests",
+        "_waits",
+        "_welcomed",
+        "ident",
+        "server_ident",
+        "session",
+        "side",
+    )
 
     def __init__(
         self,
@@ -67,12 +90,15 @@ class Protocol:
         ident: str = "wampkit",
         known: Mapping[str, str] | None = None,
         limits: Limits | None = None,
+        welcome: bool = True,
     ) -> None:
         self.side = side
         self.ident = ident
         # 24 random bytes: others learn the id through exclude and eligible, nobody can guess it.
-        self.session = secrets.token_urlsafe(24) if side == "server" else ""
+        self.session = secrets.token_urlsafe(24) + MARK if side == "server" else ""
         self.server_ident = ""
+        self._waits = welcome
+        self._welcomed = False
         self._defaults: Mapping[str, str] = prefixes or {}
         self._own: dict[str, str] | None = None
         self._known: Mapping[str, str] = known or {}
@@ -97,7 +123,7 @@ class Protocol:
         if self.side == "server" and isinstance(message, Prefix):
             self._take_prefix(message)
         elif self.side == "client" and kind in _ANSWERS:
-            if not self.session:
+            if self._waits and not self._welcomed:
                 raise ProtocolError(MALFORMED_MESSAGE, "the first message of a server is WELCOME")
         else:
             self._welcome_or_refuse(message)
@@ -116,10 +142,14 @@ class Protocol:
         name = type(message).__name__
         if self.side == "server":
             raise ProtocolError(MALFORMED_MESSAGE, f"a client does not send {_WIRE_NAMES.get(name, name.upper())}")
+        if isinstance(message, Prefix) and (self._welcomed or not self._waits):
+            # Ratchet and BabDev can send it; Autobahn|JS ignores it, and no server has a use for it.
+            return
         if not isinstance(message, Welcome):
             raise ProtocolError(MALFORMED_MESSAGE, f"a server does not send {name.upper()}")
-        if self.session:
+        if self._welcomed:
             raise ProtocolError(MALFORMED_MESSAGE, "a server sends WELCOME once")
+        self._welcomed = True
         self.session = message.session
         self.server_ident = message.ident
 
@@ -173,18 +203,6 @@ class Protocol:
     def unsubscribe(self, uri: str) -> bytes:
         """UNSUBSCRIBE."""
         return encode(Unsubscribe(uri))
-
-    def publish(
-        self,
-        uri: str,
-        event: Any,
-        *,
-        exclude_me: bool | None = None,
-        exclude: list[str] | None = None,
-        eligible: list[str] | None = None,
-    ) -> bytes:
-        """PUBLISH in the shortest form that says what is asked for."""
-        return encode(Publish(uri, event, exclude_me, exclude, eligible))
 
 
 _ANY = Limits()

@@ -33,6 +33,7 @@ class Settings:
     requires: tuple[Any, ...]
     explain_refusals: bool
     exclude_publisher: bool
+    empty_eligible: Literal["nobody", "everybody"]
     require_subprotocol: bool
     malformed: Literal["close", "ignore"]
     error_uris: Mapping[str, str]
@@ -169,6 +170,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "lifespan": check_lifespan,
     "cra": _cra,
     "requires": lambda value: () if value is None else rules_of(value, "App"),
+    "empty_eligible": _choice("empty_eligible", "nobody", "everybody"),
     "malformed": _choice("malformed", "close", "ignore"),
     "error_uris": _error_uris,
     "ident": _text("ident"),

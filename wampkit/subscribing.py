@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from . import messages
 from .chains import ServedTopic, run_plan, way
@@ -45,6 +45,7 @@ class Subscribing:
         most_ids: Session ids that one PUBLISH may name.
         exclude_publisher: Whether an event goes not to its sender, where the PUBLISH does not say.
         explain: Whether a refused client is told why in an EVENT on that topic.
+        empty_eligible: Who receives the event of a PUBLISH whose list `eligible` is empty.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Subscribing:
         most_ids: int,
         exclude_publisher: bool,
         explain: bool,
+        empty_eligible: Literal["nobody", "everybody"],
     ) -> None:
         self._topics = topics
         self._names = names
@@ -72,6 +74,7 @@ class Subscribing:
         self._most_ids = most_ids
         self._exclude_publisher = exclude_publisher
         self._explain = explain
+        self._empty_eligible = empty_eligible
         every = (None, *topics)
         publish, subscribe = self._run_publish, self._run_subscribe
         self._publishes = {each: way(each, middlewares, each.may_publish if each else (), publish) for each in every}
@@ -89,27 +92,34 @@ class Subscribing:
     async def publish(self, connection: Connection, message: messages.Publish) -> None:
         """Take a PUBLISH."""
         try:
-            if message.exclude or message.eligible:
-                self._check_ids(message)
-            topic, variables = self._names.find(self._topics, message.uri)
-            if topic in self._plain:
-                await self._send_on(connection, message, message.event)
-                return
-            publish = Publish(
-                connection=connection,
-                uri=message.uri,
-                route=topic.route if topic is not None else None,
-                variables=variables,
-                event=message.event,
-                exclude_me=message.exclude_me,
-                exclude=message.exclude,
-                eligible=message.eligible,
-            )
-            await self._publishes[topic](publish)
+            await self.confirm(connection, message)
         except BaseException as error:
             if is_fatal(error):
                 raise
             await self._refused(connection, message, error)
+
+    def confirm(self, connection: Connection, message: messages.Publish) -> Awaitable[Any]:
+        """Take a PUBLISH whose sender is told what became of it.
+
+        Done when the event was given to the broker, or when a handler or a middleware has dropped it without an error.
+        What stands against it is raised, here or where the result is awaited.
+        """
+        if message.exclude or message.eligible:
+            self._check_ids(message)
+        topic, variables = self._names.find(self._topics, message.uri)
+        if topic in self._plain:
+            return self._send_on(connection, message, message.event)
+        publish = Publish(
+            connection=connection,
+            uri=message.uri,
+            route=topic.route if topic is not None else None,
+            variables=variables,
+            event=message.event,
+            exclude_me=message.exclude_me,
+            exclude=message.exclude,
+            eligible=message.eligible,
+        )
+        return self._publishes[topic](publish)
 
     async def subscribe(self, connection: Connection, message: messages.Subscribe) -> None:
         """Take a SUBSCRIBE."""
@@ -181,10 +191,21 @@ class Subscribing:
         if exclude is None:
             leave_out = self._exclude_publisher if message.exclude_me is None else message.exclude_me
             exclude = [connection.id] if leave_out else []
-        eligible = message.eligible
-        return self._register.send(
-            message.uri, event, frozenset(exclude), None if eligible is None else frozenset(eligible)
+        eligible = None if message.eligible is None else self._eligible(connection, message)
+        return self._register.send(message.uri, event, frozenset(exclude), eligible)
+
+    def _eligible(self, connection: Connection, message: Publish | messages.Publish) -> frozenset[str] | None:
+        """The only session ids that may receive an event, or None where an empty list restricts nothing."""
+        if message.eligible:
+            return frozenset(message.eligible)
+        if self._empty_eligible == "everybody":
+            return None
+        connection.complaints.add(
+            "empty eligible",
+            f"PUBLISH {quote(message.uri)} reaches nobody: its list of eligible sessions is empty. To Ratchet, BabDev "
+            'and WampSharp that means no restriction: App(empty_eligible="everybody")',
         )
+        return frozenset()
 
     async def _run_subscribe(self, topic: ServedTopic | None, message: Incoming) -> None:
         connection, uri = message.connection, message.uri

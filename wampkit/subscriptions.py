@@ -6,13 +6,16 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 
+from . import messages
 from .errors import CallError, ConnectionLost
 from .link import Link
 from .logs import logger
 
 __all__ = ["Subscription", "Subscriptions"]
+
+T = TypeVar("T")
 
 ASK = "wampkit:subscription"
 """The procedure of a wampkit server that tells the URI of a subscription, or null if it was refused."""
@@ -20,7 +23,49 @@ ASK = "wampkit:subscription"
 ASK_TIMEOUT = 10.0
 PING_TIMEOUT = 2.0
 MAX_EARLY = 1000
-"""Events kept for a subscription whose URI the server has not told yet."""
+MAX_EARLY_SIZE = 4 * 1024 * 1024
+"""Events kept for a subscription whose URI the server has not told yet, and the bytes of their messages."""
+
+
+class _Backlog(Generic[T]):
+    """What waits to be fetched; the oldest goes where there is too much of it.
+
+    Args:
+        most: How many may wait.
+        size: The bytes of the messages that they came in, together; one alone may be larger.
+    """
+
+    def __init__(self, most: int, size: int) -> None:
+        self._most = most
+        self._size = size
+        self._bytes = 0
+        self._waiting: deque[tuple[T, int]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def append(self, item: T, size: int) -> int:
+        """Add one, and say how many had to go for it."""
+        self._waiting.append((item, size))
+        self._bytes += size
+        dropped = 0
+        while len(self._waiting) > self._most or (self._bytes > self._size and len(self._waiting) > 1):
+            self._bytes -= self._waiting.popleft()[1]
+            dropped += 1
+        return dropped
+
+    def popleft(self) -> T:
+        """Take the oldest."""
+        item, size = self._waiting.popleft()
+        self._bytes -= size
+        return item
+
+    def take_all(self) -> list[tuple[T, int]]:
+        """Take all of them, the oldest first, each with its bytes."""
+        taken = list(self._waiting)
+        self._waiting.clear()
+        self._bytes = 0
+        return taken
 
 
 class Subscription:
@@ -33,16 +78,17 @@ class Subscription:
         dropped: How many events were dropped because nobody fetched them.
     """
 
-    def __init__(self, home: Subscriptions, link: Callable[[], Link], topic: str, max_events: int) -> None:
+    def __init__(
+        self, home: Subscriptions, link: Callable[[], Link], topic: str, max_events: int, max_events_size: int
+    ) -> None:
         self.topic = topic
         self.uri = topic
         self.accepted: bool | None = None
         self.dropped = 0
         self._home = home
         self._link = link
-        self._max_events = max_events
         self._started = False
-        self._events: deque[Any] = deque()
+        self._events: _Backlog[Any] = _Backlog(max_events, max_events_size)
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._end: ConnectionLost | None = None
 
@@ -100,14 +146,6 @@ class Subscription:
             raise TimeoutError(f"no event on {self.topic!r} within {timeout:g} s") from None
         return self._events.popleft()
 
-    async def nothing(self, within: float) -> None:
-        """Make sure that no event comes for `within` seconds. Raises AssertionError that shows the event."""
-        try:
-            event = await self.get(within)
-        except TimeoutError:
-            return
-        raise AssertionError(f"expected no event on {self.topic!r}, got {event!r}")
-
     async def _wait(self) -> None:
         waiter = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
@@ -140,14 +178,12 @@ class Subscription:
 
     # ---- filling
 
-    def put(self, event: Any) -> None:
-        """Take an event in; over the bound the oldest goes."""
-        if len(self._events) >= self._max_events:
-            self._events.popleft()
-            self.dropped += 1
-            if self.dropped == 1:
-                logger.warning("events on %r are dropped: %d wait to be fetched", self.topic, self._max_events)
-        self._events.append(event)
+    def put(self, event: Any, size: int) -> None:
+        """Take an event in, whose message had so many bytes; over the bounds the oldest go."""
+        dropped = self._events.append(event, size)
+        if dropped and not self.dropped:
+            logger.warning("events on %r are dropped: %d wait to be fetched", self.topic, len(self._events))
+        self.dropped += dropped
         self._wake()
 
     def end(self, reason: ConnectionLost) -> None:
@@ -174,7 +210,7 @@ class _Group:
         self.uri = key
         self.accepted: bool | None = None
         self.members: list[Subscription] = []
-        self.early: deque[tuple[str, Any]] = deque(maxlen=MAX_EARLY)
+        self.early: _Backlog[messages.Event] = _Backlog(MAX_EARLY, MAX_EARLY_SIZE)
         self.link = link
         self.told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -186,9 +222,9 @@ class _Group:
         """The URIs of its events. Servers that cannot tell may send back the topic as it was written."""
         return {self.uri} if self.accepted is not None else {self.uri, self.key, self.topic}
 
-    def put(self, event: Any) -> None:
+    def put(self, event: Any, size: int) -> None:
         for member in self.members:
-            member.put(event)
+            member.put(event, size)
 
 
 class Subscriptions:
@@ -200,15 +236,24 @@ class Subscriptions:
         self._pending: set[_Group] = set()
         self._tasks: set[asyncio.Future[None]] = set()
 
-    def deliver(self, uri: str, event: Any) -> None:
-        """Hand an event to those who subscribed to its topic, or keep it for those who may turn out to have."""
-        groups = self._named.get(uri)
+    def deliver(self, link: Link, message: messages.Event, size: int) -> None:
+        """Hand an event to those who subscribed to its topic, or keep it for those who may turn out to have.
+
+        Args:
+            link: The connection on which it came.
+            message: The event.
+            size: The bytes of its message.
+        """
+        groups = self._named.get(message.uri)
+        if groups is None:
+            # A server that shortens names does so with this client's own prefixes.
+            groups = self._named.get(link.protocol.resolve(message.uri))
         if groups is None:
             for group in self._pending:
-                group.early.append((uri, event))
+                group.early.append(message, size)
         else:
             for group in groups:
-                group.put(event)
+                group.put(message.event, size)
 
     async def join(self, subscription: Subscription, link: Link) -> None:
         """Add a subscription; the first of its topic subscribes on the wire, the others wait for it.
@@ -222,10 +267,11 @@ class Subscriptions:
             self._subscribe(group, link)
             self._groups[key] = group
         group.members.append(subscription)
+        told = group.told  # that of this connection: a new one gives the group another
         try:
             # Not awaited itself: who is cancelled here must not take the others along.
-            await asyncio.wait({group.told})
-            group.told.result()
+            await asyncio.wait({told})
+            told.result()
         except BaseException:
             self._remove(subscription)
             raise
@@ -243,10 +289,11 @@ class Subscriptions:
         for group in groups:
             self._unlist(group)
             self._subscribe(group, link)
-        if groups:
-            await asyncio.wait({group.told for group in groups})
-        for group in groups:
-            group.told.result()
+        told = [group.told for group in groups]
+        if told:
+            await asyncio.wait(told)
+        for each in told:
+            each.result()
 
     def end(self, reason: ConnectionLost) -> None:
         """The client is closed for good."""
@@ -316,10 +363,9 @@ class Subscriptions:
         names = group.names()
         for name in names:
             self._named.setdefault(name, []).append(group)
-        early, group.early = group.early, deque(maxlen=MAX_EARLY)
-        for uri, event in early:
-            if uri in names:
-                group.put(event)
+        for message, size in group.early.take_all():
+            if message.uri in names or group.link.protocol.resolve(message.uri) in names:
+                group.put(message.event, size)
 
     def _unlist(self, group: _Group) -> None:
         for name in group.names():

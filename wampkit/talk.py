@@ -76,9 +76,20 @@ async def call(server: Server, procedure: str, args: Sequence[Any]) -> Any:
 
 
 async def publish(server: Server, topic: str, event: Any, **receivers: Any) -> None:
-    """Publish an event; `receivers` are the options of `Client.publish`. Raises Mistake."""
+    """Publish an event and wait for what the server says to it, if it says anything.
+
+    Args:
+        server: Whom to talk to.
+        topic: A URI or CURIE.
+        event: Anything JSON can carry.
+        receivers: The options of `Client.publish`.
+
+    Raises:
+        CallError: The server refused it.
+        Mistake: The connection could not be made or was lost, or no answer came.
+    """
     async with _connected(server) as client:
-        await client.publish(topic, event, **receivers)
+        await client.publish(topic, event, confirm=True, timeout=server.timeout, **receivers)
 
 
 async def subscribe(server: Server, topics: Sequence[str], on_event: Callable[[str, Any], object], say: Say) -> None:

@@ -23,14 +23,38 @@ from .app import App
 from .client import Client, Headers, State, connect
 from .connection import Connection
 from .errors import ClientError
+from .subscriptions import Subscription
 
-__all__ = ["Connect", "ExpectedError", "LoopThread", "Rpc", "TestLoop", "WampServer", "describe"]
+__all__ = ["Connect", "ExpectedError", "LoopThread", "Rpc", "TestLoop", "WampServer", "describe", "drop", "no_event"]
 
 T = TypeVar("T")
 ErrorKind = type[BaseException] | tuple[type[BaseException], ...]
 
 PATIENCE = 1.0
 """Seconds given to what should take a moment: a message to be handled, a connection to end."""
+
+
+async def no_event(subscription: Subscription, within: float) -> None:
+    """Make sure that no event of a subscription comes for `within` seconds.
+
+    Raises:
+        AssertionError: One came; it is shown.
+    """
+    try:
+        event = await subscription.get(within)
+    except TimeoutError:
+        return
+    raise AssertionError(f"expected no event on {subscription.topic!r}, got {event!r}")
+
+
+async def drop(client: Client) -> None:
+    """Cut a client's wire without a closing handshake, as a lost network does; it reconnects, if it may."""
+    link = client._link
+    if link is not None:
+        link.cut("this client cut the wire")
+        await asyncio.wait({link.lost})
+        while client.state is State.OPEN:
+            await client._states.change()
 
 
 class Connect(Protocol):
