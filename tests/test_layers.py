@@ -46,7 +46,7 @@ LAYERS: list[set[str]] = [
         "authentication",
         "guessing",
     },
-    {"browser", "origins", "protocol", "binding", "router", "work", "inlet", "hub", "session"},
+    {"background", "browser", "origins", "protocol", "binding", "router", "work", "inlet", "hub", "session"},
     {"connection", "link", "storage"},
     {"login"},
     {"dialing"},

@@ -290,7 +290,7 @@ async def test_a_handler_that_ignores_its_cancellation_is_given_up(
             await entered.wait()
             peer.reset()
             await eventually(lambda: len(app.connections) == 0)
-            assert "did not end" in caplog.text
+            await eventually(lambda: "did not end" in caplog.text, timeout=15)
         finally:
             gate.set()
         # The subscription that it accepted so late is ended at once.

@@ -482,7 +482,7 @@ async def serve(
         yield server
         await server.disconnect()
         if app.running:
-            assert dict(app.topics) == {}, "topics without subscribers are left"
+            await eventually(lambda: not app.running or dict(app.topics) == {}, "no topics without subscribers left")
     finally:
         await server.disconnect()
         await server.runner.cleanup()

@@ -402,17 +402,20 @@ class App(Live):
         self._router.close(False)
         if node is None:
             return
-        await node.stop()
-        if node.started:
-            await self._hooks.stopped(node.threads.hooks)
-        try:
-            await self._resources.aclose()
-        finally:
-            await node.close()
-            self._node = self._door = None
-            self._resources = contextlib.AsyncExitStack()
+        # From the last to the first; whatever one of them raises, the others run.
+        async with contextlib.AsyncExitStack() as ending:
             if door is not None:
-                door.close()
+                ending.callback(door.close)
+            ending.callback(self._forget)
+            ending.push_async_callback(node.close)
+            ending.push_async_callback(self._resources.aclose)
+            if node.started:
+                ending.push_async_callback(self._hooks.stopped, node.threads.hooks)
+            ending.push_async_callback(node.stop)
+
+    def _forget(self) -> None:
+        self._node = self._door = None
+        self._resources = contextlib.AsyncExitStack()
 
     @contextlib.asynccontextmanager
     async def rehearsal(self, middlewares: tuple[Any, ...]) -> AsyncIterator[Door]:

@@ -55,7 +55,11 @@ def assemble(
     limits, counters = options.limits, Counters()
     threads = ThreadPools(options.threads, counters, share=limits.threads_per_connection, queue=limits.thread_queue)
     throttle = LogThrottle(MOST_KINDS_SHOWN if options.debug else MOST_KINDS)
-    hub = Hub(options.sockets, options.limits, counters, throttle=throttle)
+
+    def report(error: BaseException, connection: Connection | None) -> None:
+        node.report(error, connection)
+
+    hub = Hub(options.sockets, options.limits, counters, report, throttle=throttle)
     topics = Topics(broker, hub.flusher, hub.starter, known=lambda uri: served.find(uri) is not None)
 
     async def on_error(error: BaseException, connection: Connection) -> None:

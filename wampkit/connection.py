@@ -8,6 +8,7 @@ it without bound).
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ from .messages import Message
 from .outbox import DeflatingOutbox, DroppingOutbox, Outbox
 from .permissions import Permissions
 from .protocol import Protocol
-from .sockets import buffered_bytes, give_up, has_failed, prepare_socket
+from .sockets import abort, buffered_bytes, give_up, has_failed, prepare_socket
 from .work import Work
 
 if TYPE_CHECKING:
@@ -220,6 +221,19 @@ class Connection:
             ("dropped", why), f"{why}: over {bound} bytes wait for it, so the oldest events are dropped"
         )
 
+    def write_failed(self, error: Exception) -> None:
+        """Writing to the peer raised what was not expected."""
+        self.complaints.add("write", "writing to the client failed", level=logging.ERROR, error=error)
+        self._hub.report(error, self)
+        self.cut(ABNORMAL, "it could not be written to")
+
+    def keepalive_failed(self, error: Exception) -> None:
+        """Looking after the connection raised what was not expected: it is cut, and not looked at again."""
+        self._heartbeat = None
+        self.complaints.add("keepalive", "the keepalive of the client failed", level=logging.ERROR, error=error)
+        self._hub.report(error, self)
+        self.cut(ABNORMAL, "its keepalive failed")
+
     def peer_gone(self) -> None:
         """Nothing can be written any more; what waits is given a little time to leave."""
         self._arm(self._hub.options.close_timeout)
@@ -300,25 +314,25 @@ class Connection:
 
     # ---- keepalive
 
-    def keep_alive(self, now: float, late: float) -> None:
+    def keep_alive(self, now: float, stalled: float) -> None:
         """Send the ping that is due, or cut a peer that has not answered the last one.
 
         Args:
             now: The loop's time.
-            late: Seconds for which the loop could neither send the ping nor read its answer.
+            stalled: Seconds for which the loop has stood still so far, all together.
         """
         transport, heartbeat = self._transport, self._heartbeat
         if transport is None or heartbeat is None or self._over:
             return
         if self.work.full:
             # Nobody reads its pongs, but a peer that has gone shows in the socket once something was sent.
-            heartbeat.unread(now)
+            heartbeat.unread(now, stalled)
             if has_failed(transport):
                 self.cut(ABNORMAL, "the connection was lost")
-        elif heartbeat.is_overdue(now, late, self.outbox.left):
+        elif heartbeat.is_overdue(now, stalled, self.outbox.left):
             self.cut(ABNORMAL, f"keepalive: no pong within {heartbeat.patience:g} s")
         if heartbeat.is_due(now, unread=self.work.full):
-            self.outbox.send(ping_frame(heartbeat.ping(now)))
+            self.outbox.send(ping_frame(heartbeat.ping(now, stalled)))
             heartbeat.queued(self.outbox.left, self.outbox.unsent)
 
     def start_keepalive(self, interval: float) -> None:
@@ -368,7 +382,7 @@ class Connection:
         if reset:
             self._abort()
         elif self._transport is not None:
-            self._transport.abort()
+            abort(self._transport)
 
     async def wait_closed(self) -> None:
         """Wait until the socket is gone."""
@@ -393,7 +407,6 @@ class Connection:
     def _abort(self) -> None:
         if self._transport is not None:
             give_up(self._transport)
-            self._transport.abort()
 
     def end(self) -> None:
         """Nobody reads any more: whatever happens now, the socket is freed."""

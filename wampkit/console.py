@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import functools
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any, Protocol, TypeVar
 
 import msgspec
 
+from .background import BackgroundTask
 from .broker import Publication
 from .chains import Procedure, ServedTopic
 from .connection import Connection
@@ -60,6 +61,8 @@ class Watched(Protocol):
 
     @property
     def cra(self) -> Any: ...
+
+    def background(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> BackgroundTask: ...
 
     @property
     def connections(self) -> Connections: ...
@@ -131,12 +134,8 @@ class Console:
         """While the app runs, take the figures each second."""
         self.meter.begin(debug=self._app.debug)
         self._figures.clear()
-        clock = asyncio.create_task(self._tick())
-        try:
+        async with self._app.background("the console's clock", self._tick):
             yield
-        finally:
-            clock.cancel()
-            await asyncio.wait({clock})
 
     async def _tick(self) -> None:
         topics = self._app.topics

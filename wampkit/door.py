@@ -20,6 +20,7 @@ from .node import Node
 from .places import Places
 from .protocol import SUBPROTOCOL, Protocol
 from .refusals import Refused, log_refusal
+from .sockets import abort
 
 __all__ = ["Door"]
 
@@ -101,12 +102,18 @@ class Door:
         except BaseException:
             self._places.leave(address)
             raise
+        transport = request.transport
+        if transport is None or connection.closed:
+            # It went, or was closed, before its WELCOME: no hook has heard of it.
+            self._places.leave(address)
+            if transport is not None:
+                abort(transport)
+            connection.end()
+            connection.forget()
+            return socket
         try:
-            if connection.closed and request.transport is not None:
-                request.transport.abort()
-            elif request.transport is not None:
-                await self._welcome(connection, socket, request.transport)
-                await connection.serve(socket, self._node.dispatcher.receive)
+            await self._welcome(connection, socket, transport)
+            await connection.serve(socket, self._node.dispatcher.receive)
         finally:
             self._places.leave(address)
             connection.end()

@@ -17,6 +17,7 @@ from aiohttp import web
 from .addresses import UNIX, Address, Networks, read_address, read_network
 from .complaints import Complaints
 from .errors import DeclarationError, quote
+from .sockets import asked
 
 if TYPE_CHECKING:
     from multidict import MultiMapping
@@ -185,8 +186,7 @@ def peer_of(request: web.BaseRequest) -> str | None:
 
     A unix peer may have bound its own socket to a file whose name looks like an address.
     """
-    transport = request.transport
-    peername = transport.get_extra_info("peername") if transport is not None else None
+    peername = asked(request.transport, "peername")
     if isinstance(peername, str | bytes):
         return None
     return str(peername[0]) if peername else request.remote
@@ -194,8 +194,7 @@ def peer_of(request: web.BaseRequest) -> str | None:
 
 def _told_by_site(request: web.BaseRequest, peer: str | None) -> str | None:
     """The client's address as the web application around has put it into the request, or else the peer's."""
-    transport = request.transport
-    if peer is None and transport is not None and request.remote == str(transport.get_extra_info("peername")):
+    if peer is None and request.transport is not None and request.remote == str(asked(request.transport, "peername")):
         return None
     return request.remote or None
 

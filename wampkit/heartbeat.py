@@ -21,7 +21,7 @@ class Heartbeat:
         interval: Seconds between pings.
     """
 
-    __slots__ = ("_due", "_end", "_interval", "_left", "_ping", "_sent")
+    __slots__ = ("_due", "_end", "_interval", "_left", "_ping", "_sent", "_stalled")
 
     def __init__(self, now: float, interval: float) -> None:
         self._interval = interval
@@ -30,6 +30,7 @@ class Heartbeat:
         self._sent = 0.0
         self._end = 0  # how many bytes have left when the ping has
         self._left = 0
+        self._stalled = 0.0
 
     @property
     def patience(self) -> float:
@@ -40,8 +41,9 @@ class Heartbeat:
         """Whether a ping should be sent now. One waits at most, except where nobody reads the answers."""
         return now >= self._due and (self._ping is None or unread)
 
-    def ping(self, now: float) -> bytes:
+    def ping(self, now: float, stalled: float) -> bytes:
         """The payload of a ping that is sent now."""
+        self._stalled = stalled
         self._sent, self._due = now, now + self._interval
         self._ping = os.urandom(4)
         return self._ping
@@ -61,21 +63,23 @@ class Heartbeat:
         if payload == self._ping:
             self._ping = None
 
-    def unread(self, now: float) -> None:
-        """Nobody reads the answers at present."""
-        self._sent = now
+    def unread(self, now: float, stalled: float) -> None:
+        """The answers are not read at present."""
+        self._sent, self._stalled = now, stalled
 
-    def is_overdue(self, now: float, late: float, left: int) -> bool:
+    def is_overdue(self, now: float, stalled: float, left: int) -> bool:
         """Whether the peer has had its time to answer.
 
         Args:
             now: The loop's time.
-            late: Seconds for which the loop could neither send the ping nor read its answer.
+            stalled: Seconds for which the loop has stood still so far, all together: it could neither send a ping then
+                nor read its answer.
             left: Bytes that have left so far.
         """
         if self._ping is None:
             return False
-        self._sent += late
+        self._sent += stalled - self._stalled
+        self._stalled = stalled
         if self._left < left < self._end:
             # The ping still stands behind what a slow peer is reading.
             self._sent = now

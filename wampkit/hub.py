@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -25,13 +26,22 @@ class SocketOptions:
     compression: bool = False
 
 
+def _forget(error: BaseException, connection: Any) -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class Hub:
-    """What the connections of a running app share."""
+    """What the connections of a running app share.
+
+    Attributes:
+        report: Tells the app's `on_error` hooks of an exception and its connection; does not wait.
+    """
 
     options: SocketOptions
     limits: Limits
     counters: Counters
+    report: Callable[[BaseException, Any], None] = _forget
     flusher: Flusher = field(default_factory=Flusher)
     starter: Starter = field(default_factory=Starter)
     users: Users[Any] = field(default_factory=Users)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from .background import BackgroundTask, Report
 from .connection import Connection
 from .errors import DeclarationError
 from .fatal import is_fatal
-from .logs import logger
+from .logs import LogThrottle, logger
 from .signatures import is_async, is_method, location, without_parentheses
 from .threads import Threads
 
@@ -91,21 +93,26 @@ class Hooks:
 
     @without_parentheses("app.on_disconnect")
     def on_disconnect(self, hook: F) -> F:
-        """Run `hook(connection)` when a client has gone and left its topics.
+        """Run `hook(connection)` when a client that was welcomed has gone and left its topics.
 
-        `connection.close_code` and `connection.close_reason` say why it went.
+        `connection.close_code` and `connection.close_reason` say why it went; `app.connections` counts it no more.
+        When the app stops, the hooks are waited for at most 5 seconds, then cancelled.
         """
         return _add(self._disconnect, hook, 1, "on_disconnect")
 
     @without_parentheses("app.on_error")
     def on_error(self, hook: F) -> F:
-        """Run `hook(error, connection)` for each exception that nobody expected: to report it elsewhere."""
+        """Run `hook(error, connection)` for each exception that was not expected: to report it elsewhere.
+
+        The connection is None where the exception belongs to none: from a periodic or shutdown hook, or from a part of
+        wampkit that serves all connections.
+        """
         return _add(self._error, hook, 2, "on_error")
 
     def every(self, seconds: float) -> Callable[[F], F]:
         """Run the decorated function again and again, `seconds` after it last ended, while the app runs.
 
-        What it raises is logged, and it runs again.
+        What it raises is logged and given to `on_error`, and it runs again.
         """
         if callable(seconds):
             raise DeclarationError(f"write @app.every(60), with the seconds, above {_name(seconds)}")
@@ -131,9 +138,15 @@ class Hooks:
             await _run(threads, None, hook)
 
     async def stopped(self, threads: Threads) -> None:
-        """Run the shutdown hooks in reverse; one that fails is logged and the others run."""
+        """Run the shutdown hooks in reverse; one that fails is reported and the others run."""
         for hook in reversed(self._shutdown):
-            await _run_logged(threads, None, "on_shutdown", hook)
+            try:
+                await _run(threads, None, hook)
+            except BaseException as error:
+                if is_fatal(error):
+                    raise
+                logger.exception("on_shutdown hook %s failed", _name(hook))
+                await self.failed(threads, error, None)
 
     @property
     def greet(self) -> bool:
@@ -156,14 +169,29 @@ class Hooks:
                 logger.exception("on_disconnect hook %s failed", _name(hook))
                 await self.failed(threads, error, connection)
 
-    async def failed(self, threads: Threads, error: BaseException, connection: Connection) -> None:
+    async def failed(self, threads: Threads, error: BaseException, connection: Connection | None) -> None:
         """Run the error hooks; one that fails itself is logged."""
         for hook in self._error:
-            await _run_logged(threads, connection, "on_error", hook, error, connection)
+            try:
+                await _run(threads, connection, hook, error, connection)
+            except BaseException as failure:
+                if is_fatal(failure):
+                    raise
+                logger.exception("on_error hook %s failed", _name(hook))
 
-    def start_periodic(self, threads: Threads) -> list[asyncio.Task[None]]:
+    def start_periodic(self, threads: Threads) -> list[BackgroundTask]:
         """One task for each `every`."""
-        return [asyncio.create_task(_repeat(threads, each)) for each in self._periodic]
+
+        async def report(error: BaseException) -> None:
+            await self.failed(threads, error, None)
+
+        def task(each: _Periodic) -> BackgroundTask:
+            return BackgroundTask(f"every: {_name(each.function)}", lambda: _repeat(threads, each, report), report)
+
+        tasks = [task(each) for each in self._periodic]
+        for each in tasks:
+            each.start()
+        return tasks
 
 
 _ARGUMENTS = ("", "connection", "error, connection")
@@ -209,18 +237,18 @@ async def _run(threads: Threads, owner: Connection | None, hook: Callable[..., A
             await result
 
 
-async def _run_logged(
-    threads: Threads, owner: Connection | None, kind: str, hook: Callable[..., Any], *args: Any
-) -> None:
+async def _repeat(threads: Threads, periodic: _Periodic, report: Report) -> None:
+    throttle = LogThrottle()
     try:
-        await _run(threads, owner, hook, *args)
-    except BaseException as error:
-        if is_fatal(error):
-            raise
-        logger.exception("%s hook %s failed", kind, _name(hook))
-
-
-async def _repeat(threads: Threads, periodic: _Periodic) -> None:
-    while True:
-        await asyncio.sleep(periodic.seconds)
-        await _run_logged(threads, None, "every", periodic.function)
+        while True:
+            await asyncio.sleep(periodic.seconds)
+            try:
+                await _run(threads, None, periodic.function)
+            except BaseException as error:
+                if is_fatal(error):
+                    raise
+                text = f"every: {_name(periodic.function)} failed"
+                throttle.add(type(error).__name__, text, level=logging.ERROR, error=error)
+                await report(error)
+    finally:
+        throttle.close()

@@ -301,7 +301,7 @@ class Link:
     def _shut(self) -> None:
         """Shut the socket itself: closing a transport politely would wait for a peer that does not read."""
         if self._wire is not None:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, ValueError):  # the latter is what a closed one raises on uvloop
                 self._wire.shutdown(socket.SHUT_RDWR)
 
     async def _end(self, code: int) -> None:
@@ -351,7 +351,10 @@ def _wire(ws: Socket) -> TransportSocket | socket.socket | None:
     wire = ws.get_extra_info("socket")
     if wire is None or isinstance(wire, TransportSocket):
         return wire
-    return socket.fromfd(wire.fileno(), wire.family, wire.type)
+    try:
+        return socket.fromfd(wire.fileno(), wire.family, wire.type)
+    except (OSError, ValueError):  # it has gone already
+        return None
 
 
 # ---- the handshake

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
+from .background import BackgroundTask
 from .connection import Connection
 from .connections import Connections
 from .counters import Counters
@@ -97,6 +98,27 @@ class Live:
             The topics that it lost, by URI. Nothing that is published to them from now on reaches it.
         """
         return await self._running().dispatcher.recheck(connection)
+
+    def background(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> BackgroundTask:
+        """A task that lasts as long as it is entered, for the `lifespan` of a middleware or an app.
+
+        `async with app.background("the watcher", watch): yield`. Whatever ends its coroutine is logged, given to
+        `on_error`, and a second later it runs again.
+
+        Args:
+            name: What the log calls it.
+            work: Makes the coroutine.
+        """
+        return self._running().background(name, work)
+
+    def report(self, error: BaseException, connection: Connection | None = None) -> None:
+        """Tell the app's `on_error` hooks of an exception that was not expected; does not wait, and logs nothing.
+
+        Args:
+            error: The exception.
+            connection: Whose it is, or None.
+        """
+        self._running().report(error, connection)
 
     def _running(self) -> Node:
         if self._node is None:

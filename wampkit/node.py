@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextvars import copy_context
 from typing import Any, Literal
 
+from .background import BackgroundTask
 from .broker import Broker, Deliver
 from .connection import Connection
 from .connections import Connections
@@ -42,6 +43,12 @@ CLOSE_PATIENCE = 0.6
 
 FLUSH_PATIENCE = 5.0
 """Seconds in which a slow client must have read the answers that were sent before the close frame."""
+
+FAREWELL_PATIENCE = 5.0
+"""Seconds in which the hooks for clients that left must have ended when the app stops; then they are cancelled."""
+
+BROKER_PATIENCE = 5.0
+"""Seconds in which the broker must have closed."""
 
 
 class Node:
@@ -91,8 +98,9 @@ class Node:
         self.authenticator = authenticator
         self.started = False  # whether every start-up hook has run
         self.draining = False
-        self._clock: asyncio.Task[None] | None = None
-        self._tasks: list[asyncio.Task[None]] = []
+        self._clock: BackgroundTask | None = None
+        self._periodic: list[BackgroundTask] = []
+        self._reports: set[asyncio.Task[None]] = set()
         self._last_words = LAST_WORDS
         self._arrivals: set[asyncio.Task[Any]] = set()
         self._farewells: set[asyncio.Task[None]] = set()
@@ -101,22 +109,47 @@ class Node:
         """Connect the broker and start the clocks."""
         warm_up_allocator()
         await self.broker.start(self._deliver)
-        if self.keepalive is not None:
-            self._clock = asyncio.create_task(keep_alive(self.connections, self.keepalive))
+        if (interval := self.keepalive) is not None:
+            self._clock = self.background(
+                "the keepalive", lambda: keep_alive(self.connections, interval, _keepalive_failed)
+            )
+            self._clock.start()
 
     def start_periodic(self) -> None:
         """Start the app's periodic functions."""
-        self._tasks.extend(self.hooks.start_periodic(self.threads.hooks))
+        self._periodic = self.hooks.start_periodic(self.threads.hooks)
+
+    def background(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> BackgroundTask:
+        """A task for all connections, not started yet, whose failures the app's `on_error` hooks learn of."""
+
+        async def report(error: BaseException) -> None:
+            await self.hooks.failed(self.threads.hooks, error, None)
+
+        return BackgroundTask(name, work, report)
+
+    def report(self, error: BaseException, connection: Connection | None) -> None:
+        """Run the app's `on_error` hooks in a task of their own."""
+        task = asyncio.create_task(self.hooks.failed(self.threads.hooks, error, connection))
+        self._reports.add(task)
+        task.add_done_callback(self._reports.discard)
 
     async def drain(self, deadline: float) -> None:
         """Begin no new work, answer the calls under way, then close every connection with 1012.
 
         What was begun has its answer then, and what has none was not begun.
 
+        What fails on the way is logged: the app must still be stopped.
+
         Args:
             deadline: Seconds that the calls under way are given; those that take longer are cancelled, and their
                 callers told so.
         """
+        try:
+            await self._drain(deadline)
+        except Exception:
+            logger.exception("draining failed; clients that are left are cut")
+
+    async def _drain(self, deadline: float) -> None:
         again, self.draining = self.draining, True
         self.dispatcher.drain()
         # aiohttp takes nothing in any more once it shuts down, so no pong would arrive in the time that calls need.
@@ -132,25 +165,32 @@ class Node:
             if late and not again:
                 logger.warning("%d connections had calls that took longer than %g s", len(late), deadline)
         self._last_words = 0.0
-        for connection in self.connections:
-            leave = connection.close if self._goodbye == "close" else connection.hang_up
-            leave(SERVICE_RESTART, RESTART)
+        self._each(self._say_goodbye)
         self._cancel_arrivals()
         await self._closed(CLOSE_PATIENCE)
-        for connection in self.connections:
-            if not connection.unsent:
-                connection.cut(SERVICE_RESTART, RESTART, reset=False)
+        self._each(_cut_unless_it_reads)
         await self._closed(FLUSH_PATIENCE)
+
+    def _say_goodbye(self, connection: Connection) -> None:
+        leave = connection.close if self._goodbye == "close" else connection.hang_up
+        leave(SERVICE_RESTART, RESTART)
+
+    def _each(self, end: Callable[[Connection], None]) -> None:
+        """End every connection; one that cannot be ended keeps no other."""
+        for connection in self.connections:
+            try:
+                end(connection)
+            except Exception:
+                logger.exception("connection %s could not be ended", connection.id)
 
     async def _cut_off(self, busy: list[Connection]) -> None:
         self.dispatcher.cut_off()
         await asyncio.gather(*[connection.work.end(0.0, CUT_OFF_PATIENCE) for connection in busy])
 
     async def _end_clock(self) -> None:
-        if self._clock is not None:
-            self._clock.cancel()
-            await asyncio.wait({self._clock})
-            self._clock = None
+        clock, self._clock = self._clock, None
+        if clock is not None:
+            await clock.stop()
 
     async def _closed(self, patience: float) -> None:
         waits = [asyncio.ensure_future(connection.wait_closed()) for connection in self.connections]
@@ -160,27 +200,49 @@ class Node:
                 wait.cancel()
 
     async def stop(self) -> None:
-        """Cut what is still connected and end the clocks."""
+        """Cut what is still connected and end the clocks. A step that fails is logged and keeps no other."""
         self.draining = True
         self._last_words = 0.0
-        await self._end_clock()
+        for step in (self._end_clock, self._end_logins, self._end_periodic, self._end_connections, self._end_farewells):
+            try:
+                await step()
+            except Exception:
+                logger.exception("a step of the stop failed; it goes on")
+
+    async def _end_logins(self) -> None:
         if self.authenticator is not None:
             self.authenticator.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks.clear()
-        for connection in self.connections:
-            connection.cut(GOING_AWAY, "the server stopped")
+
+    async def _end_periodic(self) -> None:
+        periodic, self._periodic = self._periodic, []
+        await asyncio.gather(*(each.stop() for each in periodic))
+
+    async def _end_connections(self) -> None:
+        self._each(lambda connection: connection.cut(GOING_AWAY, "the server stopped"))
         self._cancel_arrivals()
         await self._closed(FLUSH_PATIENCE)
-        while self._farewells:
-            await asyncio.wait(set(self._farewells))
+
+    async def _end_farewells(self) -> None:
+        """Wait for the hooks of clients that left, and cancel those that take too long."""
+        late = await _ended(self._farewells, FAREWELL_PATIENCE)
+        if late:
+            logger.warning(
+                "the on_unsubscribe and on_disconnect hooks of %d clients took longer than %g s and are cancelled",
+                len(late),
+                FAREWELL_PATIENCE,
+            )
+            for task in late:
+                task.cancel()
+            await _ended(self._farewells, CUT_OFF_PATIENCE)
 
     async def close(self) -> None:
-        """Free the broker and the threads, after everybody who may need them."""
+        """Free the broker and the threads, after all that may need them."""
+        late = await _ended(self._reports, FAREWELL_PATIENCE)
+        for task in late:
+            task.cancel()
         try:
-            await self.broker.close()
+            async with asyncio.timeout(BROKER_PATIENCE):
+                await self.broker.close()
         except Exception:
             logger.exception("the broker failed to close")
         self.threads.close()
@@ -211,6 +273,7 @@ class Node:
             await asyncio.shield(task)
 
     async def _farewell(self, connection: Connection) -> None:
+        self.connections.discard(connection)  # it is gone, however long the hooks take
         try:
             stuck = await connection.work.end(self._last_words, CANCEL_PATIENCE)
             if stuck:
@@ -218,5 +281,25 @@ class Node:
             await self.dispatcher.leave(connection)
             await self.hooks.disconnected(self.threads.hooks, connection)
         finally:
-            self.connections.discard(connection)
+            self.connections.discard(connection)  # what ran meanwhile may have given it another user
             connection.forget()
+
+
+async def _ended(tasks: set[asyncio.Task[None]], patience: float) -> set[asyncio.Task[None]]:
+    """Wait until a set that tasks leave at their end is empty; those that are left after so many seconds."""
+    end = asyncio.get_running_loop().time() + patience
+    while tasks and (rest := end - asyncio.get_running_loop().time()) > 0:
+        await asyncio.wait(set(tasks), timeout=rest)
+    return set(tasks)
+
+
+def _keepalive_failed(connection: Connection, error: Exception) -> None:
+    try:
+        connection.keepalive_failed(error)
+    except Exception:
+        logger.exception("connection %s could not be cut", connection.id)
+
+
+def _cut_unless_it_reads(connection: Connection) -> None:
+    if not connection.unsent:
+        connection.cut(SERVICE_RESTART, RESTART, reset=False)

@@ -9,6 +9,7 @@ subscribers leaves 1.3 times as fast as by aiohttp's writer, eight at a time 7 t
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Mapping
 from typing import Protocol
@@ -17,6 +18,8 @@ from .frames import deflated
 from .sockets import buffered_bytes
 
 __all__ = ["DeflatingOutbox", "DroppingOutbox", "Flusher", "Outbox", "Owner", "Provisional", "Receiver"]
+
+logger = logging.getLogger("wampkit")
 
 WRITES_A_TURN = 256
 """Connections with events that are written to before others have their turn: about a millisecond, so that a call
@@ -48,6 +51,9 @@ class Owner(Protocol):
     def peer_gone(self) -> None:
         """The peer has gone, or half of it, and something was to be written to it."""
 
+    def write_failed(self, error: Exception) -> None:
+        """Writing raised what was not expected; the connection must end."""
+
 
 class _Nobody:
     def too_slow(self, why: str) -> None:
@@ -57,6 +63,9 @@ class _Nobody:
         pass
 
     def peer_gone(self) -> None:
+        pass
+
+    def write_failed(self, error: Exception) -> None:
         pass
 
 
@@ -115,7 +124,10 @@ class Flusher:
             count = len(events)
             frames = events[0] if count == 1 else b"".join(events)
             for receiver in self._audience.values():
-                receiver.send_events(frames, count)
+                try:
+                    receiver.send_events(frames, count)
+                except Exception as error:
+                    _failed(receiver.owner, error)
 
     def schedule(self) -> None:
         """Flush at the end of this turn."""
@@ -134,12 +146,27 @@ class Flusher:
         self.settle()
         urgent, self._urgent = self._urgent, []
         for outbox in urgent:
-            outbox.flush()
+            try:
+                outbox.flush()
+            except Exception as error:
+                _failed(outbox.owner, error)
         waiting = self.waiting
         for _ in range(min(len(waiting), WRITES_A_TURN)):
-            waiting.popleft().flush()
+            outbox = waiting.popleft()
+            try:
+                outbox.flush()
+            except Exception as error:
+                _failed(outbox.owner, error)
         if waiting:
             self.schedule()
+
+
+def _failed(owner: Owner, error: Exception) -> None:
+    """End the one connection that could not be written to; what the others were sent must leave."""
+    try:
+        owner.write_failed(error)
+    except Exception:
+        logger.exception("a connection that could not be written to could not be ended either")
 
 
 class Outbox:
@@ -303,7 +330,7 @@ class DroppingOutbox(Outbox):
 
     def _try_again(self) -> None:
         self._retry = None
-        self.flush()
+        self._flusher.soon(self)
 
     def _next(self, size: int) -> bytes:
         """About so many bytes of what waits, oldest first."""

@@ -34,6 +34,10 @@ NONE_THERE = "there is no session: it begins in a web view, as cookies cannot be
 _NOTHING: Mapping[str, Any] = {}
 
 
+WRITE_PATIENCE = 10.0
+"""Seconds in which changes to sessions must have been written when the app stops."""
+
+
 class Sessions:
     """Reads the web front end's session at the handshake; a middleware for `App(middlewares=[...])`.
 
@@ -114,13 +118,13 @@ class Sessions:
         watch = Watch(app, self, self._check_every)
         self._watches.append(watch)
         with quiet_undecryptable_cookies():
-            task = asyncio.create_task(watch.run())
             try:
-                yield
+                async with app.background("the watch over sessions", watch.run):
+                    yield
             finally:
                 self._watches.remove(watch)
-                task.cancel()
-                await asyncio.wait({task, *self._tasks})
+                if self._tasks:
+                    await asyncio.wait(set(self._tasks), timeout=WRITE_PATIENCE)
                 self._throttle.close()
 
     async def _welcome(self, connection: Connection, record: SessionRecord, found: Found) -> str:
@@ -192,8 +196,10 @@ class Sessions:
                 await work()
             except SessionEnded as error:
                 self.say("ended", f"a change to a session is not written: {error.description}", logging.WARNING)
-            except Exception:
+            except Exception as error:
                 logger.exception("a change to a session is not written")
+                for watch in self._watches:
+                    watch.report(error)
 
         task = asyncio.create_task(run())
         self._tasks.add(task)

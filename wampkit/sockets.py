@@ -1,4 +1,8 @@
-"""What the kernel is asked to do for a connection's socket, where the platform can do it."""
+"""What the kernel is asked to do for a connection's socket, where the platform can do it.
+
+Nothing here raises: a socket may close at any moment, and what a call on a closed one raises differs between loops
+(asyncio: OSError; uvloop: ValueError, RuntimeError and AttributeError as well).
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,9 @@ import asyncio
 import contextlib
 import socket
 import struct
+from typing import Any
 
-__all__ = ["buffered_bytes", "give_up", "has_failed", "prepare_socket"]
+__all__ = ["abort", "asked", "buffered_bytes", "give_up", "has_failed", "prepare_socket"]
 
 NOT_SENT = 64 * 1024
 """Bytes that the kernel takes beyond what is on its way to the peer. Without this bound it takes 2.7 to 3.8 MiB for
@@ -17,6 +22,19 @@ PATIENCE = 1.4
 """Keepalive intervals after which the kernel gives up a peer that acknowledges nothing."""
 
 
+def asked(transport: Any, name: str) -> Any:
+    """What `get_extra_info` of a transport tells, or None where its socket has gone.
+
+    Args:
+        transport: The transport; None for one that has gone.
+        name: "socket", "peername" or "sockname".
+    """
+    try:
+        return transport.get_extra_info(name)
+    except Exception:
+        return None
+
+
 def prepare_socket(transport: asyncio.Transport, keepalive: float | None) -> None:
     """Bound what a peer that stalls costs the kernel, and for how long.
 
@@ -24,10 +42,10 @@ def prepare_socket(transport: asyncio.Transport, keepalive: float | None) -> Non
         transport: The connection's transport; one without a TCP socket is left alone.
         keepalive: Seconds between pings, or None.
     """
-    connected = transport.get_extra_info("socket")
-    if connected is None or not isinstance(transport.get_extra_info("sockname"), tuple):
-        return  # a unix socket
-    with contextlib.suppress(OSError):
+    connected = asked(transport, "socket")
+    if connected is None or not isinstance(asked(transport, "sockname"), tuple):
+        return  # a unix socket, or one that has gone
+    with contextlib.suppress(Exception):
         if hasattr(socket, "TCP_NOTSENT_LOWAT"):
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOT_SENT)
         if hasattr(socket, "TCP_USER_TIMEOUT") and keepalive is not None:
@@ -39,7 +57,7 @@ def buffered_bytes(transport: asyncio.Transport) -> int:
     """Bytes that were written to a transport and have not left for the kernel."""
     try:
         return transport.get_write_buffer_size()
-    except AttributeError:
+    except Exception:
         # A TLS transport, of asyncio and of uvloop, that was closed twice has let go of what it would ask.
         return 0
 
@@ -48,16 +66,23 @@ def has_failed(transport: asyncio.Transport) -> bool:
     """Whether the peer has reset the connection or is out of reach, while nobody reads from the socket."""
     if transport.is_closing():
         return True
-    connected = transport.get_extra_info("socket")
+    connected = asked(transport, "socket")
     try:
         return connected is not None and bool(connected.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
-    except OSError:
+    except Exception:
         return True
 
 
 def give_up(transport: asyncio.Transport) -> None:
-    """Have the kernel reset the connection when it is closed, instead of trying on for minutes."""
-    connected = transport.get_extra_info("socket")
+    """Close at once, and have the kernel reset the connection instead of trying on for minutes."""
+    connected = asked(transport, "socket")
     if connected is not None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(Exception):
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    abort(transport)
+
+
+def abort(transport: asyncio.Transport) -> None:
+    """Close at once; what was not sent is lost."""
+    with contextlib.suppress(Exception):
+        transport.abort()

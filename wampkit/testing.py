@@ -164,7 +164,7 @@ class WampServer:
         """Wait, for a moment at most, until the server has dealt with what its clients published and subscribed."""
         await asyncio.gather(*(_settled(client) for client in self._clients if client.state is State.OPEN))
 
-    async def _record(self, error: BaseException, _: Connection) -> None:
+    async def _record(self, error: BaseException, _: Connection | None) -> None:
         self.errors.append(error)
         self._news.set()
 

@@ -11,7 +11,6 @@ from collections.abc import Collection, Iterable
 from typing import Any, Protocol
 
 from .connection import Connection
-from .logs import logger
 from .session import Session, SessionUnavailable, record_of
 from .storage import Found, Missing
 
@@ -74,14 +73,18 @@ class Watch:
     # ---- watching
 
     async def run(self) -> None:
-        """Watch until cancelled."""
+        """Watch until cancelled. What one pass raises ends it; the next one looks at everything again."""
         while True:
             await self._wait()
             try:
                 await self._pass()
             except Exception:
-                logger.exception("watching over the sessions of connections failed; it goes on")
-                await asyncio.sleep(LEAST_PAUSE)
+                self._look_at = self._loop.time()
+                raise
+
+    def report(self, error: Exception) -> None:
+        """Tell the app's `on_error` hooks of what was not expected."""
+        self._app.report(error, None)
 
     async def _wait(self) -> None:
         """Until something is due, or long enough: what has arrived must not pile up."""
@@ -138,6 +141,7 @@ class Watch:
                     waiting.clear()  # nor would it answer for the others
                 except Exception as error:
                     self._gate.say("facts", "asking who a session belongs to failed", logging.ERROR, error)
+                    self.report(error)
 
         if waiting:
             await asyncio.gather(*[work() for _ in range(min(AT_ONCE, len(waiting)))])
