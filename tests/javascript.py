@@ -52,10 +52,10 @@ class Script:
         self.complaints = ""
         self._process = process
 
-    async def said(self) -> Any:
-        """What it says next."""
+    async def said(self, within: float = PATIENCE) -> Any:
+        """What it says next, within so many seconds."""
         assert self._process.stdout is not None
-        line = await asyncio.wait_for(self._process.stdout.readline(), PATIENCE)
+        line = await asyncio.wait_for(self._process.stdout.readline(), within)
         if not line:
             await self.ended()
         return json.loads(line)

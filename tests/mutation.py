@@ -1,0 +1,293 @@
+"""Change the code in one place at a time and see whether the tests notice: `python -m tests.mutation`.
+
+    python -m tests.mutation --list                        # the modules and their tests
+    python -m tests.mutation messages outbox --sample 40   # forty mutants of each, drawn by the seed
+    python -m tests.mutation --sample 20 --jobs 2          # twenty of every module
+
+Each mutant is tried on a copy of the checkout, so the checkout itself is never touched. A mutant that the tests do not
+notice is printed; some of those change nothing that anything could see, which only a reader can tell. Those that a
+reader has judged so stand in `EQUIVALENT` and are not tried.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+
+ROOT = Path(__file__).parent.parent
+
+TESTS: dict[str, str] = {
+    "arguments": "test_arguments test_binding test_dispatch",
+    "binding": "test_binding test_depends test_dispatch",
+    "calls": "test_dispatch test_depends test_limits test_drain",
+    "connection": "test_connection test_slow_peers test_keepalive test_drain test_faults",
+    "cra": "test_cra test_authentication",
+    "depends": "test_depends test_dispatch",
+    "dispatch": "test_dispatch test_limits",
+    "door": "test_door test_gates test_handshake_faults test_connection",
+    "flood": "test_limits test_connection test_authentication",
+    "forwarded": "test_forwarded test_addresses",
+    "guessing": "test_authentication",
+    "inlet": "test_inlet test_connection test_faults",
+    "keepalive": "test_keepalive test_half_open",
+    "link": "test_link test_client",
+    "logins": "test_authentication test_client_login",
+    "messages": "test_messages test_protocol test_connection",
+    "node": "test_node test_drain test_lifecycle",
+    "origins": "test_origins test_gates",
+    "outbox": "test_outbox test_slow_peers test_topics",
+    "protocol": "test_protocol test_messages test_dispatch",
+    "requirements": "test_requirements test_dispatch",
+    "sessions": "test_sessions test_check_sessions",
+    "storage": "test_sessions test_session_redis",
+    "subscribing": "test_dispatch test_topics test_requirements",
+    "subscriptions": "test_subscriptions test_client",
+    "threads": "test_threads",
+    "tickets": "test_tickets",
+    "topics": "test_topics test_dispatch test_faults",
+    "watch": "test_sessions test_session_redis",
+    "work": "test_dispatch test_limits test_topics test_node",
+}
+"""The modules that decide, and the tests that should notice, the quickest first."""
+
+EQUIVALENT: set[tuple[str, str, str]] = set()
+"""Mutants that change nothing that could be seen: module, the code as it is, the mutant."""
+
+COPIED = (
+    "wampkit",
+    "tests",
+    "examples",
+    "docs",
+    "benchmarks",
+    "README.md",
+    "CHANGELOG.md",
+    "LICENSE",
+    "pyproject.toml",
+)
+
+SWAPS: dict[type[ast.AST], type[ast.AST]] = {
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
+    ast.In: ast.NotIn,
+    ast.NotIn: ast.In,
+    ast.And: ast.Or,
+    ast.Or: ast.And,
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.FloorDiv,
+    ast.Div: ast.Mult,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One change.
+
+    Attributes:
+        module: The module's name.
+        line: Where.
+        before: The code as it is.
+        after: The code in its place.
+        start: The first byte that is replaced.
+        end: The byte behind the last one.
+    """
+
+    module: str
+    line: int
+    before: str
+    after: str
+    start: int
+    end: int
+
+    def source(self) -> bytes:
+        """The module with the change in it."""
+        data = _file(ROOT, self.module).read_bytes()
+        return data[: self.start] + self.after.encode() + data[self.end :]
+
+    def __str__(self) -> str:
+        return f"{self.module}.py:{self.line}: {self.before!r} -> {self.after!r}"
+
+
+def _file(root: Path, module: str) -> Path:
+    return root / "wampkit" / f"{module}.py"
+
+
+def mutants_of(module: str) -> list[Mutant]:
+    """Every mutant of a module that Python can read, those left out that are judged to change nothing."""
+    text = _file(ROOT, module).read_text()
+    begins = [0]
+    for line in text.splitlines(keepends=True):
+        begins.append(begins[-1] + len(line.encode()))
+    data, found = text.encode(), []
+    for node, after in _changes(ast.parse(text)):
+        start = begins[node.lineno - 1] + node.col_offset
+        end = begins[(node.end_lineno or node.lineno) - 1] + (node.end_col_offset or 0)
+        before = data[start:end].decode()
+        mutant = Mutant(module, node.lineno, before, after, start, end)
+        if before != after and (module, before, after) not in EQUIVALENT and _compiles(mutant):
+            found.append(mutant)
+    return list(dict.fromkeys(found))
+
+
+def _compiles(mutant: Mutant) -> bool:
+    try:
+        compile(mutant.source(), mutant.module, "exec")
+    except SyntaxError:
+        return False
+    return True
+
+
+def _changes(tree: ast.Module) -> Iterator[tuple[ast.expr | ast.stmt, str]]:
+    """Nodes, and what stands in their place. Only bodies of functions are changed: the rest is declarations."""
+    for outer in ast.walk(tree):
+        if isinstance(outer, ast.FunctionDef | ast.AsyncFunctionDef):
+            for statement in outer.body:
+                yield from _of_statement(statement)
+
+
+def _of_statement(statement: ast.stmt) -> Iterator[tuple[ast.expr | ast.stmt, str]]:
+    for node in ast.walk(statement):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.AnnAssign | ast.Assert):
+            continue
+        yield from _of_node(node)
+
+
+def _of_node(node: ast.AST) -> Iterator[tuple[ast.expr | ast.stmt, str]]:
+    match node:
+        case ast.Compare(ops=[op]) if type(op) in SWAPS:
+            yield node, _unparsed(node, lambda copy: copy.ops.__setitem__(0, SWAPS[type(op)]()))
+        case ast.BoolOp():
+            yield node, _unparsed(node, lambda copy: setattr(copy, "op", SWAPS[type(node.op)]()))
+            for left_out in range(len(node.values)):
+                yield node, _unparsed(node, lambda copy, index=left_out: copy.values.pop(index))
+        case ast.BinOp() if type(node.op) in SWAPS and not isinstance(node.left, ast.Constant | ast.JoinedStr):
+            yield node, _unparsed(node, lambda copy: setattr(copy, "op", SWAPS[type(node.op)]()))
+        case ast.UnaryOp(op=ast.Not()):
+            yield node, f"({ast.unparse(node.operand)})"
+        case ast.If() | ast.While() | ast.IfExp():
+            yield node.test, "True"
+            yield node.test, "False"
+        case ast.Constant(value=bool()):
+            yield node, repr(not node.value)
+        case ast.Constant(value=int() | float()):
+            yield node, repr(node.value + 1)
+        case ast.Return(value=ast.expr()) if not isinstance(node.value, ast.Constant):
+            yield node, "return None"
+        case ast.Expr(value=ast.Call() | ast.Await()) | ast.AugAssign() | ast.Delete() | ast.Raise() | ast.Continue():
+            yield node, "pass"
+        case ast.Break():
+            yield node, "continue"
+
+
+def _unparsed(node: ast.expr, change: Callable[[ast.expr], object]) -> str:
+    copy = ast.parse(ast.unparse(node), mode="eval").body
+    change(copy)
+    return f"({ast.unparse(copy)})"
+
+
+# ---- trying them
+
+
+class Copies:
+    """Copies of the checkout, one a job.
+
+    Args:
+        directory: Where they are.
+        jobs: How many.
+    """
+
+    def __init__(self, directory: Path, jobs: int) -> None:
+        self._free: SimpleQueue[Path] = SimpleQueue()
+        for number in range(jobs):
+            copy = directory / f"copy-{number}"
+            copy.mkdir()
+            for name in COPIED:
+                whole = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+                whole(ROOT / name, copy / name)
+            self._free.put(copy)
+
+    def notices(self, mutant: Mutant) -> bool:
+        """Whether a test fails, or does not end."""
+        copy = self._free.get()
+        file = _file(copy, mutant.module)
+        original = file.read_bytes()
+        try:
+            file.write_bytes(mutant.source())
+            return not passes(copy, mutant.module)
+        finally:
+            file.write_bytes(original)
+            self._free.put(copy)
+
+
+def passes(root: Path, module: str) -> bool:
+    """Whether the tests of a module pass in a checkout."""
+    files = [f"tests/{name}.py" for name in TESTS[module].split() if (root / "tests" / f"{name}.py").exists()]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-o", "timeout=30", *files]
+    environment = os.environ | {"PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
+    with subprocess.Popen(
+        command, cwd=root, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    ) as process:
+        try:
+            return process.wait(timeout=180) == 0
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, 9)
+            return False
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.mutation", description="See what the tests notice.")
+    parser.add_argument("modules", nargs="*", metavar="MODULE", help="all of the list by default")
+    parser.add_argument("--sample", type=int, default=20, help="mutants of each module (default: 20)")
+    parser.add_argument("--seed", default="0", help="which ones")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--list", action="store_true", help="print the modules, their mutants and their tests")
+    args = parser.parse_args()
+    modules = args.modules or list(TESTS)
+    if unknown := set(modules) - TESTS.keys():
+        parser.error(f"no such modules: {', '.join(sorted(unknown))}; --list tells them")
+    if args.list:
+        for module in modules:
+            print(f"{module}: {len(mutants_of(module))} mutants, {TESTS[module]}")
+        return
+    sys.exit(_try(modules, args.sample, args.seed, args.jobs))
+
+
+def _try(modules: list[str], sample: int, seed: str, jobs: int) -> int:
+    chosen = []
+    for module in modules:
+        every = mutants_of(module)
+        chosen += random.Random(f"{seed}-{module}").sample(every, min(sample, len(every)))
+    with tempfile.TemporaryDirectory() as directory, ThreadPoolExecutor(jobs) as pool:
+        copies = Copies(Path(directory), jobs)
+        broken = [module for module in modules if not passes(Path(directory) / "copy-0", module)]
+        if broken:
+            print(f"the tests fail without any change: {', '.join(broken)}")
+            return 2
+        alive = 0
+        for mutant, noticed in zip(chosen, pool.map(copies.notices, chosen), strict=True):
+            if not noticed:
+                alive += 1
+                print(f"lives: {mutant}", flush=True)
+    print(f"{len(chosen) - alive} of {len(chosen)} mutants noticed (seed {seed})")
+    return 1 if alive else 0
+
+
+if __name__ == "__main__":
+    main()
