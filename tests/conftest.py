@@ -1,8 +1,15 @@
 """What all tests share."""
 
-from collections.abc import Generator
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Generator
+from typing import TYPE_CHECKING
 
 import pytest
+import pytest_asyncio
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser
 
 pytest_plugins = ["pytester"]
 
@@ -13,3 +20,12 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     report = yield
     report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
     return report
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def chromium() -> AsyncIterator[Browser]:
+    """A Chromium for the tests of a module, which run in its loop: `pytest.mark.asyncio(loop_scope="module")`."""
+    from .browser import launched
+
+    async with launched() as browser:
+        yield browser

@@ -9,7 +9,9 @@ from playwright.async_api import Browser
 
 from wampkit import AllowHosts, AllowOrigins, App, Connection
 
-from .test_examples import chromium, served
+from .browser import served
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 TRY = """
 url => new Promise(done => {
@@ -69,56 +71,55 @@ async def tried(browser: Browser, origin: str, url: str, script: str = TRY) -> s
         await opened.close()
 
 
-async def test_the_default_keeps_foreign_pages_out() -> None:
+async def test_the_default_keeps_foreign_pages_out(chromium: Browser) -> None:
     """Without any configuration a page connects to the host and port that it came from, and no other page does."""
     seen = Seen()
-    async with serving(App(middlewares=[seen])) as port, serving() as other, chromium() as browser:
+    async with serving(App(middlewares=[seen])) as port, serving() as other:
         url = f"ws://localhost:{port}/ws"
-        assert await tried(browser, f"http://localhost:{port}", url) == "welcome"
+        assert await tried(chromium, f"http://localhost:{port}", url) == "welcome"
         assert seen.cookies == [{"session": "ann"}]
         # For the first of these pages the browser would send the cookie, since cookies know no ports.
-        assert await tried(browser, f"http://localhost:{other}", url) == "closed 1006"
-        assert await tried(browser, f"http://127.0.0.1:{port}", url) == "closed 1006"
-        assert await tried(browser, f"http://localhost:{port}", url, FRAMED) == "null: closed 1006"
+        assert await tried(chromium, f"http://localhost:{other}", url) == "closed 1006"
+        assert await tried(chromium, f"http://127.0.0.1:{port}", url) == "closed 1006"
+        assert await tried(chromium, f"http://localhost:{port}", url, FRAMED) == "null: closed 1006"
         assert len(seen.cookies) == 1
 
 
-async def test_a_list_lets_its_own_pages_in() -> None:
+async def test_a_list_lets_its_own_pages_in(chromium: Browser) -> None:
     """AllowOrigins lets in the pages that it names, and not even the server's own without a word."""
-    async with serving() as friend, serving() as evil, chromium() as browser:
+    async with serving() as friend, serving() as evil:
         seen = Seen()
         app = App(middlewares=[AllowOrigins(f"http://localhost:{friend}"), seen])
         async with serving(app) as port:
             url = f"ws://localhost:{port}/ws"
-            assert await tried(browser, f"http://localhost:{friend}", url) == "welcome"
-            assert await tried(browser, f"http://localhost:{evil}", url) == "closed 1006"
-            assert await tried(browser, f"http://127.0.0.1:{friend}", url) == "closed 1006"
-            assert await tried(browser, f"http://localhost:{port}", url) == "closed 1006"
+            assert await tried(chromium, f"http://localhost:{friend}", url) == "welcome"
+            assert await tried(chromium, f"http://localhost:{evil}", url) == "closed 1006"
+            assert await tried(chromium, f"http://127.0.0.1:{friend}", url) == "closed 1006"
+            assert await tried(chromium, f"http://localhost:{port}", url) == "closed 1006"
             assert len(seen.cookies) == 1
 
 
-async def test_a_star_lets_every_page_in() -> None:
+async def test_a_star_lets_every_page_in(chromium: Browser) -> None:
     """AllowOrigins("*") is open even to sandboxed frames, which send the origin "null"."""
-    async with serving() as other, serving(App(middlewares=[AllowOrigins("*")])) as port, chromium() as browser:
+    async with serving() as other, serving(App(middlewares=[AllowOrigins("*")])) as port:
         url = f"ws://localhost:{port}/ws"
-        assert await tried(browser, f"http://localhost:{other}", url) == "welcome"
-        assert await tried(browser, f"http://localhost:{other}", url, FRAMED) == "null: welcome"
+        assert await tried(chromium, f"http://localhost:{other}", url) == "welcome"
+        assert await tried(chromium, f"http://localhost:{other}", url, FRAMED) == "null: welcome"
 
 
 @pytest.mark.parametrize("hosts", [[], ["localhost"]])
-async def test_a_page_that_points_its_name_here(hosts: list[str]) -> None:
+async def test_a_page_that_points_its_name_here(chromium: Browser, hosts: list[str]) -> None:
     """A name of a stranger that leads here is of the same origin; AllowHosts is what keeps it out."""
     app = App(middlewares=[AllowHosts(*hosts)] if hosts else [])
-    async with serving(app) as port, chromium("--host-resolver-rules=MAP evil.example 127.0.0.1") as browser:
-        told = await tried(browser, f"http://evil.example:{port}", f"ws://evil.example:{port}/ws")
+    async with serving(app) as port:
+        told = await tried(chromium, f"http://evil.example:{port}", f"ws://evil.example:{port}/ws")
         assert told == ("closed 1006" if hosts else "welcome")
-        assert await tried(browser, f"http://localhost:{port}", f"ws://localhost:{port}/ws") == "welcome"
+        assert await tried(chromium, f"http://localhost:{port}", f"ws://localhost:{port}/ws") == "welcome"
 
 
-async def test_a_wildcard_lets_names_below_a_host_in() -> None:
+async def test_a_wildcard_lets_names_below_a_host_in(chromium: Browser) -> None:
     """The pages of all names below a host are meant by a wildcard, and those of names that only end alike are not."""
-    rules = "MAP *.example 127.0.0.1, MAP *.test 127.0.0.1"
-    async with serving() as other, chromium(f"--host-resolver-rules={rules}") as browser:
+    async with serving() as other:
         app = App(middlewares=[AllowOrigins(f"http://*.site.example:{other}")])
         async with serving(app) as port:
             url = f"ws://socket.example:{port}/ws"
@@ -129,4 +130,4 @@ async def test_a_wildcard_lets_names_below_a_host_in() -> None:
                 ("evilsite.example", "closed 1006"),
                 ("www.site.example.test", "closed 1006"),
             ):
-                assert await tried(browser, f"http://{host}:{other}", url) == expected, host
+                assert await tried(chromium, f"http://{host}:{other}", url) == expected, host

@@ -15,13 +15,15 @@ from typing import Annotated, Any, Literal
 
 import pytest
 from msgspec import Meta, Struct
-from playwright.async_api import Page, expect
+from playwright.async_api import Browser, Page, expect
 
 from wampkit import App, Connection, Cra, Credentials, Topic, WampError
 
+from .browser import served, window
 from .command import command, write
-from .test_examples import chromium, served
 from .wire import Peer, eventually
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 STATIC = Path(__file__).parent.parent / "wampkit" / "static"
 SIZE = {"width": 1280, "height": 800}
@@ -41,17 +43,19 @@ class Visit:
 
 
 @asynccontextmanager
-async def looking(address: str, place: str = "", *, lost: bool = False, **options: Any) -> AsyncIterator[Page]:
+async def looking(
+    chromium: Browser, address: str, place: str = "", *, lost: bool = False, **options: Any
+) -> AsyncIterator[Page]:
     """The console of a server in a browser, which must not complain, nor load anything from elsewhere.
 
     Args:
+        chromium: The browser.
         address: The server's host and port.
         place: What follows the page's address.
         lost: Whether the server is lost meanwhile: the browser itself writes of each attempt that failed.
         options: The browser context's.
     """
-    async with chromium() as browser:
-        context = await browser.new_context(**{"viewport": SIZE, **options})
+    async with window(chromium, **{"viewport": SIZE, **options}) as context:
         page = await context.new_page()
         page.set_default_timeout(8000)
         visit = Visit(page)
@@ -124,9 +128,9 @@ def make(**options: Any) -> App:
 # ---- calling
 
 
-async def test_calling() -> None:
+async def test_calling(chromium: Browser) -> None:
     """A form made from the types checks what is entered, calls, and shows the result, the time and the frames."""
-    async with served(make().web_app()) as address, looking(address) as page:
+    async with served(make().web_app()) as address, looking(chromium, address) as page:
         await page.get_by_role("link", name="calc:add").click()
         main = page.get_by_role("main")
         await expect(main.get_by_role("heading", level=2)).to_have_text("calc:add")
@@ -151,9 +155,9 @@ async def test_calling() -> None:
         assert json.loads(received) == [3, json.loads(sent)[1], 3.5]
 
 
-async def test_an_error_is_shown_whole() -> None:
+async def test_an_error_is_shown_whole(chromium: Browser) -> None:
     """A CALLERROR is shown with its description, its URI and its details."""
-    async with served(make().web_app()) as address, looking(address, "#/procedure/calc%3Adivide") as page:
+    async with served(make().web_app()) as address, looking(chromium, address, "#/procedure/calc%3Adivide") as page:
         await page.fill("#field-x", "1")
         await page.fill("#field-y", "0")
         await page.keyboard.press("Control+Enter")
@@ -163,7 +167,7 @@ async def test_an_error_is_shown_whole() -> None:
         await expect(problem.locator("pre")).to_have_text('{\n  "x": 1\n}')
 
 
-async def test_waiting_no_longer() -> None:
+async def test_waiting_no_longer(chromium: Browser) -> None:
     """A call that takes long can be given up, and the page says that it runs on."""
     app = make()
     begun = asyncio.Event()
@@ -173,7 +177,7 @@ async def test_waiting_no_longer() -> None:
         begun.set()
         await asyncio.Event().wait()
 
-    async with served(app.web_app()) as address, looking(address, "#/procedure/t%3Aslow") as page:
+    async with served(app.web_app()) as address, looking(chromium, address, "#/procedure/t%3Aslow") as page:
         await page.get_by_role("button", name="Call").click()
         await asyncio.wait_for(begun.wait(), 5)
         await expect(page.get_by_role("main")).to_contain_text("waiting for the answer")
@@ -182,9 +186,9 @@ async def test_waiting_no_longer() -> None:
         await expect(page.get_by_role("button", name="Call")).to_be_enabled()
 
 
-async def test_nested_types() -> None:
+async def test_nested_types(chromium: Browser) -> None:
     """Structs are fieldsets, choices are lists, and what is left out is left out."""
-    async with served(make().web_app()) as address, looking(address, "#/procedure/user%3Acreate") as page:
+    async with served(make().web_app()) as address, looking(chromium, address, "#/procedure/user%3Acreate") as page:
         await page.fill("[id='field-user.name']", "Ann")
         await page.fill("[id='field-user.age']", "200")
         await page.fill("[id='field-user.address.street']", "Main St")
@@ -201,7 +205,7 @@ async def test_nested_types() -> None:
         assert json.loads(shown) == {"user": user, "kind": "guest", "notify": False}
 
 
-async def test_a_type_that_contains_itself() -> None:
+async def test_a_type_that_contains_itself(chromium: Browser) -> None:
     """Its form ends: the inmost is entered as JSON, and what is left empty is left out."""
     app = make()
 
@@ -209,7 +213,7 @@ async def test_a_type_that_contains_itself() -> None:
     async def plant(tree: Tree) -> Tree:
         return tree
 
-    async with served(app.web_app()) as address, looking(address, "#/procedure/t%3Aplant") as page:
+    async with served(app.web_app()) as address, looking(chromium, address, "#/procedure/t%3Aplant") as page:
         await page.fill("[id='field-tree.name']", "a")
         call, answer = page.get_by_role("button", name="Call"), page.locator(".answer pre").first
         await call.click()
@@ -226,11 +230,11 @@ async def test_a_type_that_contains_itself() -> None:
         }
 
 
-async def test_the_code_to_copy_does_the_same(tmp_path: Path) -> None:
+async def test_the_code_to_copy_does_the_same(chromium: Browser, tmp_path: Path) -> None:
     """The line for a terminal, the Python and the JavaScript call what the form calls, with its arguments."""
     async with (
         served(make().web_app()) as address,
-        looking(address, "#/procedure/user%3Acreate") as page,
+        looking(chromium, address, "#/procedure/user%3Acreate") as page,
     ):
         await page.fill("[id='field-user.name']", 'O\'Hara $HOME `x` "é"')
         await page.fill("[id='field-user.age']", "7")
@@ -250,10 +254,10 @@ async def test_the_code_to_copy_does_the_same(tmp_path: Path) -> None:
         assert json.loads(javascript)["notify"] is False
 
 
-async def test_the_code_to_publish(tmp_path: Path) -> None:
+async def test_the_code_to_publish(chromium: Browser, tmp_path: Path) -> None:
     """Each form of the code publishes what the form would."""
     app = make()
-    async with served(app.web_app()) as address, looking(address, "#/topic/chat%3A%7Broom%7D") as page:
+    async with served(app.web_app()) as address, looking(chromium, address, "#/topic/chat%3A%7Broom%7D") as page:
         await page.fill("[id='field-{room}']", "a b'c")
         await page.get_by_role("button", name="Subscribe").click()
         await eventually(lambda: "chat:a b'c" in app.topics)
@@ -286,10 +290,10 @@ async def _run(name: str, code: str, folder: Path) -> str:
 # ---- topics
 
 
-async def test_watching_and_publishing() -> None:
+async def test_watching_and_publishing(chromium: Browser) -> None:
     """A topic's variables are asked for, its events appear as they come, what is published arrives, leaving leaves."""
     app = make()
-    async with served(app.web_app()) as address, looking(address, "#/topic/chat%3A%7Broom%7D") as page:
+    async with served(app.web_app()) as address, looking(chromium, address, "#/topic/chat%3A%7Broom%7D") as page:
         await page.get_by_role("button", name="Subscribe").click()
         await expect(page.locator(".field .wrong")).to_have_text("is needed")
         await page.fill("[id='field-{room}']", "lobby")
@@ -318,7 +322,7 @@ async def test_watching_and_publishing() -> None:
         await eventually(lambda: "chat:lobby" not in app.topics)
 
 
-async def test_a_subscription_that_is_refused_says_so() -> None:
+async def test_a_subscription_that_is_refused_says_so(chromium: Browser) -> None:
     """Where the server lets nobody subscribe, the page tells."""
     app = make()
     hook = app.topic("closed:all").on_subscribe
@@ -327,7 +331,7 @@ async def test_a_subscription_that_is_refused_says_so() -> None:
     async def refuse() -> None:
         raise WampError("t:no", "no")
 
-    async with served(app.web_app()) as address, looking(address, "#/topic/closed%3Aall") as page:
+    async with served(app.web_app()) as address, looking(chromium, address, "#/topic/closed%3Aall") as page:
         await page.get_by_role("button", name="Subscribe").click()
         await expect(page.locator(".log")).to_contain_text("the server refused this subscription")
 
@@ -335,9 +339,9 @@ async def test_a_subscription_that_is_refused_says_so() -> None:
 # ---- finding
 
 
-async def test_finding_with_the_keyboard() -> None:
+async def test_finding_with_the_keyboard(chromium: Browser) -> None:
     """A slash goes to the search, arrows through what it found, and Enter opens it; the address leads there again."""
-    async with served(make().web_app()) as address, looking(address) as page:
+    async with served(make().web_app()) as address, looking(chromium, address) as page:
         links = page.get_by_role("complementary").get_by_role("link")
         await expect(links).to_have_count(6)
         await page.keyboard.press("/")
@@ -354,7 +358,7 @@ async def test_finding_with_the_keyboard() -> None:
         await expect(page.get_by_role("complementary")).to_contain_text("Nothing matches “nothing like it”.")
 
 
-async def test_thousands_of_routes() -> None:
+async def test_thousands_of_routes(chromium: Browser) -> None:
     """A long list is all there, and can still be searched."""
     app = make()
     for number in range(2000):
@@ -363,7 +367,7 @@ async def test_thousands_of_routes() -> None:
             return x
 
         app.add_rpc(f"many:procedure-{number}", handler)
-    async with served(app.web_app()) as address, looking(address) as page:
+    async with served(app.web_app()) as address, looking(chromium, address) as page:
         side = page.get_by_role("complementary")
         await expect(side.get_by_role("heading", name="Procedures")).to_have_text("Procedures 2004")
         await side.get_by_role("searchbox").fill("procedure-1999")
@@ -396,13 +400,13 @@ async def tick() -> None:
 """
 
 
-async def test_a_server_that_is_killed_and_comes_back(tmp_path: Path) -> None:
+async def test_a_server_that_is_killed_and_comes_back(chromium: Browser, tmp_path: Path) -> None:
     """The page says that the server is gone, connects again, goes on watching, and shows what has changed."""
     write(tmp_path, served=SERVED.replace("{word}", "before"))
     async with command("run", "served:app", "--debug", "--port", "0", cwd=tmp_path) as first:
         url = await first.url()
         port = url.rpartition(":")[2].split("/")[0]
-        async with looking(f"127.0.0.1:{port}", "#/topic/t%3Anews", lost=True) as page:
+        async with looking(chromium, f"127.0.0.1:{port}", "#/topic/t%3Anews", lost=True) as page:
             await page.get_by_role("button", name="Subscribe").click()
             await expect(page.locator(".events code").first).to_have_text('"before"')
             first.signal(signal.SIGKILL)
@@ -420,10 +424,10 @@ async def test_a_server_that_is_killed_and_comes_back(tmp_path: Path) -> None:
 # ---- live
 
 
-async def test_the_live_picture() -> None:
+async def test_the_live_picture(chromium: Browser) -> None:
     """Figures move, plots are drawn, connections and topics can be searched, and an error opens its traceback."""
     app = make(debug=True)
-    async with served(app.web_app()) as address, looking(address, "#/live") as page:
+    async with served(app.web_app()) as address, looking(chromium, address, "#/live") as page:
         peer = await Peer.open(f"ws://{address}/ws")
         await peer.call("calc:crash")
         await peer.send(5, "chat:lobby")
@@ -455,7 +459,7 @@ async def test_the_live_picture() -> None:
 # ---- hostile input
 
 
-async def test_hostile_names_stay_text() -> None:
+async def test_hostile_names_stay_text(chromium: Browser) -> None:
     """Markup in topics, events, users, errors and docstrings is shown as it is, and does nothing."""
 
     class Claims:
@@ -469,7 +473,7 @@ async def test_hostile_names_stay_text() -> None:
         raise WampError(EVIL, EVIL, {EVIL: EVIL})
 
     evil.__doc__ = EVIL
-    async with served(app.web_app()) as address, looking(address) as page:
+    async with served(app.web_app()) as address, looking(chromium, address) as page:
         peer = await Peer.open(f"ws://{address}/ws", params={"user": EVIL})
         await peer.send(5, "chat:" + EVIL.replace("/", ""))
         await peer.call("calc:crash")
@@ -495,14 +499,14 @@ async def test_hostile_names_stay_text() -> None:
 # ---- logging in
 
 
-async def test_logging_in() -> None:
+async def test_logging_in(chromium: Browser) -> None:
     """An app with logins tells the page nothing before one: a wrong secret is said, the right one opens all."""
 
     async def lookup(authkey: str, extra: Any) -> Credentials | None:
         return Credentials("right", user=authkey) if authkey == "ann" else None
 
     app = make(cra=Cra(lookup))
-    async with served(app.web_app()) as address, looking(address) as page:
+    async with served(app.web_app()) as address, looking(chromium, address) as page:
         await expect(page.get_by_role("complementary").get_by_role("link")).to_have_count(0)
         for secret in ("wrong", "right"):
             await page.get_by_label("Auth key").fill("ann")
@@ -521,13 +525,13 @@ async def test_logging_in() -> None:
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "dark"), (390, "light"), (320, "dark")])
-async def test_it_fits(width: int, scheme: Literal["light", "dark"]) -> None:
+async def test_it_fits(chromium: Browser, width: int, scheme: Literal["light", "dark"]) -> None:
     """On a desktop and on a phone, no view is wider than its window, and text stands out from its ground."""
     app = make(debug=True)
     viewport = {"width": width, "height": 700}
     async with (
         served(app.web_app()) as address,
-        looking(address, viewport=viewport, color_scheme=scheme) as page,
+        looking(chromium, address, viewport=viewport, color_scheme=scheme) as page,
     ):
         for place in ("#/", "#/procedure/user%3Acreate", "#/topic/chat%3A%7Broom%7D", "#/live"):
             await page.goto(f"http://{address}/ws{place}")

@@ -3,7 +3,6 @@
 import importlib
 import os
 import re
-import shutil
 import sqlite3
 import subprocess
 import sys
@@ -15,42 +14,16 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from aiohttp import web
-from playwright.async_api import Browser, Page, async_playwright, expect
+from playwright.async_api import Browser, Page, expect
 
 from wampkit import CallError, HandshakeRefused, State, connect
 
+from .browser import served, window
 from .redis_server import redis_server
 from .wire import eventually
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
-
-
-@asynccontextmanager
-async def served(site: web.Application, port: int = 0) -> AsyncIterator[str]:
-    """An aiohttp application on a free port, or on this one; its host and port."""
-    runner = web.AppRunner(site, access_log=None)
-    await runner.setup()
-    listener = web.TCPSite(runner, "127.0.0.1", port)
-    await listener.start()
-    try:
-        yield "{}:{}".format(*runner.addresses[0])
-    finally:
-        await runner.cleanup()
-
-
-@asynccontextmanager
-async def chromium(*options: str) -> AsyncIterator[Browser]:
-    """A real headless Chromium, Debian's by its path, with further options of its command."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    path = next(filter(None, map(shutil.which, names)), None)
-    assert path is not None, "Chromium is missing: run tests/install-system-packages"
-    offline = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=path, args=[*offline, *options])
-        yield browser
-        await browser.close()
 
 
 async def test_calculator() -> None:
@@ -103,12 +76,13 @@ async def test_aiohttp_site() -> None:
         assert await events.get(timeout=5) == placed
 
 
-async def test_chat_in_two_browser_windows() -> None:
+@pytest.mark.asyncio(loop_scope="module")
+async def test_chat_in_two_browser_windows(chromium: Browser) -> None:
     """Two pages of the chat see each other come, talk and go."""
     from examples.chat.server import site
 
-    async with served(site()) as address, chromium() as browser:
-        anna, bert = await browser.new_page(), await browser.new_page()
+    async with served(site()) as address, window(chromium) as context:
+        anna, bert = await context.new_page(), await context.new_page()
         errors: list[str] = []
         for page in (anna, bert):
             page.on("pageerror", lambda error: errors.append(str(error)))
@@ -129,12 +103,13 @@ async def test_chat_in_two_browser_windows() -> None:
     assert errors == []
 
 
-async def test_dashboard_in_a_browser() -> None:
+@pytest.mark.asyncio(loop_scope="module")
+async def test_dashboard_in_a_browser(chromium: Browser) -> None:
     """Numbers come and are drawn, from before the page was opened too, and go on after the server was restarted."""
     from examples.dashboard import server
 
-    async with chromium() as browser:
-        page = await browser.new_page()
+    async with window(chromium) as context:
+        page = await context.new_page()
         errors: list[str] = []
         page.on("pageerror", lambda error: errors.append(str(error)))
         server.history.append(server.Numbers(time.time() - 30, 1.5, 0.5, 20.0, 7))
@@ -219,10 +194,10 @@ async def test_login_site(where: str) -> None:
             await connect(url, session=http).open()
 
 
-async def test_login_site_in_a_browser() -> None:
+@pytest.mark.asyncio(loop_scope="module")
+async def test_login_site_in_a_browser(chromium: Browser) -> None:
     """The page knows who it is, and says that it is logged out when that happens in another window."""
-    async with login_site("cookie") as address, chromium() as browser:
-        context = await browser.new_context()
+    async with login_site("cookie") as address, window(chromium) as context:
         page, other = await context.new_page(), await context.new_page()
         errors: list[str] = []
         page.on("pageerror", lambda error: errors.append(str(error)))

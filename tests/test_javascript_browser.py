@@ -2,24 +2,25 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from aiohttp import web
 from cryptography.fernet import Fernet
-from playwright.async_api import BrowserContext, Page
+from playwright.async_api import Browser, BrowserContext, Page
 
 from wampkit import App, Cra, Credentials, Tickets, derive_key
 
+from .browser import window
 from .command import command, free_port, write
 from .foreign import foreign
 from .javascript import Demo
 from .proxy import SilentProxy
 from .restartable import restartable
-from .test_examples import chromium
 from .wire import eventually, serve
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 APP = """
 import asyncio
@@ -96,17 +97,10 @@ class Tab:
         await self.run(f"until('{state}')")
 
 
-@asynccontextmanager
-async def browser() -> AsyncIterator[BrowserContext]:
-    """A browser with one window, whose pages must not have complained."""
-    async with chromium() as running:
-        yield await running.new_context()
-
-
-async def test_a_page_loads_it_in_each_way() -> None:
+async def test_a_page_loads_it_in_each_way(chromium: Browser) -> None:
     """As a module, which may come from another site, and as a plain script; a path is enough to find the socket."""
     demo, elsewhere = Demo(), App()
-    async with serve(demo.app) as server, serve(elsewhere) as other, browser() as context:
+    async with serve(demo.app) as server, serve(elsewhere) as other, window(chromium) as context:
         tab = await Tab.open(context, server.port)
         page = tab.page
         await page.add_script_tag(url="/ws/wampkit.global.js")
@@ -127,10 +121,10 @@ async def test_a_page_loads_it_in_each_way() -> None:
         await page.close()
 
 
-async def test_two_tabs_talk() -> None:
+async def test_two_tabs_talk(chromium: Browser) -> None:
     """What one publishes the other receives, by callback and by iteration; a tab that is closed has left."""
     demo = Demo()
-    async with serve(demo.app) as server, browser() as context:
+    async with serve(demo.app) as server, window(chromium) as context:
         anna, bert = await Tab.open(context, server.port), await Tab.open(context, server.port)
         for tab in (anna, bert):
             await tab.connect()
@@ -161,12 +155,12 @@ async def test_two_tabs_talk() -> None:
         await anna.page.close()
 
 
-async def test_a_server_is_killed_and_restarted_under_the_page(tmp_path: Path) -> None:
+async def test_a_server_is_killed_and_restarted_under_the_page(chromium: Browser, tmp_path: Path) -> None:
     """The page has its call rejected, notices, comes back by itself, and hears events as before."""
     write(tmp_path, app=APP)
     port = free_port()
     run = ("run", "app:app", "--port", str(port))
-    async with browser() as context, command(*run, cwd=tmp_path) as first:
+    async with window(chromium) as context, command(*run, cwd=tmp_path) as first:
         await first.url()
         tab = await Tab.open(context, port)
         await tab.connect('prefixes: { room: "http://example.com/chat/" }')
@@ -191,10 +185,10 @@ async def test_a_server_is_killed_and_restarted_under_the_page(tmp_path: Path) -
         assert tab.errors == []
 
 
-async def test_a_network_that_drops_everything_is_noticed() -> None:
+async def test_a_network_that_drops_everything_is_noticed(chromium: Browser) -> None:
     """Nobody is told when packets vanish: keepalive gives the connection up, and attempts go on until they return."""
     demo = Demo()
-    async with serve(demo.app) as server, SilentProxy(server.port) as proxy, browser() as context:
+    async with serve(demo.app) as server, SilentProxy(server.port) as proxy, window(chromium) as context:
         tab = await Tab.open(context, proxy.port)
         await tab.connect("keepalive: 600, openTimeout: 600")
         await tab.run("client.subscribe('chat:a', (event) => heard.push(event)).ready")
@@ -212,10 +206,10 @@ async def test_a_network_that_drops_everything_is_noticed() -> None:
         await tab.page.close()
 
 
-async def test_the_network_of_the_machine_is_heeded() -> None:
+async def test_the_network_of_the_machine_is_heeded(chromium: Browser) -> None:
     """When it comes back the client does not sit out its delay, long as it is."""
     demo = Demo()
-    async with restartable(demo.app) as server, browser() as context:
+    async with restartable(demo.app) as server, window(chromium) as context:
         tab = await Tab.open(context, server.port)
         await tab.run("Math.random = () => 0.9")
         await tab.connect("backoff: [600_000, 600_000], keepalive: 1000")
@@ -239,9 +233,9 @@ async def test_the_network_of_the_machine_is_heeded() -> None:
         await tab.page.close()
 
 
-async def test_other_servers_are_left_when_the_network_goes() -> None:
+async def test_other_servers_are_left_when_the_network_goes(chromium: Browser) -> None:
     """They cannot be asked whether they are there."""
-    async with serve(App()) as server, foreign() as other, browser() as context:
+    async with serve(App()) as server, foreign() as other, window(chromium) as context:
         tab = await Tab.open(context, server.port)
         await tab.connect(url=f"'{other.url}'")
         await tab.run("void (window.lost = until('reconnecting').then(() => client.error.message))")
@@ -252,12 +246,12 @@ async def test_other_servers_are_left_when_the_network_goes() -> None:
         await tab.page.close()
 
 
-async def test_a_page_that_nobody_sees_tries_seldom() -> None:
+async def test_a_page_that_nobody_sees_tries_seldom(chromium: Browser) -> None:
     """After one quick attempt it waits as long as it may, and tries at once when it is seen again."""
     # The windows of a headless Chromium are never hidden.
     show = "((hidden) => { Object.defineProperty(document, 'hidden', { value: hidden, configurable: true }); \
         document.dispatchEvent(new Event('visibilitychange', { bubbles: true })); })"
-    async with restartable(Demo().app) as server, browser() as context:
+    async with restartable(Demo().app) as server, window(chromium) as context:
         tab = await Tab.open(context, server.port)
         await tab.run("Math.random = () => 0.9")
         await tab.connect("backoff: [5, 600_000]")
@@ -274,7 +268,7 @@ async def test_a_page_that_nobody_sees_tries_seldom() -> None:
         await tab.page.close()
 
 
-async def test_a_ticket_expires_under_the_page() -> None:
+async def test_a_ticket_expires_under_the_page(chromium: Browser) -> None:
     """The page fetches a ticket for each attempt; an old one costs an attempt and no more."""
     demo = Demo(middlewares=[Tickets(Fernet.generate_key(), required=True)])
     site = web.Application()
@@ -288,7 +282,7 @@ async def test_a_ticket_expires_under_the_page() -> None:
         return web.Response(text=issued[-1])
 
     site.router.add_get("/ticket", ticket)
-    async with serve(demo.app, web_app=site) as server, browser() as context:
+    async with serve(demo.app, web_app=site) as server, window(chromium) as context:
         tab = await Tab.open(context, server.port)
         fresh = "async () => '/ws?ticket=' + await (await fetch('/ticket')).text()"
         await tab.connect(url=fresh)
@@ -305,15 +299,14 @@ async def test_a_ticket_expires_under_the_page() -> None:
         await tab.page.close()
 
 
-async def test_a_page_logs_in() -> None:
+async def test_a_page_logs_in(chromium: Browser) -> None:
     """With WAMP-CRA by a salted password, on localhost; a page of another host without https learns what is missing."""
 
     async def lookup(authkey: str, extra: dict[str, Any]) -> Credentials | None:
         return Credentials(derive_key("p4ss", "0bs4lt", 1000, 32), salt="0bs4lt", iterations=1000)
 
     demo = Demo(cra=Cra(lookup))
-    async with serve(demo.app) as server, chromium("--host-resolver-rules=MAP plain.example 127.0.0.1") as running:
-        context = await running.new_context()
+    async with serve(demo.app) as server, window(chromium) as context:
         tab = await Tab.open(context, server.port, "localhost")
         await tab.connect('authkey: "bob", secret: "p4ss"')
         assert await tab.run("[client.state, client.permissions]") == ["open", {"rpc": [], "pubsub": []}]
@@ -322,4 +315,3 @@ async def test_a_page_logs_in() -> None:
         plain = await Tab.open(context, server.port, "plain.example")
         right = "failure(wampkit.connect('/ws', { authkey: 'bob', secret: 'p4ss' }).opened)"
         assert await plain.run(right) == "Error: a login needs https or localhost"
-        await context.close()
