@@ -1,4 +1,4 @@
-"""Dependencies: what a handler needs is provided, once a message, and cleaned up after it.
+"""Dependencies: what a handler needs is provided, once a message, and ended before the message is answered.
 
 Run it:   wampkit run examples.dependencies:app
 Call it:  wampkit call ws://127.0.0.1:8080/ws notes:add '"buy milk"'
@@ -18,7 +18,7 @@ FILE = Path(gettempdir(), "wampkit-notes.db")
 
 
 def database() -> Iterator[sqlite3.Connection]:
-    """A generator: what stands behind `yield` runs after the message; a failed handler is rolled back."""
+    """A generator: behind `yield` it commits, or rolls back after a failure; if it cannot commit, the call fails."""
     with closing(sqlite3.connect(FILE, check_same_thread=False)) as db, db:
         db.execute("CREATE TABLE IF NOT EXISTS notes (author TEXT, text TEXT)")
         yield db

@@ -176,7 +176,7 @@ async def test_a_generator_that_swallows_the_error_does_not_hide_it() -> None:
 
 
 async def test_a_failing_cleanup_stops_no_other(caplog: pytest.LogCaptureFixture) -> None:
-    """A cleanup that fails is logged, those before it run, and the caller has its result."""
+    """When a cleanup fails those before it run and see that, and the caller is told; a further failure is logged."""
     app, log = App(), Log()
     first = log.dependency("first")
     second = log.dependency("second", fail=RuntimeError("cleanup failed"))
@@ -189,8 +189,9 @@ async def test_a_failing_cleanup_stops_no_other(caplog: pytest.LogCaptureFixture
         return a + b + c
 
     async with serve(app) as server:
-        assert await (await server.peer()).result("f") == "firstsecondthird"
-    assert log[3:] == ["third out", "second out", "first out"]
+        assert (await (await server.peer()).call("f"))[2] == "http://api.wamp.ws/error#generic"
+    assert log[3:] == ["third out", "second saw SystemExit", "second out", "first saw SystemExit", "first out"]
+    assert "CALL 'f' failed, and then its dependency Log.dependency.<locals>.provide failed at its end" in caplog.text
     assert "cleanup failed" in caplog.text
 
 

@@ -24,6 +24,7 @@ LAYERS: list[set[str]] = [
         "users",
         "permissions",
         "heartbeat",
+        "transaction",
         "addresses",
         "texts",
     },

@@ -5,9 +5,11 @@ All of it is decided when the app starts, so that a mistake shows before the fir
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import inspect
+import threading
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
@@ -19,6 +21,7 @@ from .depends import Depends, Scope
 from .errors import DeclarationError, InvalidArgument
 from .signatures import check_convertible, is_async, location, parameters_of
 from .threads import Threads
+from .transaction import Transaction
 
 __all__ = ["Injectables", "Plan", "compile_handler"]
 
@@ -40,9 +43,10 @@ class Plan:
         is_async: Whether it runs on the loop; otherwise it runs in a worker thread.
         wire: The parameters that a message fills.
         injected: Whether any parameter is provided rather than sent.
+        transactional: Whether a generator is among its dependencies and theirs: see `transaction.py`.
     """
 
-    __slots__ = ("_keywords", "_slots", "function", "injected", "is_async", "name", "wire")
+    __slots__ = ("_keywords", "_slots", "function", "injected", "is_async", "name", "transactional", "wire")
 
     def __init__(self, name: str, function: Callable[..., Any]) -> None:
         self.name = name
@@ -53,6 +57,7 @@ class Plan:
         self._slots: list[Resolver | Dependency | None] = []
         self._keywords: list[tuple[str, Resolver | Dependency]] = []
         self.injected = False
+        self.transactional = False
 
     @property
     def plain(self) -> bool:
@@ -92,6 +97,18 @@ class Plan:
                 await scope.end(None)
             return result
 
+    async def run_in_transaction(self, values: Sequence[Any], scope: Scope) -> Any:
+        """The same; what is published meanwhile leaves when all dependencies have ended well, or not at all."""
+        transaction = Transaction()
+        with transaction.entered():
+            try:
+                result = await self.run(values, scope)
+            except BaseException as error:
+                transaction.roll_back(given_up=not self.is_async and isinstance(error, asyncio.CancelledError))
+                raise
+            await transaction.commit()
+            return result
+
     async def call(self, threads: Threads, connection: Any, positional: Sequence[Any], keywords: dict[str, Any]) -> Any:
         """Call the handler with exactly these arguments, for a connection."""
         if self.is_async:
@@ -107,9 +124,10 @@ class Plan:
 class Dependency:
     """A dependency function compiled once: a `depends.Provider`."""
 
-    __slots__ = ("key", "managed", "plan")
+    __slots__ = ("key", "managed", "name", "plan")
 
     def __init__(self, plan: Plan, function: Callable[..., Any]) -> None:
+        self.name = str(getattr(function, "__qualname__", None) or type(function).__qualname__)
         self.plan = plan
         self.key = function
         self.managed = inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function)
@@ -134,9 +152,28 @@ class _InThread(contextlib.AbstractAsyncContextManager[Any]):
         self._manager = manager
         self._threads = scope.threads
         self._connection = scope.connection
+        self._lock = threading.Lock()
+        self._entered = self._given_up = False
 
     async def __aenter__(self) -> Any:
-        return await self._threads.run_for(self._connection, self._manager.__enter__)
+        try:
+            return await self._threads.run_for(self._connection, self._enter)
+        except asyncio.CancelledError as error:
+            with self._lock:
+                self._given_up, entered = True, self._entered
+            if entered:  # and the news were on their way
+                await self.__aexit__(type(error), error, None)
+            raise
+
+    def _enter(self) -> Any:
+        value = self._manager.__enter__()
+        with self._lock:
+            self._entered, given_up = True, self._given_up
+        if given_up:
+            # Nothing waits for it any more, so this thread must clean up.
+            with contextlib.suppress(asyncio.CancelledError):
+                self._manager.__exit__(asyncio.CancelledError, asyncio.CancelledError(), None)
+        return value
 
     async def __aexit__(self, *error: Any) -> None:
         await self._threads.clean_up_for(self._connection, self._manager.__exit__, *error)
@@ -212,6 +249,8 @@ class _Compiler:
             raise DeclarationError(f"{label}: WAMP arguments have no names; take one parameter of type dict instead")
         if slot is not None:
             plan.injected = True
+            if isinstance(slot, Dependency):
+                plan.transactional |= slot.managed or slot.plan.transactional
             if parameter.kind in _POSITIONAL:
                 plan._slots.append(slot)
             elif parameter.kind is inspect.Parameter.KEYWORD_ONLY:

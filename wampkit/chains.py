@@ -150,4 +150,5 @@ def run_plan(
     if not plan.injected:
         return plan.call(threads, message.connection, values, _NO_KEYWORDS)
     topic = Topic(message.uri, register)
-    return plan.run(values, Scope(message.connection, message, topic, message.variables, threads))
+    scope = Scope(message.connection, message, topic, message.variables, threads)
+    return plan.run_in_transaction(values, scope) if plan.transactional else plan.run(values, scope)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import sys
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import Any, Protocol
 
+from .errors import WampError, quote
 from .fatal import is_fatal
-from .logs import logger
 from .threads import Threads
 
 __all__ = ["Depends", "Provider", "Scope"]
@@ -19,8 +19,10 @@ class Depends:
     """Marks a parameter that a function provides: `db: Annotated[Database, Depends(open_database)]`.
 
     The function may be `async def` or `def` (which runs in a worker thread), may take injected parameters and
-    dependencies of its own, and may be a generator, whose code behind `yield` runs after the message. It runs
-    once a message, however many parameters ask for it.
+    dependencies of its own, and may be a generator, whose code behind `yield` runs when the handler has ended and
+    before its answer is sent: what it raises there, such as a commit that fails, is the answer. Events that are
+    published meanwhile leave when all generators have ended well, and are dropped otherwise; `publish(..., now=True)`
+    does not wait. A dependency runs once a message, however many parameters ask for it.
 
     Args:
         function: What provides the value.
@@ -39,6 +41,10 @@ class Depends:
 
 class Provider(Protocol):
     """A dependency as compiled at start: see `binding.py`."""
+
+    @property
+    def name(self) -> str:
+        """What the log calls it."""
 
     @property
     def key(self) -> Any:
@@ -79,7 +85,7 @@ class Scope:
         self.threads = threads
         self.values: dict[Any, Any] = {}
         self.endings: tuple[Callable[[BaseException | None], Awaitable[None]], ...] = ()
-        self._entered: list[contextlib.AbstractAsyncContextManager[Any]] = []
+        self._entered: list[tuple[str, contextlib.AbstractAsyncContextManager[Any]]] = []
 
     async def get(self, provider: Provider) -> Any:
         """The dependency's value, made on the first request and kept for the message."""
@@ -89,14 +95,14 @@ class Scope:
         if provider.managed:
             manager: contextlib.AbstractAsyncContextManager[Any] = value
             value = await manager.__aenter__()
-            self._entered.append(manager)
+            self._entered.append((provider.name, manager))
         self.values[provider.key] = value
         return value
 
     def at_end(self, ending: Callable[[BaseException | None], Awaitable[None]]) -> None:
         """Run `ending(error)` when the handler has ended, before its answer and before what is entered is left.
 
-        Unlike a cleanup it may fail: what it raises is what the message ends with.
+        What it raises is what the message ends with.
         """
         self.endings = (*self.endings, ending)
 
@@ -111,16 +117,44 @@ class Scope:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Clean up in reverse. Each cleanup sees the handler's error; one that fails is logged, the others run."""
-        fatal: BaseException | None = None
+        """Clean up in reverse: all dependencies end, whatever becomes of one of them.
+
+        Each sees what the message ends with so far. That is what the handler raised; where it raised nothing, what a
+        dependency raised at its end; and a `WampError` of a dependency in place of any other exception.
+        """
+        outcome = error
         while self._entered:
-            manager = self._entered.pop()
+            name, manager = self._entered.pop()
             try:
-                await manager.__aexit__(kind, error, traceback)
+                await manager.__aexit__(*_details(outcome))
             except BaseException as failure:
-                if is_fatal(failure) and failure is not error:
-                    fatal = failure
-                elif failure is not error:
-                    logger.error("a dependency failed to clean up", exc_info=sys.exc_info())
-        if fatal is not None:
-            raise fatal
+                if failure is outcome:
+                    continue
+                if outcome is None or is_fatal(failure) or (isinstance(failure, WampError) and not is_fatal(outcome)):
+                    _note(failure, f"its dependency {name} failed at its end")
+                    outcome = failure
+                else:
+                    self._complain(name, failure)
+        if outcome is not error:
+            assert outcome is not None
+            try:
+                raise outcome
+            finally:
+                del outcome, error  # its traceback refers back to it
+
+    def _complain(self, name: str, failure: BaseException) -> None:
+        """Log what a dependency raised when the message had failed already."""
+        what = f"{type(self.message).__name__.upper()} {quote(self.message.uri)}"
+        kind = ("cleanup", self.message.name, name, type(failure))
+        text = f"{what} failed, and then its dependency {name} failed at its end"
+        self.connection.complaints.add(kind, text, level=logging.ERROR, error=failure)
+
+
+def _details(error: BaseException | None) -> tuple[type[BaseException] | None, BaseException | None, Any]:
+    return (None, None, None) if error is None else (type(error), error, error.__traceback__)
+
+
+def _note(error: BaseException, note: str) -> None:
+    """Say where an exception came from, once."""
+    if note not in getattr(error, "__notes__", ()):
+        error.add_note(note)

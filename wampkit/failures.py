@@ -11,6 +11,7 @@ from typing import Any
 from .connection import Connection
 from .errors import WampError
 from .fatal import is_fatal
+from .messages import NotJson
 
 __all__ = ["ErrorHandlers", "Failures"]
 
@@ -55,8 +56,11 @@ class Failures:
 
     async def report(self, connection: Connection, error: BaseException, what: str) -> None:
         """Log an exception and tell the app's hooks of it."""
-        kind = ("failed", type(error), _place_of(error))
-        connection.complaints.add(kind, f"{what} failed", level=logging.ERROR, error=error)
+        reason = str(error) if isinstance(error, NotJson) else ""
+        why = "; ".join(filter(None, (reason, *getattr(error, "__notes__", ()))))
+        kind = ("failed", type(error), _place_of(error), reason)
+        text = f"{what} failed: {why}" if why else f"{what} failed"
+        connection.complaints.add(kind, text, level=logging.ERROR, error=error)
         await self._on_error(error, connection)
 
     def _handler_for(self, kind: type[BaseException]) -> Callable[[Any], Any] | None:

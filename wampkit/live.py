@@ -62,22 +62,32 @@ class Live:
         return self._running().threads
 
     async def publish(
-        self, topic: str, event: Any, *, exclude: Iterable[str] = (), eligible: Iterable[str] | None = None
+        self,
+        topic: str,
+        event: Any,
+        *,
+        exclude: Iterable[str] = (),
+        eligible: Iterable[str] | None = None,
+        now: bool = False,
     ) -> None:
         """Send an event to a topic's subscribers; never waits for slow receivers.
+
+        In a handler or hook with a generator dependency it leaves when all of these have ended well, and is dropped
+        if one of them or the handler fails.
 
         Args:
             topic: A URI or a CURIE of the app's prefixes.
             event: Anything JSON can carry.
             exclude: Session ids that shall not receive it.
             eligible: If given, only these session ids may receive it; an empty list means nobody.
+            now: Whether it leaves at once, whatever becomes of the message that is being handled.
 
         Raises:
             ValueError: No such topic is declared.
             TypeError: JSON cannot carry the event.
             RuntimeError: The app is not running.
         """
-        await self._running().topics.publish(self.expand(topic), event, exclude=exclude, eligible=eligible)
+        await self._running().topics.publish(self.expand(topic), event, exclude=exclude, eligible=eligible, now=now)
 
     def to_user(self, user: Any) -> ToUser:
         """All connections of a user: `await app.to_user("ann").publish(...)`, `app.to_user("ann").close()`.

@@ -21,6 +21,7 @@ __all__ = [
     "CallResult",
     "Event",
     "Message",
+    "NotJson",
     "Prefix",
     "Publish",
     "Subscribe",
@@ -132,11 +133,35 @@ class Event(msgspec.Struct, frozen=True):
 
 Message: TypeAlias = Welcome | Prefix | Call | CallResult | CallFailed | Subscribe | Unsubscribe | Publish | Event
 
-encode_value: Callable[[Any], bytes] = msgspec.json.Encoder().encode
+
+class NotJson(TypeError):
+    """JSON cannot carry a value; says of which type it is, and what can be given instead."""
+
+
+def _refuse_type(value: Any) -> Any:
+    """Called by the encoder for a value of a type that it does not know."""
+    kind = type(value)
+    cures = [cure for attribute, cure in _CURES.items() if hasattr(kind, attribute)]
+    cure = cures[0] if cures else "give a dict, a list, a dataclass or a msgspec.Struct instead"
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    raise NotJson(f"JSON cannot carry a {name}: {cure}")
+
+
+_CURES = {
+    "model_dump": 'it looks like pydantic; give its .model_dump(mode="json") instead',
+    "__await__": "an await is missing",
+    "__next__": "make a list of it",
+    "tolist": "give its .tolist() instead",
+    "_asdict": "give its ._asdict() instead",
+    "keys": "give dict(...) of it instead",
+}
+"""What to do about a value, by an attribute that its type has."""
+
+encode_value: Callable[[Any], bytes] = msgspec.json.Encoder(enc_hook=_refuse_type).encode
 """Any value as JSON text in UTF-8. NaN and the infinities become null, as JavaScript's JSON.stringify writes them.
 
-Raises TypeError for a value that JSON cannot carry, UnicodeEncodeError for a lone surrogate, RecursionError for a
-value that contains itself.
+Raises NotJson, which is a TypeError, for a value of a type that JSON cannot carry, UnicodeEncodeError for a lone
+surrogate, RecursionError for a value that contains itself.
 """
 
 

@@ -153,11 +153,17 @@ class Threads:
         return result
 
     async def clean_up_for(self, owner: Hashable, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run what must be run for a connection: it is never refused, and comes before what waits for it."""
+        """Run what must be run for a connection: it is never refused, and comes before what waits for it.
+
+        A wait that is cancelled goes on until the function has ended, as what comes behind it must not run beside it.
+        """
         share = self._share_of(owner)
         job = self._enter(share, function, args, kwargs)
         if job in share.waiting:
             share.waiting.move_to_end(job, last=False)
+        while not job.future.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait({job.future})
         result: T = await self._done(job)
         return result
 

@@ -32,18 +32,22 @@ class ToUser:
         """The user's connections on this node, those at the door too."""
         return self._connections(user=self.user)
 
-    async def publish(self, topic: str, event: Any) -> None:
+    async def publish(self, topic: str, event: Any, *, now: bool = False) -> None:
         """Send an event to those of the user's connections that are subscribed to a topic.
+
+        In a handler or hook with a generator dependency it leaves as `App.publish` says.
 
         Args:
             topic: A URI or a CURIE of the app's prefixes.
             event: Anything JSON can carry.
+            now: Whether it leaves at once, whatever becomes of the message that is being handled.
 
         Raises:
             ValueError: No such topic is declared.
             TypeError: JSON cannot carry the event.
         """
-        await self._topics.publish(self._expand(topic), event, eligible=[each.id for each in self.connections])
+        eligible = [each.id for each in self.connections]
+        await self._topics.publish(self._expand(topic), event, eligible=eligible, now=now)
 
     def close(self, code: int = CLOSED_BY_SERVER, reason: str = "the server closed this user's connections") -> int:
         """Close all of the user's connections; does not wait. Gives how many there were.

@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextvars import copy_context
+from functools import partial
 from typing import Any
 
 from .broker import Broker, Publication
@@ -19,6 +20,7 @@ from .fatal import is_fatal
 from .frames import text_frame
 from .messages import encode_value, event_begin
 from .outbox import Flusher, Provisional, Receiver
+from .transaction import current_transaction
 
 __all__ = ["Topic", "Topics"]
 
@@ -59,18 +61,29 @@ class Topic:
         self.uri = uri
         self._topics = topics
 
-    async def publish(self, event: Any, *, exclude: Iterable[str] = (), eligible: Iterable[str] | None = None) -> None:
+    async def publish(
+        self,
+        event: Any,
+        *,
+        exclude: Iterable[str] = (),
+        eligible: Iterable[str] | None = None,
+        now: bool = False,
+    ) -> None:
         """Send an event to the subscribers. Never waits for slow receivers.
+
+        In a handler or hook with a generator dependency it leaves when all of these have ended well, and is dropped
+        if one of them or the handler fails.
 
         Args:
             event: Anything JSON can carry, dataclasses, structs, dates and UUIDs included.
             exclude: Session ids that shall not receive it.
             eligible: If given, only these session ids may receive it; an empty list means nobody.
+            now: Whether it leaves at once, whatever becomes of the message that is being handled.
 
         Raises:
             TypeError: JSON cannot carry the event.
         """
-        await self._topics.publish(self.uri, event, exclude=exclude, eligible=eligible)
+        await self._topics.publish(self.uri, event, exclude=exclude, eligible=eligible, now=now)
 
     @property
     def subscribers(self) -> list[Connection]:
@@ -244,19 +257,29 @@ class Topics(Mapping[str, Topic]):
     # ---- events
 
     async def publish(
-        self, uri: str, event: Any, *, exclude: Iterable[str] = (), eligible: Iterable[str] | None = None
+        self,
+        uri: str,
+        event: Any,
+        *,
+        exclude: Iterable[str] = (),
+        eligible: Iterable[str] | None = None,
+        now: bool = False,
     ) -> None:
-        """Encode an event once and give it to the broker. Raises as `Topic.publish` does, and ValueError
-        for a topic that is not declared."""
+        """Encode an event once and give it to the broker, or to the transaction of the message that is being handled.
+        Raises as `Topic.publish` does, and ValueError for a topic that is not declared."""
         for ids in (exclude, eligible):
             if isinstance(ids, str):
                 raise TypeError(f"exclude and eligible are lists of session ids, not the text {ids!r}")
         if uri not in self._audiences and not self._known(uri):
             raise ValueError(f"no topic is declared that {uri!r} could be; declare it with @app.topic or app.topic")
-        await self.send(uri, event, frozenset(exclude), None if eligible is None else frozenset(eligible))
+        allowed = None if eligible is None else frozenset(eligible)
+        publication = Publication(uri, encode_value(event), frozenset(exclude), allowed)
+        transaction = None if now else current_transaction.get()
+        if transaction is None or not transaction.hold(partial(self._broker.publish, publication)):
+            await self._broker.publish(publication)
 
     def send(self, uri: str, event: Any, exclude: frozenset[str], eligible: frozenset[str] | None) -> Awaitable[None]:
-        """The same for a topic that is known to be declared."""
+        """The same for a topic that is known to be declared, at once."""
         return self._broker.publish(Publication(uri, encode_value(event), exclude, eligible))
 
     def deliver(self, publication: Publication) -> None:
