@@ -2,13 +2,16 @@
 
 import asyncio
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
 
 from wampkit import App, Connection, DeclarationError, Limits, connect
+from wampkit.messages import decode
+from wampkit.work import memory_of
 
-from .wire import CALL, ERROR, PREFIX, PUBLISH, RESULT, SUBSCRIBE, Server, eventually, handshake, message, serve
+from .wire import CALL, ERROR, PREFIX, PUBLISH, RESULT, SUBSCRIBE, Server, eventually, frame, handshake, message, serve
 
 LIMIT = "http://api.wamp.ws/error#limit-exceeded"
 FLOOD = "http://api.wamp.ws/error#too-many-messages"
@@ -73,7 +76,13 @@ def test_the_defaults_are_documented() -> None:
     readme = (Path(__file__).parent.parent / "README.md").read_text()
     for field in fields(Limits):
         default = "off" if field.default is None else f"`{json.dumps(field.default)}`"
-        default = {"1052672": "1 MiB + 4 KiB", "1048576": "1 MiB", "8388608": "8 MiB"}.get(default.strip("`"), default)
+        default = {
+            "1052672": "1 MiB + 4 KiB",
+            "1048576": "1 MiB",
+            "8388608": "8 MiB",
+            "32768": "32 KiB",
+            "65536": "64 KiB",
+        }.get(default.strip("`"), default)
         if field.name == "threads_per_connection":
             default = "a quarter of `threads`"
         if isinstance(field.default, int) and "iB" not in default:
@@ -153,6 +162,21 @@ async def test_prefixes_are_bounded() -> None:
         assert await is_well(server)
 
 
+async def test_the_bytes_of_prefixes_are_bounded() -> None:
+    """Names and URIs of a client's prefixes count together; what is replaced counts no more, the app's never."""
+    async with serve(make(prefixes_size=100)) as server:
+        peer = await server.peer()
+        for number in range(9):
+            await peer.send(PREFIX, "p1", "x" * (90 + number))
+        await peer.send(PREFIX, "p1", "\u00e9" * 40)  # 80 bytes
+        await peer.send(PREFIX, "t", "")
+        await peer.send(PREFIX, "p2", "y" * 15)
+        assert await peer.result("echo", 1) == 1
+        await peer.send(PREFIX, "p3", "")
+        assert await peer.closed() == (1008, "more than 100 bytes of prefixes and their URIs")
+        assert await is_well(server)
+
+
 @pytest.mark.parametrize("prefix", [["p" * 51, "http://x/"], ["p", "u" * 51]])
 async def test_a_prefix_is_as_short_as_a_uri(prefix: list[str]) -> None:
     """A prefix, and what it stands for, is no longer than a URI may be."""
@@ -177,6 +201,27 @@ async def test_subscriptions_are_bounded() -> None:
         await peer.send(6, "t:0")
         await peer.send(SUBSCRIBE, "t:4")
         assert await peer.result("wampkit:subscription", "t:4") == "http://x/4"
+        assert await is_well(server)
+
+
+async def test_the_bytes_of_subscribed_uris_are_bounded() -> None:
+    """Subscriptions whose URIs take more bytes than the limit are refused, and what is given back can be used again."""
+    app = make(subscriptions_size=30)
+    async with serve(app) as server:
+        peer = await server.peer()
+        for name in (
+            "a" * 5,
+            "b" * 5,
+            "c" * 5,
+            "\u00e9" * 4,
+            "",
+        ):  # with http://x/ in front: 14, 14, 14, 17 and 9 bytes
+            await peer.send(SUBSCRIBE, f"t:{name}")
+        assert await peer.result("count") == 2
+        assert app.counters.over_limit == 2
+        await peer.send(6, "t:bbbbb")
+        await peer.send(SUBSCRIBE, "t:cccccc")
+        assert await peer.result("wampkit:subscription", "t:cccccc") == "http://x/cccccc"
         assert await is_well(server)
 
 
@@ -370,6 +415,22 @@ async def test_connections_of_one_address_are_bounded() -> None:
         assert [await peer.result("echo", 1) for peer in peers] == [1, 1]
 
 
+async def test_the_headers_of_a_handshake_are_bounded() -> None:
+    """URL and headers up to the limit are taken; a byte more is answered with 431, whether in one header or many."""
+    app = make(handshake_size=2000)
+    async with serve(app) as server:
+        base = handshake("/ws")
+        size = len(base.partition(b" ")[2]) - len(" HTTP/1.1\r\n")  # without the method
+        lines = base.count(b"\r\n") - 2
+        size -= 4 * lines + 2  # each line's colon, space and end, and the last empty one
+        spare = 2000 - size - 2
+        assert (await server.ask(handshake("/ws", "X: " + "x" * (spare + 1)))).startswith(b"HTTP/1.1 101 ")
+        for more in (["X: " + "x" * (spare + 2)], [f"X{number:02}: {'x' * 20}" for number in range(90)]):
+            assert (await server.ask(handshake("/ws", *more))).startswith(b"HTTP/1.1 431 "), more
+        assert (await server.ask(handshake("/ws?" + "x" * 2000))).startswith(b"HTTP/1.1 431 ")
+        assert await is_well(server)
+
+
 async def test_a_refused_handshake_gives_its_place_back() -> None:
     """A handshake that a middleware refuses, or that is none, does not count any more."""
     app = make(connections=1, connections_per_address=1)
@@ -403,3 +464,68 @@ async def test_large_messages_that_wait_are_bounded_by_their_size() -> None:
         await sending
         await eventually(lambda: len(got) == 60)
     assert set(got) == {100_000}
+
+
+DENSE = {
+    "lists": b"[],",
+    "lists in lists": b"[" * 50 + b"]" * 50 + b",",
+    "objects": b'{"":0},',
+    "objects in objects": b'{"":' * 50 + b"0" + b"}" * 50 + b",",
+    "numbers": b"1.5,",
+    "short texts": '"a\u00e9",'.encode(),
+    "keys": b'{"a1":0,"a2":0,"a3":0,"a4":0,"a5":0,"a6":0,"a7":0},',
+    "records": b'{"id":17,"name":"Ann Smith","tags":["a","b"],"x":1.5},',
+    "a wide text": b'"' + b"a" * 40_000 + b'\\ud83d\\ude00",',
+}
+"""What takes much more memory than its text does."""
+
+
+def test_what_a_message_takes_in_memory_is_estimated() -> None:
+    """The estimate is never much below what the values take, and for plain text it is its length."""
+    wrong = []
+    for name, item in DENSE.items():
+        text = b'[2,"1","hang",' + item * (100_000 // len(item)) + b"0]"
+        tracemalloc.start()
+        message = decode(text)
+        taken = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        del message
+        if not taken < memory_of(text) < 10 * taken:
+            wrong.append(f"{name}: {memory_of(text)} for {taken}")
+    assert not wrong
+    assert memory_of(b'[7,"topic","' + b"x" * 100_000 + b'"]') < 100_500
+
+
+@pytest.mark.parametrize("kind", DENSE)
+async def test_calls_that_wait_are_bounded_by_what_they_take_in_memory(kind: str) -> None:
+    """Reading pauses when the values of the messages that wait take too much, however short their texts are."""
+    app = make(calls_size=1_000_000)
+    gate = asyncio.Event()
+
+    @app.rpc("hang")
+    async def hang(*args: Any) -> None:
+        await gate.wait()
+
+    @app.topic("hang")
+    async def hanging(event: Any) -> None:
+        await gate.wait()
+
+    item = DENSE[kind]
+    values = item * (40_000 // len(item) + 1)
+    call = frame(1, b'[2,"1","hang",' + values + b"0]")
+    publish = frame(1, b'[7,"hang",[' + values + b"0]]")
+    for data in (call, publish):
+        gate.clear()
+        async with serve(app) as server:
+            peer = await server.raw()
+            most = 1_000_000 // memory_of(data) + 2
+            sending = asyncio.create_task(peer.send(data * 26))
+            await eventually(lambda: server.connection(peer).work.full)  # noqa: B023
+            work = server.connection(peer).work
+            assert len(work._calls) + len(work._lane or ()) <= most
+            assert await is_well(server)
+            gate.set()
+            await sending
+            await eventually(lambda: not server.connection(peer).work.busy)  # noqa: B023
+            assert not work.full
+            assert work._bytes == 0

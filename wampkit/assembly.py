@@ -78,6 +78,7 @@ def assemble(
         failures,
         counters,
         most=options.limits.subscriptions,
+        most_bytes=options.limits.subscriptions_size,
         most_ids=options.limits.session_ids,
         exclude_publisher=options.exclude_publisher,
         explain=options.explain_refusals,

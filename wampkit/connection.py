@@ -88,6 +88,7 @@ class Connection:
         "secure",
         "session",
         "subscriptions",
+        "subscriptions_size",
         "work",
     )
 
@@ -103,7 +104,8 @@ class Connection:
         self.rights_version = 0
         self.listed = False  # whether it stands in the register of live connections
         self.protocol = protocol
-        self.subscriptions: dict[str, None] = {}
+        self.subscriptions: dict[str, int] = {}  # URIs, and the bytes of each
+        self.subscriptions_size = 0
         self.left = False  # whether it has left its topics for good
         self.close_code: int | None = None
         self.close_reason = ""
@@ -252,13 +254,15 @@ class Connection:
         if kind is not WSMsgType.TEXT:
             return self._take_other(kind, data, extra)
         if not self.outbox.closed:
-            self.work.size = len(data)
+            work = self.work
+            work.message = data
             try:
                 message = self.protocol.receive(data)
             except ProtocolError as error:
                 self._malformed(error)
             else:
                 self._on_message(self, message)
+            work.message = b""
         return True
 
     def _take_other(self, kind: WSMsgType, data: Any, extra: Any) -> bool:

@@ -91,7 +91,7 @@ class Door:
         except web.HTTPException as refusal:
             return self._refuse(address, refusal)
         try:
-            _check_handshake(request, self._require_subprotocol)
+            _check_handshake(request, self._require_subprotocol, self._hub.limits.handshake_size)
             connection = self._arrival(request, remote)
             with self._node.connections.arrival(connection):
                 await self._pass(connection)
@@ -126,7 +126,7 @@ class Door:
         Raises:
             aiohttp.web.HTTPException: One of them refuses it.
         """
-        _check_handshake(request, self._require_subprotocol)
+        _check_handshake(request, self._require_subprotocol, self._hub.limits.handshake_size)
         connection = self._arrival(request, self._remotes.of(request))
         await self._pass(connection)
         return connection
@@ -235,13 +235,16 @@ def _as_from_its_page(request: web.Request, remote: Remote) -> web.Request:
     return request.clone(headers=headers)
 
 
-def _check_handshake(request: web.Request, require_subprotocol: bool) -> None:
+def _check_handshake(request: web.Request, require_subprotocol: bool, most: int) -> None:
     """Refuse what is no WebSocket handshake for WAMP v1; aiohttp would let a foreign subprotocol in without one."""
     if not is_handshake(request):
         raise web.HTTPUpgradeRequired(
             text="this is a WAMP v1 WebSocket: connect with a WebSocket client that offers the subprotocol 'wamp'",
             headers={"Upgrade": "websocket"},
         )
+    # All of it is kept as long as the connection.
+    if len(request.raw_path) + sum(len(name) + len(value) for name, value in request.raw_headers) > most:
+        raise web.HTTPRequestHeaderFieldsTooLarge(text=f"the URL and headers of this handshake exceed {most} bytes")
     offer = request.headers.get("Sec-WebSocket-Protocol")
     if offer is None:
         if require_subprotocol:

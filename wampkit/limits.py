@@ -21,12 +21,17 @@ class Limits:
             are malformed (1007).
         uri_length: Bytes of a URI, prefix expanded. A longer one is answered with the error kind `limit_exceeded`;
             in a PREFIX it closes the connection with 1008, since WAMP v1 has no answer to PREFIX.
+        handshake_size: Bytes of the request line and the headers of a handshake, which are kept as long as the
+            connection, as `Connection.request`; a larger one is refused with HTTP 431.
         prefixes: PREFIX messages with different names that one connection may send; one more closes it with 1008.
+        prefixes_size: Bytes of those names and of their URIs together; beyond it the connection is closed as well.
         subscriptions: Topics that one connection may be subscribed to; further ones are refused.
+        subscriptions_size: Bytes of their URIs together; beyond it further ones are refused as well.
         session_ids: Session ids that one PUBLISH may name in `exclude` and `eligible` together; more are refused.
         calls: Calls and topic messages of one connection that may be under way or wait for their turn. When there
             are as many, reading from it pauses until one has ended, so that TCP holds the client back.
-        calls_size: Bytes of the messages from which those came; reading pauses beyond it as well.
+        calls_size: Bytes of memory that the messages take from which those came; reading pauses beyond it as well. It
+            is estimated: a text takes its own length, but lists, objects and numbers many times theirs.
         messages_per_second: How many messages of one connection are taken in the long run, or None for any number.
         burst: How many messages it may send at once, after a pause that was long enough; None for as many as it
             may send in one second. Only with `messages_per_second`.
@@ -53,8 +58,11 @@ class Limits:
     nesting: int = 128
     uri_length: int = 1024
     # one connection
+    handshake_size: int = 32 * 1024
     prefixes: int = 1_000
+    prefixes_size: int = 64 * 1024
     subscriptions: int = 10_000
+    subscriptions_size: int = 1024 * 1024
     session_ids: int = 1_000
     calls: int = 1_000
     calls_size: int = 8 * 1024 * 1024

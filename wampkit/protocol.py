@@ -73,6 +73,7 @@ class Protocol:
         "_known",
         "_limits",
         "_own",
+        "_prefixes_size",
         "_requests",
         "_waits",
         "_welcomed",
@@ -101,6 +102,7 @@ class Protocol:
         self._welcomed = False
         self._defaults: Mapping[str, str] = prefixes or {}
         self._own: dict[str, str] | None = None
+        self._prefixes_size = 0  # bytes of those that the other side has sent
         self._known: Mapping[str, str] = known or {}
         self._limits = limits or _ANY
         self._requests = _REQUESTS if side == "server" else frozenset()
@@ -133,9 +135,16 @@ class Protocol:
         most = self._limits.uri_length
         if len(message.uri.encode()) > most or len(message.prefix.encode()) > most:
             raise ProtocolError(TOO_MUCH, f"a prefix or its URI is longer than {most} bytes")
-        own = self._own
-        if own is not None and message.prefix not in own and len(own) >= self._limits.prefixes + len(self._defaults):
-            raise ProtocolError(TOO_MUCH, f"more than {self._limits.prefixes} prefixes")
+        own, limits = self._own, self._limits
+        if own is not None and message.prefix not in own and len(own) >= limits.prefixes + len(self._defaults):
+            raise ProtocolError(TOO_MUCH, f"more than {limits.prefixes} prefixes")
+        size = self._prefixes_size + _size(message.prefix, message.uri)
+        before = None if own is None else own.get(message.prefix)
+        if before is not None and before is not self._defaults.get(message.prefix):
+            size -= _size(message.prefix, before)
+        if size > limits.prefixes_size:
+            raise ProtocolError(TOO_MUCH, f"more than {limits.prefixes_size} bytes of prefixes and their URIs")
+        self._prefixes_size = size
         self.set_prefix(message.prefix, message.uri)
 
     def _welcome_or_refuse(self, message: Message) -> None:
@@ -203,6 +212,10 @@ class Protocol:
     def unsubscribe(self, uri: str) -> bytes:
         """UNSUBSCRIBE."""
         return encode(Unsubscribe(uri))
+
+
+def _size(prefix: str, uri: str) -> int:
+    return len(prefix.encode()) + len(uri.encode())
 
 
 _ANY = Limits()

@@ -42,6 +42,7 @@ class Subscribing:
         failures: What becomes of exceptions.
         counters: Where refusals are counted.
         most: Topics that one connection may be subscribed to.
+        most_bytes: Bytes of their URIs together.
         most_ids: Session ids that one PUBLISH may name.
         exclude_publisher: Whether an event goes not to its sender, where the PUBLISH does not say.
         explain: Whether a refused client is told why in an EVENT on that topic.
@@ -59,6 +60,7 @@ class Subscribing:
         counters: Counters,
         *,
         most: int,
+        most_bytes: int,
         most_ids: int,
         exclude_publisher: bool,
         explain: bool,
@@ -71,6 +73,7 @@ class Subscribing:
         self._failures = failures
         self._counters = counters
         self._most = most
+        self._most_bytes = most_bytes
         self._most_ids = most_ids
         self._exclude_publisher = exclude_publisher
         self._explain = explain
@@ -217,6 +220,10 @@ class Subscribing:
         if len(connection.subscriptions) >= self._most:
             self._counters.over_limit += 1
             raise LimitExceeded(f"more than {self._most} subscriptions")
+        size = len(uri.encode())
+        if connection.subscriptions_size + size > self._most_bytes:
+            self._counters.over_limit += 1
+            raise LimitExceeded(f"more than {self._most_bytes} bytes of subscribed URIs")
         try:
             await self._register.propose(uri, connection)
             for hook in topic.on_subscribe:
@@ -231,7 +238,8 @@ class Subscribing:
         except BaseException:
             await self._leave(connection, [uri])
             raise
-        connection.subscriptions[uri] = None
+        connection.subscriptions[uri] = size
+        connection.subscriptions_size += size
         self._register.accept(uri, connection)
         if connection.left:
             # The hook ignored its cancellation and outlasted its connection.
@@ -243,7 +251,7 @@ class Subscribing:
 
     def _release(self, connection: Connection, uri: str) -> bool:
         """End a subscription here: from now on no event reaches it. False if there was none."""
-        connection.subscriptions.pop(uri, None)
+        connection.subscriptions_size -= connection.subscriptions.pop(uri, 0)
         return self._register.release(uri, connection.id)
 
     async def _told(self, connection: Connection, ended: Sequence[tuple[ServedTopic | None, Incoming]]) -> None:

@@ -15,7 +15,12 @@ from .limits import Limits
 __all__ = ["Work"]
 
 Job = tuple[Callable[..., Coroutine[Any, Any, None]], tuple[Any, ...], bool, int]
-"""A function, its arguments, whether it outlives the connection, and the bytes of its message."""
+"""A function, its arguments, whether it outlives the connection, and the bytes that its message takes."""
+
+SHORT = 256
+"""Bytes of a message up to which it counts with its length: of those the number of calls is bound enough."""
+
+_NOT_STRUCTURE = bytes(set(range(256)) - set(b"[{,:"))
 
 JOBS_A_TURN = 64
 """Topic messages that waited for their turn and are taken before others have theirs."""
@@ -51,7 +56,7 @@ class Work:
         owner: Who is told of that.
 
     Attributes:
-        size: Bytes of the message that what is started next came from.
+        message: The text of the message that what is started next came from; b"" once it has been started.
         full: Whether there is as much under way as may be.
     """
 
@@ -60,22 +65,24 @@ class Work:
         "_calls",
         "_context",
         "_lane",
+        "_lane_size",
         "_lane_task",
         "_limits",
         "_outlives",
         "_owner",
         "_starter",
         "full",
-        "size",
+        "message",
     )
 
     def __init__(self, starter: Starter, limits: Limits, owner: Owner) -> None:
         self._starter = starter
         self._limits = limits
         self._owner = owner
-        self.size = 0
+        self.message = b""
         self._bytes = 0
         self._calls: dict[asyncio.Task[None], int] = {}
+        self._lane_size = 0  # of the job that runs
         self._lane: deque[Job] | None = None
         self._lane_task: asyncio.Task[None] | None = None
         self._outlives = False
@@ -90,9 +97,10 @@ class Work:
         """Run a call side by side with the others; it is cancelled when the connection ends."""
         task = self._starter.start(call, self._context.copy())
         if task is not None:
-            self._calls[task] = self.size
+            size = memory_of(self.message)
+            self._calls[task] = size
             task.add_done_callback(self._call_ended)
-            self._count(self.size)
+            self._count(size)
 
     def in_order(self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any, outlives: bool) -> None:
         """Run a job after those given before it.
@@ -104,24 +112,32 @@ class Work:
                 left was published, but to subscribe it would be senseless.
         """
         if self._lane_task is None and not self._lane:
-            self._start_job(function, args, outlives)
+            if self._start_job(function, args, outlives):
+                self._lane_size = memory_of(self.message)
+                self._count(self._lane_size)
             return
         if self._lane is None:
             self._lane = deque()
-        self._lane.append((function, args, outlives, self.size))
-        self._count(self.size)
+        size = memory_of(self.message)
+        self._lane.append((function, args, outlives, size))
+        self._count(size)
 
     def _start_job(
         self, function: Callable[..., Coroutine[Any, Any, None]], args: tuple[Any, ...], outlives: bool
-    ) -> None:
+    ) -> bool:
+        """Start the next job; whether it goes on as a task."""
         self._outlives = outlives
         task = self._starter.start(function(*args), self._context.copy())
-        if task is not None:
-            self._lane_task = task
-            task.add_done_callback(self._job_ended)
+        if task is None:
+            return False
+        self._lane_task = task
+        task.add_done_callback(self._job_ended)
+        return True
 
     def _job_ended(self, task: asyncio.Task[None]) -> None:
         self._lane_task = None
+        size, self._lane_size = self._lane_size, 0
+        self._count(-size)
         self._next_jobs()
 
     def _next_jobs(self) -> None:
@@ -130,8 +146,9 @@ class Work:
             if not lane or self._lane_task is not None:
                 break
             function, args, outlives, size = lane.popleft()
-            self._count(-size)
-            self._start_job(function, args, outlives)
+            going_on = self._start_job(function, args, outlives)
+            self._lane_size = size if going_on else 0
+            self._count(0 if going_on else -size)
         if lane and self._lane_task is None:
             asyncio.get_running_loop().call_soon(self._next_jobs)
 
@@ -208,6 +225,19 @@ class Work:
     def _tasks(self, *, lane: bool) -> set[asyncio.Task[None]]:
         lane_task = self._lane_task if lane else None
         return {*self._calls, lane_task} if lane_task is not None else set(self._calls)
+
+
+def memory_of(message: bytes) -> int:
+    """About how many bytes of memory the values of a message take: as good as never more than this, often half."""
+    size = len(message)
+    if size <= SHORT:
+        return size
+    structure = message.translate(None, _NOT_STRUCTURE)
+    lists, objects, commas = structure.count(b"["), structure.count(b"{"), structure.count(b",")
+    keys = len(structure) - lists - objects - commas
+    # One character beyond Latin-1 can make each of its text take four bytes.
+    text = size if message.isascii() and rb"\u" not in message else 4 * size
+    return text + 88 * lists + 104 * objects + 64 * commas + 80 * keys
 
 
 async def _cancel(tasks: set[asyncio.Task[None]], patience: float) -> int:
