@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Iterable
 from typing import TYPE_CHECKING, Any
+from typing import Protocol as Interface
 
 from aiohttp import WebSocketError, WSMsgType, web
 
@@ -34,14 +35,42 @@ from .work import Work
 if TYPE_CHECKING:
     from .session import Session
 
-if TYPE_CHECKING:
-    from .session import Session
-
 __all__ = ["Connection"]
 
 ABNORMAL = 1006
 NOT_ACCEPTED = 1003
 SLOW_READER = 4008
+
+
+LONGEST_PAUSE = 1.0
+"""Seconds for which nothing is read at most because too much was sent."""
+
+
+class Handler(Interface):
+    """What takes a connection's messages: the dispatcher. Must not block."""
+
+    def receive(self, connection: Connection, message: Message) -> None:
+        """Take one message."""
+
+    def refuse(self, connection: Connection, data: bytes) -> None:
+        """Refuse the text of a message beyond the rate, which has not been decoded."""
+
+    def refuse_frame(self, connection: Connection, what: str) -> None:
+        """Refuse a frame beyond the rate that is no text message."""
+
+
+class _Nobody:
+    def receive(self, connection: Connection, message: Message) -> None:
+        pass
+
+    def refuse(self, connection: Connection, data: bytes) -> None:
+        pass
+
+    def refuse_frame(self, connection: Connection, what: str) -> None:
+        pass
+
+
+NOBODY = _Nobody()
 
 
 class Connection:
@@ -61,19 +90,21 @@ class Connection:
 
     __slots__ = (
         "__weakref__",
+        "_allowance",
         "_complaints",
+        "_control_allowance",
         "_deadline",
         "_ended",
+        "_handler",
         "_heartbeat",
         "_hub",
         "_inlet",
-        "_on_message",
         "_over",
+        "_pause",
         "_permissions",
         "_roles",
         "_transport",
         "_user",
-        "allowance",
         "attributes",
         "close_code",
         "close_reason",
@@ -111,13 +142,14 @@ class Connection:
         self.close_reason = ""
         self.work = Work(hub.starter, hub.limits, self)
         self.outbox = _outbox(self, hub)
-        rate = hub.limits.messages_per_second
-        self.allowance = None if rate is None else Allowance(rate, hub.limits.burst)
         self._hub = hub
+        self._allowance = self._rate()
+        self._control_allowance: Allowance | None = None
         self._complaints: Complaints | None = None
-        self._on_message: Callable[[Connection, Message], None] = _ignore
+        self._handler: Handler = NOBODY
         self._transport: asyncio.Transport | None = None
         self._inlet: Inlet | None = None
+        self._pause: asyncio.TimerHandle | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._over = False
         self._ended: asyncio.Future[None] | None = None
@@ -242,10 +274,10 @@ class Connection:
 
     # ---- in
 
-    def serve(self, socket: Socket, on_message: Callable[[Connection, Message], None]) -> Awaitable[None]:
-        """Read until the connection ends, handing each message to `on_message`, which must not block."""
+    def serve(self, socket: Socket, handler: Handler) -> Awaitable[None]:
+        """Read until the connection ends, handing each message to `handler`."""
         assert self._transport is not None
-        self._on_message = on_message
+        self._handler = handler
         self._inlet = inlet_of(socket, self._transport)
         self.work.enter_context()
         return self._inlet.read_into(self._take)
@@ -253,27 +285,33 @@ class Connection:
     def _take(self, kind: WSMsgType, data: Any, extra: Any) -> bool:
         if kind is not WSMsgType.TEXT:
             return self._take_other(kind, data, extra)
-        if not self.outbox.closed:
-            work = self.work
-            work.message = data
-            try:
-                message = self.protocol.receive(data)
-            except ProtocolError as error:
-                self._malformed(error)
-            else:
-                self._on_message(self, message)
-            work.message = b""
+        if self.outbox.closed:
+            return True
+        if self._allowance is not None and not self._allowance.take():
+            self._handler.refuse(self, data)
+            self._slow_down()
+            return True
+        work = self.work
+        work.message = data
+        try:
+            message = self.protocol.receive(data)
+        except ProtocolError as error:
+            self._malformed(error)
+        else:
+            self._handler.receive(self, message)
+        work.message = b""
         return True
 
     def _take_other(self, kind: WSMsgType, data: Any, extra: Any) -> bool:
         match kind:
             case WSMsgType.PING:
-                self.outbox.send(pong_frame(data))
+                if self._may_control("PING"):
+                    self.outbox.send(pong_frame(data))
             case WSMsgType.PONG:
-                if self._heartbeat is not None:
-                    self._heartbeat.pong(data)
+                if self._heartbeat is None or not self._heartbeat.pong(data):
+                    self._may_control("PONG")
             case WSMsgType.BINARY:
-                self._malformed(ProtocolError(NOT_ACCEPTED, "WAMP v1 is JSON in text messages, not binary"))
+                self._take_binary()
             case WSMsgType.CLOSE:
                 self._answer_close(data, extra)
                 return False
@@ -282,6 +320,33 @@ class Connection:
                 return False
         return True
 
+    def _take_binary(self) -> None:
+        if self.outbox.closed:
+            return
+        if self._allowance is not None and not self._allowance.take():
+            self._handler.refuse_frame(self, "a binary message")
+            self._slow_down()
+        else:
+            self._malformed(ProtocolError(NOT_ACCEPTED, "WAMP v1 is JSON in text messages, not binary"))
+
+    def _rate(self) -> Allowance | None:
+        limits = self._hub.limits
+        rate = limits.messages_per_second
+        return None if rate is None else Allowance(rate, limits.burst)
+
+    def _may_control(self, what: str) -> bool:
+        """Whether one more PING, or PONG that answers no ping, may pass: they have an allowance of their own."""
+        if self._allowance is None or self.outbox.closed:
+            return True
+        if self._control_allowance is None:
+            self._control_allowance = self._rate()
+        if self._control_allowance is None or self._control_allowance.take():
+            return True
+        self._handler.refuse_frame(self, what)
+        return False
+
+    # ---- back-pressure
+
     def full(self) -> None:
         """Too much is under way: let the peer wait."""
         if self._inlet is not None:
@@ -289,8 +354,29 @@ class Connection:
 
     def relieved(self) -> None:
         """There is room again."""
-        if self._inlet is not None:
+        if self._inlet is not None and self._pause is None:
             self._inlet.release()
+
+    def _slow_down(self) -> None:
+        """Read nothing for a moment where messages may be compressed: they are inflated before they can be counted."""
+        rate = self._hub.limits.messages_per_second
+        if self._pause is None and self._inlet is not None and rate is not None and self._compressed:
+            self._inlet.hold()
+            self._pause = asyncio.get_running_loop().call_later(min(LONGEST_PAUSE, 1 / rate), self._go_on)
+
+    def _go_on(self) -> None:
+        self._pause = None
+        if not self.work.full:
+            self.relieved()
+
+    @property
+    def _compressed(self) -> bool:
+        return isinstance(self.outbox, DeflatingOutbox)
+
+    @property
+    def _unread(self) -> bool:
+        """Whether nobody reads from the peer at present."""
+        return self.work.full or self._pause is not None
 
     def _malformed(self, error: ProtocolError) -> None:
         self._hub.counters.malformed += 1
@@ -328,14 +414,14 @@ class Connection:
         transport, heartbeat = self._transport, self._heartbeat
         if transport is None or heartbeat is None or self._over:
             return
-        if self.work.full:
+        if self._unread:
             # Nobody reads its pongs, but a peer that has gone shows in the socket once something was sent.
             heartbeat.unread(now, stalled)
             if has_failed(transport):
                 self.cut(ABNORMAL, "the connection was lost")
         elif heartbeat.is_overdue(now, stalled, self.outbox.left):
             self.cut(ABNORMAL, f"keepalive: no pong within {heartbeat.patience:g} s")
-        if heartbeat.is_due(now, unread=self.work.full):
+        if heartbeat.is_due(now, unread=self._unread):
             self.outbox.send(ping_frame(heartbeat.ping(now, stalled)))
             heartbeat.queued(self.outbox.left, self.outbox.unsent)
 
@@ -425,6 +511,8 @@ class Connection:
         else:
             self._arm(self._hub.options.close_timeout)
         self.outbox.forget()
+        if self._pause is not None:
+            self._pause.cancel()
         if self._inlet is not None:
             self._inlet.close()
             self._inlet = None
@@ -439,11 +527,7 @@ class Connection:
         that come and go.
         """
         self.work.forget()
-        self._on_message = _ignore
-
-
-def _ignore(connection: Connection, message: Message) -> None:
-    pass
+        self._handler = NOBODY
 
 
 def _outbox(connection: Connection, hub: Hub) -> Outbox:

@@ -34,7 +34,7 @@ class Dispatcher:
         self._limits = limits
         self._counters = counters
         self._draining = False
-        self._rated = limits.messages_per_second is not None
+        self._too_many = f"more than {limits.messages_per_second or 0:g} messages a second"
 
     def drain(self) -> None:
         """Begin nothing more; what is under way ends as usual."""
@@ -46,7 +46,7 @@ class Dispatcher:
 
     def receive(self, connection: Connection, message: messages.Message) -> None:
         """Take one message. Never blocks: calls run side by side, topic messages in the order they came."""
-        if self._draining or (self._rated and not self._admit(connection, message)):
+        if self._draining:
             return
         work = connection.work
         if isinstance(message, messages.Call):
@@ -70,18 +70,33 @@ class Dispatcher:
         """End the subscriptions that a connection may not have any more; gives their URIs."""
         return await self._subscribing.recheck(connection)
 
-    def _admit(self, connection: Connection, message: messages.Message) -> bool:
-        """Whether the client may send one more message now; refuses the message otherwise."""
-        if connection.allowance is None or connection.allowance.take():
-            return True
+    def refuse(self, connection: Connection, data: bytes) -> None:
+        """Refuse the text of a message beyond the rate; no more of it is read than the answer to a call needs."""
+        if self._draining or self._close_flood(connection):
+            return
+        match messages.decode_head(data):
+            case [messages.Call.code, str(call_id), str(name)]:
+                call = messages.Call(call_id, connection.protocol.resolve(name), [])
+                connection.work.start_call(self._calls.refuse(connection, call, TooManyMessages(self._too_many)))
+            case [int(code), *names]:
+                uri = connection.protocol.resolve(names[0]) if names else ""
+                self._drop(connection, f"{messages.NAMES.get(code, 'a malformed message')} {quote(uri)}")
+            case _:
+                self._drop(connection, "a malformed message")
+
+    def refuse_frame(self, connection: Connection, what: str) -> None:
+        """Refuse a frame beyond the rate that is no text message."""
+        if not self._draining and not self._close_flood(connection):
+            self._drop(connection, what)
+
+    def _close_flood(self, connection: Connection) -> bool:
+        """Count what is beyond the rate, and close its connection where the app wants that."""
         self._counters.over_limit += 1
-        reason = f"more than {self._limits.messages_per_second:g} messages a second"
-        if self._limits.flood == "close":
-            connection.complaints.add("flood", f"closed: {reason}")
-            connection.close(TOO_MUCH, reason)
-        elif isinstance(message, messages.Call):
-            connection.work.start_call(self._calls.refuse(connection, message, TooManyMessages(reason)))
-        else:
-            what = f"{type(message).__name__.upper()} {quote(getattr(message, 'uri', ''))}"
-            connection.complaints.add("flood", f"{what} dropped: {reason}")
-        return False
+        if self._limits.flood != "close":
+            return False
+        connection.complaints.add("flood", f"closed: {self._too_many}")
+        connection.close(TOO_MUCH, self._too_many)
+        return True
+
+    def _drop(self, connection: Connection, what: str) -> None:
+        connection.complaints.add("flood", f"{what} dropped: {self._too_many}")

@@ -113,7 +113,7 @@ class Door:
             return socket
         try:
             await self._welcome(connection, socket, transport)
-            await connection.serve(socket, self._node.dispatcher.receive)
+            await connection.serve(socket, self._node.dispatcher)
         finally:
             self._places.leave(address)
             connection.end()

@@ -58,10 +58,12 @@ class Heartbeat:
         self._left = left
         self._end = left + unsent
 
-    def pong(self, payload: bytes) -> None:
-        """An answer came."""
-        if payload == self._ping:
-            self._ping = None
+    def pong(self, payload: bytes) -> bool:
+        """Take a pong; gives whether it answers the ping that waits."""
+        if payload != self._ping:
+            return False
+        self._ping = None
+        return True
 
     def unread(self, now: float, stalled: float) -> None:
         """The answers are not read at present."""

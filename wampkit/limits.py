@@ -33,10 +33,13 @@ class Limits:
         calls_size: Bytes of memory that the messages take from which those came; reading pauses beyond it as well. It
             is estimated: a text takes its own length, but lists, objects and numbers many times theirs.
         messages_per_second: How many messages of one connection are taken in the long run, or None for any number.
+            Every message counts, malformed and binary ones too, and is counted before it is decoded; PINGs, and
+            PONGs that answer no ping, have the same rate and burst for themselves.
         burst: How many messages it may send at once, after a pause that was long enough; None for as many as it
             may send in one second. Only with `messages_per_second`.
         flood: What becomes of messages beyond that: "refuse" answers calls with the error kind
-            `too_many_messages` and drops the rest with a line in the log, "close" closes the connection with 1008.
+            `too_many_messages` and drops the rest with a line in the log, PREFIX and PING too; "close" closes the
+            connection with 1008. Where compression was negotiated, "refuse" also reads no faster than the rate.
         threads_per_connection: How many of its blocking functions (written with `def`) run at once; None for a
             quarter of `App(threads=...)`. The rest of its calls wait while those of others run.
         queue: Bytes that may wait for a client that reads slowly; events that wait for `on_subscribe` to accept a

@@ -7,7 +7,8 @@ be sent when is `protocol.py`'s business. Printing a message does not print what
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, TypeAlias
 
 import msgspec
@@ -16,6 +17,7 @@ from .errors import ProtocolError, quote
 from .strict_json import MAX_NESTING, read_json
 
 __all__ = [
+    "NAMES",
     "Call",
     "CallFailed",
     "CallResult",
@@ -164,6 +166,12 @@ Raises NotJson, which is a TypeError, for a value of a type that JSON cannot car
 surrogate, RecursionError for a value that contains itself.
 """
 
+NAMES: Mapping[int, str] = MappingProxyType(
+    {each.code: each.__name__.upper() for each in (Welcome, Prefix, Call, Subscribe, Unsubscribe, Publish, Event)}
+    | {CallResult.code: "CALLRESULT", CallFailed.code: "CALLERROR"}
+)
+"""The specification's name of each type number."""
+
 
 def encode(message: Message) -> bytes:
     """One message as JSON text. Raises as `encode_value` does."""
@@ -221,7 +229,7 @@ def decode(data: bytes | str, nesting: int = MAX_NESTING) -> Message:
 
 
 _TEXT = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
-_HEAD = re.compile(rb"\s*+\[\s*+([0-9])\s*+(?:,\s*+(" + _TEXT + rb")\s*+(?:,\s*+(" + _TEXT + rb"))?)?", re.DOTALL)
+_HEAD = re.compile(rb"\s*+\[\s*+([0-9]++)\s*+(?:,\s*+(" + _TEXT + rb")\s*+(?:,\s*+(" + _TEXT + rb"))?)?", re.DOTALL)
 
 
 def decode_head(data: bytes) -> list[Any]:
