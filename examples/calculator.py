@@ -25,7 +25,7 @@ async def add(x: float, y: float) -> float:
 async def divide(x: float, y: float) -> float:
     """Divide x by y."""
     if y == 0:
-        raise WampError("calc:error#zero", "cannot divide by zero", {"x": x})
+        raise WampError("calc:division-by-zero", "cannot divide by zero", {"x": x})
     return x / y
 
 

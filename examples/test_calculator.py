@@ -23,7 +23,7 @@ async def test_add(wamp_client):
 async def test_divide_by_zero_says_so(wamp_client):
     with pytest.raises(CallError) as failed:
         await wamp_client.call("calc:divide", 1, 0)
-    assert failed.value.uri == "http://example.com/calc#error#zero"
+    assert failed.value.uri == "http://example.com/calc#division-by-zero"
     assert failed.value.details == {"x": 1}
 
 

@@ -270,7 +270,7 @@ async def test_injected_parameters_stand_anywhere() -> None:
         assert await peer.result("f/a/5", 1, 2, 3, 4) == [True, 1, "a", [1, 2, 3, 4], 2, [3, 4], 5, 42]
         answer_ = await peer.call("f/a/five", 1)
         assert answer_[0] == ERROR
-        assert answer_[3] == "f/{kind}/{number}: {number} in the URI: expected int, got str"
+        assert answer_[3] == "no such procedure: 'f/a/five'"
 
 
 async def test_all_kinds_of_callables_serve() -> None:

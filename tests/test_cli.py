@@ -181,7 +181,7 @@ def test_routes_with_middlewares(project: Path) -> None:
 
 
 def test_routes_in_json(project: Path) -> None:
-    """--json prints one document that a script can read, with full URIs and middlewares."""
+    """--json prints one document that a script can read, with full URIs, middlewares and JSON Schemas."""
     listing = json.loads(wampkit("routes", "shop:app", "--json", cwd=project).stdout)
     assert listing["prefixes"] == {"calc": "http://example.com/calc#"}
     assert listing["handshake"] == ["AllowOrigins", "Users"]
@@ -196,6 +196,13 @@ def test_routes_in_json(project: Path) -> None:
         "doc": "Add two numbers.",
         "middlewares": ["Users", "timing"],
         "requires": {},
+        "documentation": "Add two numbers.\n\nNot more.",
+        "variables": [],
+        "parameters": [
+            {"name": "x", "schema": {"type": "number"}, "required": True, "variadic": False},
+            {"name": "y", "schema": {"type": "number"}, "required": False, "variadic": False, "default": 1},
+        ],
+        "definitions": {},
     }
     assert [by_name[name]["publish"] for name in ("room/{name}", "lobby", "news")] == [
         "handler",

@@ -105,7 +105,7 @@ def make(**options: Any) -> App:
     async def divide(x: float, y: float) -> float:
         """Divide x by y."""
         if y == 0:
-            raise WampError("calc:error#zero", "cannot divide by zero", {"x": x})
+            raise WampError("calc:division-by-zero", "cannot divide by zero", {"x": x})
         return x / y
 
     @app.rpc("calc:crash")
@@ -163,7 +163,7 @@ async def test_an_error_is_shown_whole(chromium: Browser) -> None:
         await page.keyboard.press("Control+Enter")
         problem = page.locator(".answer.failed .problem")
         await expect(problem.locator("strong")).to_have_text("cannot divide by zero")
-        await expect(problem.locator("code")).to_have_text("http://example.com/calc#error#zero")
+        await expect(problem.locator("code")).to_have_text("http://example.com/calc#division-by-zero")
         await expect(problem.locator("pre")).to_have_text('{\n  "x": 1\n}')
 
 

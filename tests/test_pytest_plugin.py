@@ -39,7 +39,7 @@ CHAT = """
     @app.rpc("calc:divide")
     async def divide(x: float, y: float) -> float:
         if y == 0:
-            raise WampError("calc:error#zero", "cannot divide by zero", {"x": x})
+            raise WampError("calc:division-by-zero", "cannot divide by zero", {"x": x})
         return x / y
 
     @app.rpc("calc:inverse")

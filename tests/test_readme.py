@@ -129,7 +129,7 @@ def test_the_client(written: Path) -> None:
     assert done.stderr == ""
     assert done.stdout.splitlines() == [
         "0.25",
-        "http://example.com/calc#error#zero cannot divide by zero {'x': 1.0}",
+        "http://example.com/calc#division-by-zero cannot divide by zero {'x': 1.0}",
         "hello",
     ]
 

@@ -44,6 +44,12 @@ from .topics import Topic, Topics
 
 __version__ = "0.1.0"
 
+
+def __dir__() -> list[str]:
+    """The public names, for those who type `wampkit.` into a shell: not the modules that they come from."""
+    return sorted([*__all__, "__doc__", "__file__", "__name__", "__path__", "__version__"])
+
+
 __all__ = [
     "ERROR_URIS",
     "AllowAddresses",

@@ -26,7 +26,7 @@ from .middleware import Middleware
 from .mounting import mount
 from .own import login_procedures, publish_procedure, subscription_procedure
 from .requirements import Rule, Rules
-from .router import Declaration, Router, Table, TopicDeclaration, gather
+from .router import Declaration, Router, Table, TopicDeclaration, gather, warn_of_fragments
 from .serving import compile_routes
 from .sessions import reads_sessions
 from .settings import OPTIONS, Settings
@@ -373,7 +373,9 @@ class App(Live):
         return replace(self._settings, middlewares=middlewares)
 
     async def _start(self) -> None:
-        compiled = self.compile(gather(self._router, self.prefixes))
+        declarations = gather(self._router, self.prefixes)
+        compiled = self.compile(declarations)
+        warn_of_fragments(declarations)
         self._console.describe(compiled, self.middlewares)
         console = self._console if self.console else None
         node, door = assemble(self.settings(), console, *compiled, self._hooks, self._error_handlers)

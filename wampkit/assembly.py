@@ -27,6 +27,7 @@ from .settings import Settings
 from .subscribing import Subscribing
 from .threads import ThreadPools
 from .topics import Topics
+from .uris import expand
 
 __all__ = ["assemble"]
 
@@ -60,7 +61,13 @@ def assemble(
         node.report(error, connection)
 
     hub = Hub(options.sockets, options.limits, counters, report, throttle=throttle)
-    topics = Topics(broker, hub.flusher, hub.starter, known=lambda uri: served.find(uri) is not None)
+    topics = Topics(
+        broker,
+        hub.flusher,
+        hub.starter,
+        known=lambda uri: served.find(uri) is not None,
+        expand=lambda name: expand(name, options.prefixes),
+    )
 
     async def on_error(error: BaseException, connection: Connection) -> None:
         await hooks.failed(threads.hooks, error, connection)

@@ -11,7 +11,7 @@ import functools
 import inspect
 import threading
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -19,11 +19,11 @@ import msgspec
 from .arguments import Arguments, problem_of
 from .depends import Depends, Scope
 from .errors import DeclarationError, InvalidArgument
-from .signatures import check_convertible, is_async, location, parameters_of
+from .signatures import check_convertible, is_async, is_method, location, parameters_of
 from .threads import Threads
 from .transaction import Transaction
 
-__all__ = ["Injectables", "Plan", "compile_handler"]
+__all__ = ["Injectables", "Plan", "compile_handler", "fits"]
 
 Injectables = Mapping[Any, Callable[[Scope], Any] | str]
 """What an annotation provides: a function of the scope, or the reason why it cannot be had here."""
@@ -32,6 +32,16 @@ Resolver = Callable[[Scope], Any]
 
 _EMPTY = inspect.Parameter.empty
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+_INJECTED_NAMES = {
+    "conn": "Connection",
+    "connection": "Connection",
+    "topic": "Topic",
+    "publish": "Publish",
+    "session": "Session",
+}
+"""What parameters of these names are meant to be, if this can be had where they stand."""
 
 
 class Plan:
@@ -44,9 +54,20 @@ class Plan:
         wire: The parameters that a message fills.
         injected: Whether any parameter is provided rather than sent.
         transactional: Whether a generator is among its dependencies and theirs: see `transaction.py`.
+        variables: What the variables of the URI are converted to, by name, where the handler says it.
     """
 
-    __slots__ = ("_keywords", "_slots", "function", "injected", "is_async", "name", "transactional", "wire")
+    __slots__ = (
+        "_keywords",
+        "_slots",
+        "function",
+        "injected",
+        "is_async",
+        "name",
+        "transactional",
+        "variables",
+        "wire",
+    )
 
     def __init__(self, name: str, function: Callable[..., Any]) -> None:
         self.name = name
@@ -58,6 +79,7 @@ class Plan:
         self._keywords: list[tuple[str, Resolver | Dependency]] = []
         self.injected = False
         self.transactional = False
+        self.variables: dict[str, Any] = {}
 
     @property
     def plain(self) -> bool:
@@ -244,7 +266,9 @@ class _Compiler:
     ) -> Any:
         name = parameter.name
         label = f"{where}: parameter {name!r}"
-        slot = self._injected(annotation, label) or self._variable(parameter, annotation, variables, label)
+        slot = self._injected(annotation, label) or self._variable(plan, parameter, annotation, variables, label)
+        if slot is None:
+            self._refuse_unannotated(parameter, annotation, label)
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
             raise DeclarationError(f"{label}: WAMP arguments have no names; take one parameter of type dict instead")
         if slot is not None:
@@ -294,6 +318,11 @@ class _Compiler:
         return provided
 
     def _dependency(self, function: Callable[..., Any], label: str) -> Dependency:
+        if is_method(function):
+            raise DeclarationError(
+                f"{label}: Depends({function.__qualname__}) is a method without its object; write "
+                f"Depends(service.{function.__name__})"
+            )
         if function in self._under_way:
             raise DeclarationError(f"{label}: {location(function)} depends on itself")
         self._under_way.append(function)
@@ -302,8 +331,19 @@ class _Compiler:
         finally:
             self._under_way.pop()
 
+    def _refuse_unannotated(self, parameter: inspect.Parameter, annotation: Any, label: str) -> None:
+        """Refuse a parameter that is called as what is injected here and would be taken from the wire."""
+        wanted = _INJECTED_NAMES.get(parameter.name)
+        if wanted is None or annotation is not _EMPTY:
+            return
+        if any(callable(provided) and kind.__name__ == wanted for kind, provided in self._injectables.items()):
+            raise DeclarationError(
+                f"{label} has no annotation, so that clients would have to send it; write {parameter.name}: {wanted}, "
+                f"or {parameter.name}: Any if they do send it"
+            )
+
     def _variable(
-        self, parameter: inspect.Parameter, annotation: Any, variables: Sequence[str], label: str
+        self, plan: Plan, parameter: inspect.Parameter, annotation: Any, variables: Sequence[str], label: str
     ) -> Resolver | None:
         name = parameter.name
         if name not in variables:
@@ -311,6 +351,7 @@ class _Compiler:
         if annotation in (_EMPTY, Any, str):
             return lambda scope: scope.variables[name]
         check_convertible(annotation, label)
+        plan.variables[name] = annotation
         return functools.partial(_convert_variable, self._name, name, annotation)
 
     def _check_count(self, plan: Plan, where: str) -> None:
@@ -333,3 +374,23 @@ def _convert_variable(owner: str, name: str, annotation: Any, scope: Scope) -> A
     except msgspec.ValidationError as error:
         problem = problem_of(error)
         raise InvalidArgument(f"{owner}: {{{name}}} in the URI: {problem}") from None
+
+
+def fits(plans: Iterable[Plan]) -> Callable[[Mapping[str, str]], bool] | None:
+    """Whether the values of a URI's variables are such as handlers take; None if they take any.
+
+    A URI whose variable is of another form names nothing: `book/abc` is no procedure where `{number}` is an int.
+    """
+    wanted = [(name, annotation) for plan in plans for name, annotation in plan.variables.items()]
+    if not wanted:
+        return None
+
+    def check(values: Mapping[str, str]) -> bool:
+        try:
+            for name, annotation in wanted:
+                msgspec.convert(values[name], annotation, strict=False)
+        except msgspec.ValidationError:
+            return False
+        return True
+
+    return check

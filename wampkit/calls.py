@@ -105,7 +105,13 @@ class Calls:
         error = await self._failures.explained(connection, error, what)
         try:
             uri, description, details = answer_for(error, self._answers.error_uris, debug=self._answers.debug)
-            text = connection.protocol.error(message.id, expand(uri, self._answers.prefixes), description, details)
+            uri = expand(uri, self._answers.prefixes)
+            if uri.count("#") > 1:
+                connection.complaints.add(
+                    ("two fragments", uri),
+                    f"{what} answered with the error URI {quote(uri)}, which has two '#': a URI has one at most",
+                )
+            text = connection.protocol.error(message.id, uri, description, details)
         except Exception as failure:
             await self._failures.report(connection, failure, f"{what}: writing its error as JSON")
             self._send_error(connection, message, "internal", "the error cannot be written as JSON")

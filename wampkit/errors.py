@@ -62,11 +62,16 @@ class WampError(Exception):
         uri: The error URI. A CURIE of the app's prefixes is sent as the full URI.
         description: One sentence for the caller.
         details: Anything JSON can carry, or None for a CALLERROR without details.
+
+    Raises:
+        DeclarationError: The URI is missing, or can be none, as a sentence cannot.
     """
 
     kind: ClassVar[str | None] = None
 
-    def __init__(self, uri: str, description: str = "", details: Any = None) -> None:
+    def __init__(self, uri: str = "", description: str = "", details: Any = None) -> None:
+        if not isinstance(uri, str) or not uri or any(each.isspace() for each in uri):
+            raise DeclarationError(_no_error_uri(type(self).__name__, uri))
         super().__init__(uri, description, details)
         self.uri = uri
         self.description = description
@@ -76,12 +81,19 @@ class WampError(Exception):
         return f"{self.uri}: {self.description}" if self.description else self.uri
 
 
+def _no_error_uri(name: str, uri: object) -> str:
+    example = f'{name}("http://example.com/error#sold-out", "it is sold out")'
+    if not uri:
+        return f"{name} needs the error's URI, by which callers tell errors apart: raise {example}"
+    return f"{name}: the URI comes first and {quote(uri)} is none: raise {example}"
+
+
 class _KindError(WampError):
     """A `WampError` whose URI is looked up in the app's error table by its kind."""
 
     kind: ClassVar[str]
 
-    def __init__(self, description: str, details: Any = None) -> None:
+    def __init__(self, description: str = "", details: Any = None) -> None:
         super().__init__(ERROR_URIS[self.kind], description, details)
 
 

@@ -104,6 +104,8 @@ class HostRule:
     """
 
     def __init__(self, text: str) -> None:
+        if "/" in text:
+            raise ValueError(f"{text!r} is no host; give the host alone, without scheme and path: {_host_in(text)!r}")
         if text.count(":") > 1 and not text.startswith("["):
             text = f"[{text}]"
         name, port = _split_port(text)
@@ -118,6 +120,10 @@ class HostRule:
         """Whether a host in its normal form, asked for on a port, is meant."""
         same = host.endswith(f".{self._host}") if self._wild else host == self._host
         return same and self._port in (None, port)
+
+
+def _host_in(url: str) -> str:
+    return url.partition("://")[2].partition("/")[0] or url.partition("/")[0] or "example.com"
 
 
 def _split_port(text: str) -> tuple[str, int | None]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from .app import App
 from .chains import Procedure, ServedTopic
 from .errors import one_line
 from .gates import arranged
-from .reference import Route, middleware_names, route_of
+from .reference import Route, described, middleware_names, route_of
 
 __all__ = ["Listing", "as_text", "listing_of"]
 
@@ -22,15 +22,17 @@ class Listing:
         prefixes: The app's prefixes.
         handshake: The middlewares that each handshake passes, outermost first, with those that stand there by default.
         routes: The procedures in the order in which they were declared, then the topics.
+        described: The same routes with all that JSON tells of them besides: documentation, and schemas.
     """
 
     prefixes: dict[str, str]
     handshake: list[str]
     routes: list[Route]
+    described: list[dict[str, Any]]
 
     def as_json(self) -> dict[str, Any]:
         """The same as JSON can carry it."""
-        return asdict(self)
+        return {"prefixes": self.prefixes, "handshake": self.handshake, "routes": self.described}
 
 
 def listing_of(app: App) -> Listing:
@@ -39,8 +41,13 @@ def listing_of(app: App) -> Listing:
     procedures, topics = app.compile(declarations)
     compiled: dict[int, Procedure | ServedTopic] = {id(each.route): each for each in (*procedures, *topics)}
     handshake, message = middleware_names(arranged(app.middlewares), gates=True)
-    routes = [route_of(compiled[id(each)], message) for each in declarations]
-    return Listing(dict(app.prefixes), handshake, sorted(routes, key=lambda route: route.kind))
+    routes = [compiled[id(each)] for each in sorted(declarations, key=lambda each: each.kind)]
+    return Listing(
+        dict(app.prefixes),
+        handshake,
+        [route_of(each, message) for each in routes],
+        [described(each, message) for each in routes],
+    )
 
 
 # ---- text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+import re
 import sys
 import sysconfig
 import tomllib
@@ -12,6 +13,9 @@ import traceback
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+import aiohttp
+import click
 
 from .app import App
 from .errors import DeclarationError, did_you_mean, one_line
@@ -101,11 +105,18 @@ def _lone_app(directory: Path) -> App:
 
 def _check_name(name: str, module: str, attribute: str | None) -> None:
     if module.endswith(".py") or "/" in module:
-        wanted = ".".join(Path(module).with_suffix("").parts)
-        raise Mistake(f"{name!r} is a file; name the module instead: {wanted}:{attribute or 'app'}", USAGE)
+        raise Mistake(f"{name!r} is a file; name the module instead: {_module_of(module, attribute or 'app')}", USAGE)
     for what, text in (("module", module), ("attribute", attribute)):
         if text is not None and not all(part.isidentifier() for part in text.split(".")):
             raise Mistake(f"{name!r}: {text!r} is no {what} name; an app is named module:attribute", USAGE)
+
+
+def _module_of(file: str, attribute: str) -> str:
+    """How an app in a file is named, and from where: modules are looked for in the folder of the command."""
+    path = Path(file).with_suffix("")
+    if path.is_absolute() or ".." in path.parts:
+        return f"{path.name}:{attribute}, in the folder {str(path.parent)!r}"
+    return f"{'.'.join(path.parts)}:{attribute}"
 
 
 def _import(name: str, directory: Path) -> ModuleType:
@@ -218,25 +229,36 @@ def describe(error: BaseException) -> str:
     frame = _own_frame(error)
     where = f"{_short(frame.filename)}:{frame.lineno}: " if frame is not None else ""
     if isinstance(error, DeclarationError):
-        # It explains itself, and mostly names the place as well.
-        return one_line(str(error) if frame is None or frame.filename in str(error) else f"{where}{error}")
+        # It explains itself, and names the place of what was declared earlier than here.
+        return one_line(str(error) if _PLACE.search(str(error)) else f"{where}{error}")
     text = f": {error}" if str(error) else ""
     return one_line(f"{where}{type(error).__name__}{text}")
 
 
-_MACHINERY = ("<", str(importlib.__file__), str(Path(__file__).parent) + os.sep)
-_LIBRARIES = tuple(sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+_PLACE = re.compile(r"\.py:\d+")
+_STDLIB = ("<", *(sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib")))
+_LIBRARIES = tuple(sysconfig.get_path(name) + os.sep for name in ("purelib", "platlib"))
+_RAISES_OURS = tuple(
+    str(Path(str(module.__file__)).parent) + os.sep for module in (sys.modules[__package__], aiohttp, click)
+)
+"""What wampkit itself raises passes these: they are no place of a mistake."""
 
 
 def _own_frame(error: BaseException) -> traceback.FrameSummary | None:
-    """The innermost frame of an exception that is the user's own code, or at least a library's."""
-    frames = [
-        frame
-        for frame in reversed(traceback.extract_tb(error.__traceback__))
-        if not frame.filename.startswith(_MACHINERY)
-    ]
-    own = (frame for frame in frames if not frame.filename.startswith(_LIBRARIES))
-    return next(own, next(iter(frames), None))
+    """The innermost frame of an exception that is the user's own code, or else the library's that raised it."""
+    frames = list(reversed(traceback.extract_tb(error.__traceback__)))
+    known = (*_STDLIB, *_LIBRARIES, *_RAISES_OURS)
+    own = next((frame for frame in frames if not frame.filename.startswith(known)), None)
+    if own is not None:
+        return own
+    # Libraries lie within the standard library's folder.
+    raised = (frame for frame in frames if frame.filename.startswith(_LIBRARIES) or not _is_stdlib(frame.filename))
+    innermost = next(raised, None)
+    return None if innermost is None or innermost.filename.startswith(_RAISES_OURS) else innermost
+
+
+def _is_stdlib(file: str) -> bool:
+    return file.startswith(_STDLIB)
 
 
 def _short(file: str) -> str:

@@ -13,7 +13,8 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 from .errors import DeclarationError, NotAllowed, NotFound
 from .incoming import Call, Incoming, Publish
 from .middleware import CallNext
-from .router import TopicDeclaration
+from .router import TopicDeclaration, is_handler
+from .signatures import explain_options, location
 
 __all__ = [
     "Condition",
@@ -110,7 +111,12 @@ class Requirement:
         return f"<requires {self}>"
 
 
-def requires(*conditions: str | Condition, user: Any = None) -> Requirement:
+_ANY_USER: Any = object()
+"""Stands for `user` that was not given: None, which a variable of the environment may be, must not mean that."""
+
+
+@explain_options("requires")
+def requires(*conditions: str | Condition, user: Any = _ANY_USER) -> Requirement:
     """A rule about who may do something.
 
     `requires()` asks for a user, `requires("admin", "editor")` for one of these roles, `requires(user="ann")` for one
@@ -123,15 +129,48 @@ def requires(*conditions: str | Condition, user: Any = None) -> Requirement:
         user: A user, or several in a list, tuple or set.
 
     Raises:
-        DeclarationError: A condition is neither a text nor a function.
+        DeclarationError: A condition is neither a text nor a function, a role is empty, or `user` is None or empty.
     """
     roles = frozenset(each for each in conditions if isinstance(each, str))
     functions = tuple(each for each in conditions if not isinstance(each, str))
+    if "" in roles:
+        raise DeclarationError("requires: '' is no role; was a setting empty? Name the role, or write requires()")
     for each in functions:
-        if not callable(each) or inspect.isclass(each):
-            raise DeclarationError(f"requires takes names of roles and functions of the message, not {each!r}")
-    users = None if user is None else frozenset(user) if isinstance(user, list | tuple | set | frozenset) else {user}
-    return Requirement(roles, None if users is None else frozenset(users), functions)
+        _check_condition(each)
+    return Requirement(roles, None if user is _ANY_USER else _users(user), functions)
+
+
+def _users(user: Any) -> frozenset[Any]:
+    users = frozenset(user) if isinstance(user, list | tuple | set | frozenset) else frozenset([user])
+    if not users:
+        raise DeclarationError("requires: user names no user, so that nobody could pass; name one, or write requires()")
+    for each in users:
+        if each is None or each == "":
+            raise DeclarationError(
+                f"requires: user={each!r} is no user; was a setting empty? Name the user, or write requires() for any "
+                "user who has logged in"
+            )
+    return users
+
+
+def _check_condition(condition: Any) -> None:
+    if isinstance(condition, list | tuple | set | frozenset):
+        names = ", ".join(map(repr, condition))
+        raise DeclarationError(f"requires takes names of roles one by one, not in a list; write requires({names})")
+    if not callable(condition) or inspect.isclass(condition):
+        raise DeclarationError(f"requires takes names of roles and functions of the message, not {condition!r}")
+    if isinstance(condition, TopicDeclaration) or is_handler(condition):
+        name = getattr(condition, "__name__", "the handler")
+        raise DeclarationError(f"write @requires() with parentheses, or with a role in them, above {name}")
+    try:
+        inspect.signature(condition).bind(None)
+    except TypeError:
+        raise DeclarationError(
+            f"requires: {location(condition)} is a condition only if it takes one argument, the message; a handler is "
+            "decorated with @requires(), with parentheses"
+        ) from None
+    except ValueError:  # no signature to be read; the first message will tell
+        pass
 
 
 class _Anyone:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeAlias, TypeVar
 
 from .errors import DeclarationError
+from .logs import logger
 from .signatures import called_from, explain_options, is_method, without_parentheses
 from .uris import Pattern, expand, is_pattern
 
@@ -16,7 +18,17 @@ if TYPE_CHECKING:
     from .middleware import Middleware
     from .requirements import Rules
 
-__all__ = ["Declaration", "Router", "TopicDeclaration", "TopicHandler", "gather", "listed", "rules_of"]
+__all__ = [
+    "Declaration",
+    "Router",
+    "TopicDeclaration",
+    "TopicHandler",
+    "gather",
+    "is_handler",
+    "listed",
+    "rules_of",
+    "warn_of_fragments",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -234,6 +246,8 @@ class Router:
     def _add(self, declaration: Declaration) -> None:
         self._check_open(declaration.label)
         declaration.place = called_from()
+        if declaration.handler is not None:
+            _mark_handler(declaration.handler)
         self._declarations.append(declaration)
 
     def _check_open(self, what: str) -> None:
@@ -266,6 +280,19 @@ class Router:
             )
         for inner, child in self._children:
             yield from child.declarations(prefix + inner, middlewares, requires)
+
+
+_HANDLER = "__wampkit_handler__"
+
+
+def is_handler(function: Any) -> bool:
+    """Whether a function serves a procedure or a topic already."""
+    return hasattr(function, _HANDLER)
+
+
+def _mark_handler(function: Any) -> None:
+    with contextlib.suppress(AttributeError, TypeError):  # a bound method takes no mark
+        setattr(function, _HANDLER, True)
 
 
 def _check_name(uri: Any, decorator: str) -> None:
@@ -328,6 +355,7 @@ def rules_of(value: Any, label: str) -> tuple[Any, ...]:
 
 
 T = TypeVar("T")
+Fits: TypeAlias = Callable[[Mapping[str, str]], bool]
 
 
 REMEMBERED = 1024
@@ -339,15 +367,22 @@ class Table(Generic[T]):
 
     def __init__(self) -> None:
         self._exact: dict[str, tuple[T, Mapping[str, str]]] = {}
-        self._patterns: list[tuple[Pattern, T]] = []
+        self._patterns: list[tuple[Pattern, T, Fits | None]] = []
         self.match = functools.lru_cache(REMEMBERED)(self._match)
 
-    def add(self, uri: str, pattern: Pattern | None, item: T) -> None:
-        """Enter an item; call `sort` when all are in."""
+    def add(self, uri: str, pattern: Pattern | None, item: T, fits: Fits | None = None) -> None:
+        """Enter an item; call `sort` when all are in.
+
+        Args:
+            uri: Its full URI or URI pattern.
+            pattern: The pattern, or None for a plain URI.
+            item: The item.
+            fits: Whether the values of the variables are such as the item takes; None for any.
+        """
         if pattern is None:
             self._exact[uri] = (item, _NO_VARIABLES)
         else:
-            self._patterns.append((pattern, item))
+            self._patterns.append((pattern, item, fits))
 
     def sort(self) -> None:
         """Bring the patterns into the order in which they are tried."""
@@ -355,7 +390,7 @@ class Table(Generic[T]):
 
     def __iter__(self) -> Iterator[T]:
         yield from (item for item, _ in self._exact.values())
-        yield from (item for _, item in self._patterns)
+        yield from (item for _, item, _ in self._patterns)
 
     def find(self, uri: str) -> tuple[T, Mapping[str, str]] | None:
         """The item that `uri` means, with the variables' values; None if there is none."""
@@ -366,9 +401,9 @@ class Table(Generic[T]):
         return self._exact.get(uri)
 
     def _match(self, uri: str) -> tuple[T, Mapping[str, str]] | None:
-        for pattern, item in self._patterns:
+        for pattern, item, fits in self._patterns:
             values = pattern.match(uri)
-            if values is not None:
+            if values is not None and (fits is None or fits(values)):
                 return item, values
         return None
 
@@ -399,6 +434,13 @@ def gather(router: Router, prefixes: Mapping[str, str]) -> list[Declaration]:
                 f"{each.label} is declared twice, first as {first.label}; both mean {each.uri!r}: remove or rename one"
             )
     return declarations
+
+
+def warn_of_fragments(declarations: Iterable[Declaration]) -> None:
+    """Log the names that are no valid URIs since they have two `#`; they work, and old clients may need them."""
+    for each in declarations:
+        if each.uri.count("#") > 1:
+            logger.warning("%s: %r has two '#', and a URI has one at most; is one of them meant?", each.label, each.uri)
 
 
 def _pattern(declaration: Declaration) -> Pattern:

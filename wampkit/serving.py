@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from .binding import Injectables, Plan, compile_handler
+from .binding import Injectables, Plan, compile_handler, fits
 from .chains import Procedure, ServedTopic
 from .connection import Connection
 from .errors import DeclarationError
@@ -47,9 +47,12 @@ def compile_routes(
         _, middlewares = split(route.middlewares, route.label, gates=False)
         rules = _rules(route, default, cra)
         if route.kind == "procedure":
-            procedures.add(route.uri, route.pattern, _procedure(route, tuple(middlewares), rules(), session))
+            procedure = _procedure(route, tuple(middlewares), rules(), session)
+            procedures.add(route.uri, route.pattern, procedure, fits([procedure.plan]))
         else:
-            topics.add(route.uri, route.pattern, _topic(route, tuple(middlewares), rules, session))
+            topic = _topic(route, tuple(middlewares), rules, session)
+            plans = [*([topic.plan] if topic.plan is not None else []), *topic.on_subscribe, *topic.on_unsubscribe]
+            topics.add(route.uri, route.pattern, topic, fits(plans))
     for route in own:
         rules = _rules(route, (), False)
         if route.kind == "topic":

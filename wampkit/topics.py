@@ -114,29 +114,41 @@ class Topic:
 
 
 class Topics(Mapping[str, Topic]):
-    """The topics that have subscribers on this node, by URI: a mapping that can be walked at any time.
+    """The topics that have subscribers in this process, by URI: a mapping that can be walked at any time.
+
+    A topic without subscribers is not there. A CURIE finds its topic too: `app.topics["chat:lobby"]`.
 
     Args:
         broker: What carries publications.
         flusher: What writes to the subscribers.
         starter: What starts coroutines at once.
         known: Says whether a topic of this URI is declared.
+        expand: Gives the full URI of a name.
     """
 
-    def __init__(self, broker: Broker, flusher: Flusher, starter: Starter, known: Callable[[str], bool]) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        flusher: Flusher,
+        starter: Starter,
+        known: Callable[[str], bool],
+        expand: Callable[[str], str],
+    ) -> None:
         self._broker = broker
         self._starter = starter
         self._flusher = flusher
         self._known = known
+        self._expand = expand
         self._audiences: dict[str, _Audience] = {}
         self._carried: set[str] = set()
         self._talks: dict[str, _Talk] = {}
 
     # ---- walking
 
-    def __getitem__(self, uri: str) -> Topic:
+    def __getitem__(self, name: str) -> Topic:
+        uri = name if name in self._audiences else self._expand(name)
         if uri not in self._audiences:
-            raise KeyError(uri)
+            raise KeyError(name)
         return Topic(uri, self)
 
     def __iter__(self) -> Iterator[str]:
