@@ -4,10 +4,13 @@ import asyncio
 import contextvars
 import logging
 import threading
-from collections.abc import AsyncIterator
-from typing import Any
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Annotated, Any
 
 import pytest
+from aiohttp_session.cookie_storage import EncryptedCookieStorage
+from cryptography.fernet import Fernet
 
 from wampkit import (
     App,
@@ -16,15 +19,23 @@ from wampkit import (
     Connection,
     Cra,
     Credentials,
+    Depends,
+    KeyRing,
     Limits,
+    Permissions,
+    Sessions,
+    Tickets,
     Topic,
+    WampError,
     anyone,
     connect,
+    requires,
     run_on_loop,
 )
 from wampkit.threads import Threads
 
-from .wire import CALL, ERROR, RESULT, eventually, serve
+from .logins import AUTHREQ
+from .wire import CALL, ERROR, RESULT, Peer, eventually, serve
 
 BUSY = "http://api.wamp.ws/error#busy"
 
@@ -309,3 +320,98 @@ async def test_exhausted_threads_are_told_of_once(caplog: pytest.LogCaptureFixtu
         f"def handlers: 48 wait for a thread, the longest for 1 s; 2 of 2 threads are taken, "
         f"by {__name__}.Gate.block (2 times)"
     ]
+
+
+async def test_every_plain_function_runs_in_a_thread() -> None:
+    """What an app hands in as `def` runs in a worker thread that can reach the loop, save for conditions."""
+    seen: dict[str, bool] = {}
+
+    async def nothing() -> None: ...
+
+    def here(name: str) -> None:
+        in_thread = threading.current_thread() is not threading.main_thread()
+        if in_thread:
+            run_on_loop(nothing())
+        seen[name] = in_thread
+
+    def asked(name: str, answer: Any) -> Callable[..., Any]:
+        def function(*args: Any) -> Any:
+            here(name)
+            return answer
+
+        return function
+
+    keys = [Fernet.generate_key()]
+    storage = EncryptedCookieStorage(KeyRing(*keys), max_age=60)
+    sessions = Sessions(
+        storage, user=asked("session's user", None), roles=asked("its roles", ["staff"]), id=asked("its id", "1")
+    )
+    app = App(
+        cra=Cra(asked("lookup", Credentials("s3cr3t")), anonymous=asked("anonymous", Permissions())),
+        middlewares=[Tickets(*keys, spent=asked("spent", False)), sessions],
+    )
+    app.on_startup(asked("on_startup", None))
+    app.on_connect(asked("on_connect", None))
+    app.on_disconnect(asked("on_disconnect", None))
+    app.on_error(asked("on_error", None))
+    app.error_handler(KeyError)(asked("error_handler", WampError("a:b", "none")))
+    app.rpc("handler", requires=[anyone, requires(asked("condition", True))])(asked("handler", None))
+
+    def made() -> Iterator[None]:
+        here("dependency")
+        try:
+            yield
+        finally:
+            here("end of a dependency")
+
+    @app.rpc("key", requires=anyone)
+    def key(_: Annotated[None, Depends(made)]) -> None:
+        raise KeyError
+
+    @app.rpc("other", requires=anyone)
+    async def other() -> None:
+        raise ValueError
+
+    cookie = storage._fernet.encrypt(b'{"created": %d, "session": {"a": 1}}' % time.time()).decode()
+    async with serve(app) as server:
+        peer = await Peer.open(
+            f"{server.url}?ticket={app.tickets.issue('ann')}", headers={"Cookie": f"AIOHTTP_SESSION={cookie}"}
+        )
+        for name in ("handler", "key", "other"):
+            await peer.call(name)
+        await peer.close()
+        second = await server.peer()
+        await second.call(AUTHREQ, "ann")
+        third = await server.peer()
+        await third.call(AUTHREQ, None)
+        await eventually(lambda: "on_disconnect" in seen)
+    assert seen.pop("condition") is False
+    assert len(seen) == 14, sorted(seen)
+    assert [name for name, in_thread in seen.items() if not in_thread] == []
+
+
+async def test_an_error_handler_that_blocks_stalls_nobody() -> None:
+    """While a plain error handler waits, other calls are answered."""
+    app = App()
+    entered, go = threading.Event(), threading.Event()
+
+    @app.error_handler(KeyError)
+    def slow(error: KeyError) -> WampError:
+        entered.set()
+        return WampError("a:b", "slow" if go.wait(5) else "the loop stood still")
+
+    @app.rpc("fail")
+    async def fail() -> None:
+        raise KeyError
+
+    @app.rpc("ping")
+    async def ping() -> str:
+        return "pong"
+
+    async with serve(app) as server:
+        peer = await server.peer()
+        await peer.send(CALL, "c", "fail")
+        await asyncio.to_thread(entered.wait, 5)
+        assert await peer.result("ping") == "pong"
+        go.set()
+        assert await peer.answer("c") == [ERROR, "c", "a:b", "slow"]

@@ -310,7 +310,7 @@ class App(Live):
         """Let the decorated function turn the app's exceptions of this class, and its subclasses, into answers.
 
         The function takes the exception and returns or raises a `WampError`; returning None leaves the
-        exception unexpected.
+        exception unexpected. It may be `async def`, or `def`, which runs in a worker thread.
         """
         if not (isinstance(kind, type) and issubclass(kind, BaseException)):
             raise DeclarationError(

@@ -60,7 +60,7 @@ def assemble(
     def report(error: BaseException, connection: Connection | None) -> None:
         node.report(error, connection)
 
-    hub = Hub(options.sockets, options.limits, counters, report, throttle=throttle)
+    hub = Hub(options.sockets, options.limits, counters, threads, report, throttle=throttle)
     topics = Topics(
         broker,
         hub.flusher,
@@ -72,7 +72,7 @@ def assemble(
     async def on_error(error: BaseException, connection: Connection) -> None:
         await hooks.failed(threads.hooks, error, connection)
 
-    failures = Failures(error_handlers, on_error)
+    failures = Failures(error_handlers, on_error, threads.hooks)
     names = Names(options.limits.uri_length, counters)
     answers = Answers(error_uris=options.error_uri_of, prefixes=options.prefixes, debug=options.debug)
     calls = Calls(procedures, names, topics, middlewares, threads.handlers, failures, answers)

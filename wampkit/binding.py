@@ -19,8 +19,8 @@ import msgspec
 from .arguments import Arguments, problem_of
 from .depends import Depends, Scope
 from .errors import DeclarationError, InvalidArgument
-from .signatures import check_convertible, is_async, is_method, location, parameters_of
-from .threads import Threads
+from .signatures import check_convertible, is_method, location, parameters_of
+from .threads import Threads, is_async
 from .transaction import Transaction
 
 __all__ = ["Injectables", "Plan", "compile_handler", "fits"]

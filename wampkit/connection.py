@@ -30,6 +30,7 @@ from .outbox import DeflatingOutbox, DroppingOutbox, Outbox
 from .permissions import Permissions
 from .protocol import Protocol
 from .sockets import abort, buffered_bytes, give_up, has_failed, prepare_socket
+from .threads import ThreadPools
 from .work import Work
 
 if TYPE_CHECKING:
@@ -216,6 +217,11 @@ class Connection:
     def dropped(self) -> int:
         """How many events were dropped because the peer read too slowly; see `Limits.slow_reader`."""
         return self.outbox.dropped
+
+    @property
+    def threads(self) -> ThreadPools:
+        """The app's worker threads."""
+        return self._hub.threads
 
     @property
     def complaints(self) -> Complaints:

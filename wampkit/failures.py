@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
@@ -12,6 +11,7 @@ from .connection import Connection
 from .errors import WampError
 from .fatal import is_fatal
 from .messages import NotJson
+from .threads import Threads
 
 __all__ = ["ErrorHandlers", "Failures"]
 
@@ -24,11 +24,16 @@ class Failures:
     Args:
         handlers: What makes a `WampError` of an exception, by its class.
         on_error: Told of every exception that nobody expected.
+        threads: Where the handlers run that are plain functions.
     """
 
     def __init__(
-        self, handlers: ErrorHandlers, on_error: Callable[[BaseException, Connection], Awaitable[None]]
+        self,
+        handlers: ErrorHandlers,
+        on_error: Callable[[BaseException, Connection], Awaitable[None]],
+        threads: Threads,
     ) -> None:
+        self._threads = threads
         self._handlers = handlers
         self._on_error = on_error
 
@@ -39,9 +44,7 @@ class Failures:
         handler = self._handler_for(type(error))
         if handler is not None:
             try:
-                answer = handler(error)
-                if asyncio.iscoroutine(answer):
-                    answer = await answer
+                answer = await self._threads.ask_for(connection, handler, error)
                 if isinstance(answer, WampError):
                     return answer
             except WampError as raised:

@@ -11,6 +11,7 @@ from .eager import Starter
 from .limits import Limits
 from .logs import LogThrottle
 from .outbox import Flusher
+from .threads import ThreadPools
 from .users import Users
 
 __all__ = ["Hub", "SocketOptions"]
@@ -41,6 +42,7 @@ class Hub:
     options: SocketOptions
     limits: Limits
     counters: Counters
+    threads: ThreadPools
     report: Callable[[BaseException, Any], None] = _forget
     flusher: Flusher = field(default_factory=Flusher)
     starter: Starter = field(default_factory=Starter)

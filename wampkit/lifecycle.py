@@ -15,8 +15,8 @@ from .connection import Connection
 from .errors import DeclarationError
 from .fatal import is_fatal
 from .logs import LogThrottle, logger
-from .signatures import is_async, is_method, location, without_parentheses
-from .threads import Threads
+from .signatures import is_method, location, without_parentheses
+from .threads import Threads, is_async
 
 __all__ = ["Hooks", "Lifespan", "check_hook", "check_lifespan", "entered"]
 

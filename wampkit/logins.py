@@ -9,7 +9,6 @@ import asyncio
 import enum
 import hashlib
 import hmac
-import inspect
 import logging
 import os
 import secrets
@@ -26,7 +25,6 @@ from .failures import Failures
 from .guessing import Guessing
 from .logs import logger
 from .permissions import Permissions
-from .signatures import is_async
 from .threads import Threads
 from .time_limit import TimeLimit
 
@@ -193,7 +191,7 @@ class Authenticator:
         if isinstance(anonymous, Permissions):
             return _Claim(None, anonymous)
         try:
-            permissions = await self._ask(connection, anonymous, extra)
+            permissions = await self._threads.ask_for(connection, anonymous, extra)
             if not isinstance(permissions, Permissions):
                 raise TypeError(f"the function for anonymous logins gives Permissions, not {type(permissions)}")
         except WampError:
@@ -204,7 +202,7 @@ class Authenticator:
         return _Claim(None, permissions)
 
     async def _keyed_claim(self, connection: Connection, login: _Login, authkey: str, extra: dict[str, Any]) -> _Claim:
-        found = await self._ask(connection, self._cra.lookup, authkey, extra)
+        found = await self._threads.ask_for(connection, self._cra.lookup, authkey, extra)
         if not isinstance(found, Credentials | None):
             raise TypeError(f"the lookup of Cra gives Credentials or None, not {type(found)}")
         hide = self._cra.hide_unknown_keys
@@ -227,13 +225,6 @@ class Authenticator:
             authextra=_authextra(credentials),
         )
         return claim
-
-    async def _ask(self, connection: Connection, function: Callable[..., Any], *args: Any) -> Any:
-        """What one of the app's functions says."""
-        if is_async(function):
-            return await function(*args)
-        answer = await self._threads.run_for(connection, function, *args)
-        return await answer if inspect.isawaitable(answer) else answer
 
     # ---- keys that do not exist
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from .logs import LogThrottle, logger
 from .refusals import Refused
 from .session import Session, SessionEnded, SessionReadOnly, SessionUnavailable
 from .storage import Found, Missing, Storage, quiet_undecryptable_cookies
+from .threads import Threads
 from .watch import Watch, remaining
 
 __all__ = ["Sessions", "reads_sessions"]
@@ -49,8 +49,9 @@ class Sessions:
 
     Args:
         storage: The storage that the aiohttp site uses, or one with the same settings.
-        user: Which key of the session names the user, or a function (async too) of the `Session` that returns the user
-            or None. A function that raises KeyError knows nobody. It fills `connection.user`.
+        user: Which key of the session names the user, or a function of the `Session` that returns the user or None:
+            `async def`, or `def`, which runs in a worker thread. One that raises KeyError knows nobody. It fills
+            `connection.user`.
         roles: The same for the names of the user's roles. They are added to `connection.roles`.
         id: The same for the id by which `app.connections(session_id=...)` finds connections; None for the key of the
             storage on the server. A session in a cookie has no such key: put a random value into it at login, such as
@@ -94,7 +95,7 @@ class Sessions:
 
     async def connect(self, connection: Connection) -> str:
         """Establish who the client is, and return in a sentence what its session is, or why there is none."""
-        record = SessionRecord(self, connection.request)
+        record = SessionRecord(self, connection.request, connection.threads.logins)
         connection.session = Session(record)
         try:
             found = await record.read()
@@ -148,13 +149,13 @@ class Sessions:
     async def facts(self, record: SessionRecord, found: Found) -> Facts:
         """Who and what a session makes of its connections."""
         session = Session(record.like(found))
-        user, note = await self._user_of(session)
-        roles = await _asked(self._roles, session)
-        id = await _asked(self._id, session) if self._id is not None else found.identity
+        user, note = await self._user_of(session, record.threads)
+        roles = await _asked(self._roles, session, record.threads)
+        id = await _asked(self._id, session, record.threads) if self._id is not None else found.identity
         return Facts(None if id is None else str(id), user, self._role_names(roles), note)
 
-    async def _user_of(self, session: Session) -> tuple[Any, str]:
-        user = await _asked(self._user, session)
+    async def _user_of(self, session: Session, threads: Threads) -> tuple[Any, str]:
+        user = await _asked(self._user, session, threads)
         if user is None:
             return None, f"the session has no {self._user!r}" if isinstance(self._user, str) else "it has no user"
         try:
@@ -238,12 +239,14 @@ class SessionRecord:
         identity: The key in a storage on the server, or None.
         facts: What was established at the handshake, or at the last look.
         taken: How often it was read or written.
+        threads: Where plain functions are asked about it.
     """
 
-    __slots__ = ("_loop", "_request", "created", "data", "expires", "facts", "gate", "identity", "taken")
+    __slots__ = ("_loop", "_request", "created", "data", "expires", "facts", "gate", "identity", "taken", "threads")
 
-    def __init__(self, gate: Sessions, request: web.Request) -> None:
+    def __init__(self, gate: Sessions, request: web.Request, threads: Threads) -> None:
         self.gate = gate
+        self.threads = threads
         self._request = request
         self._loop = asyncio.get_running_loop()
         self.data = _NOTHING
@@ -268,7 +271,7 @@ class SessionRecord:
 
     def like(self, found: Found) -> SessionRecord:
         """Another record of the same handshake, as it will be."""
-        other = SessionRecord(self.gate, self._request)
+        other = SessionRecord(self.gate, self._request, self.threads)
         other.take(found)
         return other
 
@@ -312,15 +315,14 @@ class SessionRecord:
         self._loop.call_soon_threadsafe(self.gate.keep, save)
 
 
-async def _asked(what: str | Callable[[Session], Any] | None, session: Session) -> Any:
+async def _asked(what: str | Callable[[Session], Any] | None, session: Session, threads: Threads) -> Any:
     """What a key or a function says of a session."""
     if what is None:
         return None
     if isinstance(what, str):
         return session.get(what)
     try:
-        answer = what(session)
-        return await answer if inspect.isawaitable(answer) else answer
+        return await threads.ask_for(None, what, session)
     except KeyError:
         return None
 

@@ -20,7 +20,6 @@ __all__ = [
     "called_from",
     "check_convertible",
     "explain_options",
-    "is_async",
     "is_method",
     "location",
     "parameters_of",
@@ -66,13 +65,6 @@ def _hinted(function: Callable[..., Any]) -> Any:
     if inspect.isclass(function):
         return function.__init__
     return function if hasattr(function, "__annotations__") else type(function).__call__
-
-
-def is_async(function: Callable[..., Any]) -> bool:
-    """Whether calling a function, a partial or a callable object gives a coroutine."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
 def location(function: Callable[..., Any]) -> str:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import contextvars
 import functools
+import inspect
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Coroutine, Hashable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,7 @@ from .counters import Counters
 from .errors import Busy
 from .logs import logger
 
-__all__ = ["ThreadPools", "Threads", "run_on_loop"]
+__all__ = ["ThreadPools", "Threads", "is_async", "run_on_loop"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -49,6 +50,13 @@ def run_on_loop(work: Coroutine[Any, Any, T]) -> T:
             return asyncio.run_coroutine_threadsafe(work, loop).result()
     work.close()
     raise RuntimeError("run_on_loop is for def handlers; in async def, use await")
+
+
+def is_async(function: Callable[..., Any]) -> bool:
+    """Whether calling a function, a partial or a callable object gives a coroutine."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
 class _Job:
@@ -151,6 +159,12 @@ class Threads:
             raise Busy("the server is busy; try again later")
         result: T = await self._done(self._enter(share, function, args, kwargs))
         return result
+
+    async def ask_for(self, owner: Hashable, function: Callable[..., Any], *args: Any) -> Any:
+        """What one of the app's functions says: an `async def` runs on the loop, a `def` here, as `run_for` does it."""
+        answer = await function(*args) if is_async(function) else await self.run_for(owner, function, *args)
+        # A plain function may wrap an async one, as many decorators make them.
+        return await answer if inspect.isawaitable(answer) else answer
 
     async def clean_up_for(self, owner: Hashable, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run what must be run for a connection: it is never refused, and comes before what waits for it.
@@ -333,8 +347,8 @@ class ThreadPools:
 
     Attributes:
         handlers: Runs handlers and their dependencies.
-        hooks: Runs the app's hooks, those of topics too, and its periodic functions.
-        logins: Runs the lookups of WAMP-CRA, and derives keys.
+        hooks: Runs the app's hooks, those of topics too, its periodic functions and its error handlers.
+        logins: Runs the lookups of WAMP-CRA, the functions of `Sessions` and `Tickets`, and derives keys.
     """
 
     def __init__(self, limit: int, counters: Counters, *, share: int | None = None, queue: int | None = None) -> None:

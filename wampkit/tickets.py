@@ -55,8 +55,9 @@ class Tickets:
         parameter: The query parameter.
         required: Whether a client without a ticket is refused.
         spent: Remembers spent tickets where several processes serve, each of which would else take a ticket once:
-            `await spent(id, expires)` notes the ticket `id` until `expires`, in seconds since 1970, and returns whether
-            it had been noted before. With Redis: `return not await redis.set(id, 1, nx=True, exat=int(expires) + 1)`.
+            `spent(id, expires)` notes the ticket `id` until `expires`, in seconds since 1970, and returns whether it
+            had been noted before: an `async def`, or a `def`, which runs in a worker thread. With Redis:
+            `return not await redis.set(id, 1, nx=True, exat=int(expires) + 1)`.
 
     Raises:
         DeclarationError: One of them cannot work.
@@ -67,14 +68,14 @@ class Tickets:
         *keys: Any,
         parameter: str = "ticket",
         required: bool = False,
-        spent: Callable[[str, float], Awaitable[bool]] | None = None,
+        spent: Callable[[str, float], bool | Awaitable[bool]] | None = None,
     ) -> None:
         if not keys:
             raise DeclarationError("Tickets needs a key: Tickets(key), with a key from Fernet.generate_key()")
         if not isinstance(parameter, str) or not parameter:
             raise DeclarationError(f"Tickets: parameter is the name of a query parameter, not {parameter!r}")
         if spent is not None and not callable(spent):
-            raise DeclarationError(f"Tickets: spent is an async function (id, expires), not {spent!r}")
+            raise DeclarationError(f"Tickets: spent is a function (id, expires), not {spent!r}")
         self._ring = KeyRing(*keys)
         self._parameter = parameter
         self._required = required
@@ -141,7 +142,7 @@ class Tickets:
         content = self._opened(given[0])
         # A page that is looked at with a ticket connects with it next.
         if is_handshake(connection.request):
-            await self._spend(content["id"], content["expires"])
+            await self._spend(connection, content["id"], content["expires"])
         connection.user = content["user"]
         connection.roles |= frozenset(content["roles"])
         connection.attributes.update(content["attributes"])
@@ -180,19 +181,19 @@ class Tickets:
         result: dict[str, Any] = content
         return result
 
-    async def _spend(self, id: str, expires: float) -> None:
+    async def _spend(self, connection: Connection, id: str, expires: float) -> None:
         if self._spent is None:
             again = self._remembered.add(id, expires)
         else:
-            again = await self._spend_together(id, expires)
+            again = await self._spend_together(connection, id, expires)
         if again:
             raise Refused(REFUSAL, why="the ticket has been used before")
 
-    async def _spend_together(self, id: str, expires: float) -> bool:
+    async def _spend_together(self, connection: Connection, id: str, expires: float) -> bool:
         assert self._spent is not None
         try:
             async with asyncio.timeout(PATIENCE):
-                return bool(await self._spent(id, expires))
+                return bool(await connection.threads.logins.ask_for(connection, self._spent, id, expires))
         except Exception as error:
             text = "tickets: whether one was used before cannot be told, so none is taken"
             self._throttle.add("spent", text, level=logging.ERROR, error=error)
