@@ -4,6 +4,8 @@ import pytest
 
 from wampkit.addresses import Networks, read_address
 
+from .tables import rows
+
 V4, OTHER_V4, LOCAL_V4 = "10.1.2.3", "10.2.0.1", "127.0.0.1"
 V6, OTHER_V6, LINK, LOCAL_V6, MANY = "2001:db8::1", "2001:db8:1::1", "fe80::1", "::1", "64:ff9b::a01:203"
 
@@ -77,8 +79,8 @@ RULES: dict[str, set[str]] = {
 }
 
 
-@pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("spelling", [spelling for spelling, meaning in SPELLINGS.items() if meaning is not None])
+@rows("rule", RULES)
+@rows("spelling", [spelling for spelling, meaning in SPELLINGS.items() if meaning is not None])
 def test_a_rule_holds_an_address_in_any_spelling(rule: str, spelling: str) -> None:
     """Whether a rule holds an address depends on what the address is, and never on how it is written."""
     address = None if spelling == "unix" else read_address(spelling)
@@ -86,16 +88,14 @@ def test_a_rule_holds_an_address_in_any_spelling(rule: str, spelling: str) -> No
     assert (found is not None) == (SPELLINGS[spelling] in RULES[rule])
 
 
-@pytest.mark.parametrize("spelling", [spelling for spelling, meaning in SPELLINGS.items() if meaning is None])
+@rows("spelling", [spelling for spelling, meaning in SPELLINGS.items() if meaning is None])
 def test_what_is_no_address_is_not_read(spelling: str) -> None:
     """Odd spellings, which other readers take for addresses, are none."""
     with pytest.raises(ValueError, match="address"):
         read_address(spelling)
 
 
-@pytest.mark.parametrize(
-    "rule", ["10.0.0.0/33", "example.com", "", "10.0.0", "/8", "10.0.0.0/", "Unix", "::/129", "10.0.0.0/8/8", "*"]
-)
+@rows("rule", ["10.0.0.0/33", "example.com", "", "10.0.0", "/8", "10.0.0.0/", "Unix", "::/129", "10.0.0.0/8/8", "*"])
 def test_what_is_no_network_is_no_rule(rule: str) -> None:
     """A rule that cannot be read is refused, and those beside it are not taken either."""
     networks = Networks(["10.0.0.1"])

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from wampkit import App, Call, Connection, DeclarationError, Depends, Publish, Router, Subscribe, Topic
 
+from .tables import rows
 from .wire import CALL, ERROR, RESULT, Peer, eventually, serve
 
 T = "http://example.com/"
@@ -104,7 +105,7 @@ async def test_an_app_works_in_a_subapplication() -> None:
 # ---- options
 
 
-@pytest.mark.parametrize(
+@rows(
     ("options", "word"),
     [
         ({"malformed": "explode"}, "malformed"),
@@ -117,7 +118,6 @@ async def test_an_app_works_in_a_subapplication() -> None:
         ({"close_timeout": 0}, "close_timeout"),
         ({"error_uris": {"nonsense": "x"}}, "nonsense"),
     ],
-    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_an_option_that_cannot_work_is_refused(options: dict[str, Any], word: str) -> None:
     """A wrong option is an error at once that names it."""
@@ -322,7 +322,7 @@ def _empty(app: App) -> None:
     app.add_rpc("", _handler)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("declare", "words"),
     [
         (_twice, ["declared twice", "t:x", T + "x"]),
@@ -345,7 +345,6 @@ def _empty(app: App) -> None:
         (_reserved, ["wampkit:"]),
         (_empty, ["empty"]),
     ],
-    ids=lambda value: value.__name__ if callable(value) else "",
 )
 async def test_a_declaration_that_cannot_work_stops_the_start(declare: Any, words: list[str]) -> None:
     """A wrong declaration fails the start with a message that names the handler, the parameter and the fix."""

@@ -29,6 +29,7 @@ from wampkit.addresses import owner_of
 from wampkit.guessing import Guessing
 
 from .logins import AUTH, AUTHREQ, ask, code_of, log_in, signature_of
+from .tables import rows
 from .wire import CALL, PREFIX, PUBLISH, RESULT, Peer, RawPeer, Server, eventually, message, serve
 
 NOTHING = {"rpc": [], "pubsub": []}
@@ -406,7 +407,7 @@ async def test_two_answers_at_once_are_one_answer() -> None:
         assert app.counters.logins == 1
 
 
-@pytest.mark.parametrize(
+@rows(
     ("args", "wanted"),
     [
         ([5], "invalid-argument"),
@@ -426,7 +427,6 @@ async def test_two_answers_at_once_are_one_answer() -> None:
         (["alice", {}], "ok"),
         (["alice", {"\ud800": ["\udfff", 10**18, 1.5, None]}], "ok"),
     ],
-    ids=lambda value: repr(value)[:40],
 )
 async def test_the_arguments_of_a_request(args: list[Any], wanted: str) -> None:
     """Whatever does not fit is an invalid argument, and the connection can log in afterwards."""
@@ -653,7 +653,7 @@ def test_what_is_remembered_of_guesses_is_bounded() -> None:
     assert len(guessing) == 20_000
 
 
-@pytest.mark.parametrize(
+@rows(
     ("remote", "owner"),
     [
         ("192.0.2.1", "192.0.2.1"),
@@ -942,7 +942,7 @@ def test_secrets_do_not_show() -> None:
     assert "sixteen" not in shown
 
 
-@pytest.mark.parametrize(
+@rows(
     ("make", "wanted"),
     [
         (lambda: Credentials(b"s3cr3t"), "text"),
@@ -964,7 +964,7 @@ def test_credentials_that_cannot_work_say_so(make: Callable[[], object], wanted:
         make()
 
 
-@pytest.mark.parametrize(
+@rows(
     ("options", "wanted"),
     [
         ({"lookup": {"alice": "s3cr3t"}}, "lookup is a function"),

@@ -21,6 +21,7 @@ from wampkit.binding import Plan, compile_handler
 from wampkit.depends import Scope
 from wampkit.threads import Threads
 
+from .tables import rows
 from .wire import ERROR, serve
 
 
@@ -66,7 +67,7 @@ def refusal(function: Callable[..., Any], *args: Any) -> str:
 # ---- conversion
 
 
-@pytest.mark.parametrize(
+@rows(
     ("annotation", "given", "value"),
     [
         (int, 5, 5),
@@ -94,7 +95,6 @@ def refusal(function: Callable[..., Any], *args: Any) -> str:
         (Node, {"value": 1, "children": [{"value": 2}]}, Node(1, [Node(2)])),
         (Annotated[int, Meta(ge=0)], 0, 0),
     ],
-    ids=str,
 )
 def test_a_value_becomes_what_the_annotation_says(annotation: Any, given: Any, value: Any) -> None:
     """Built-in types, enums, dates, UUIDs, dataclasses, structs, unions and bounds are converted."""
@@ -142,7 +142,7 @@ def place(box: Box) -> None: ...
 def tree(node: Node) -> None: ...
 
 
-@pytest.mark.parametrize(
+@rows(
     ("function", "args", "sentence"),
     [
         (add, (1, "two"), 'calc:f: argument 2 "y": expected float, got "two"'),
@@ -223,7 +223,7 @@ def test_what_fits_alone_is_not_spread() -> None:
     assert bound(options, {"values": 1, "other": 2}) == [{"values": 1, "other": 2}, 1]
 
 
-@pytest.mark.parametrize(
+@rows(
     ("only", "sentence"),
     [
         ([1], 'calc:f: argument 2 "y" is missing'),
@@ -377,7 +377,7 @@ async def async_generator() -> Any:
     yield 1
 
 
-@pytest.mark.parametrize(
+@rows(
     ("function", "parameter", "fix"),
     [
         (opaque, "'x'", "JSON cannot be converted to Opaque; use a dataclass"),

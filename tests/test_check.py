@@ -13,6 +13,7 @@ from wampkit.checking import attempt_of, check
 from wampkit.cli import _run
 
 from .command import wampkit, write
+from .tables import rows
 
 DOOR = """
 import contextlib
@@ -264,7 +265,7 @@ let in; no gate says who it is
 ]
 
 
-@pytest.mark.parametrize(("options", "code", "lines"), TRIALS)
+@rows(("options", "code", "lines"), TRIALS)
 def test_a_handshake_is_tried(options: list[str], code: int, lines: str, here: Here) -> None:
     """Each gate says what it found until one refuses, and the last line says what the client would meet."""
     done = here("check", "door:app", *options)
@@ -273,7 +274,7 @@ def test_a_handshake_is_tried(options: list[str], code: int, lines: str, here: H
     assert done.stderr == "chatter of the module\n"
 
 
-@pytest.mark.parametrize(
+@rows(
     ("options", "ending"),
     [
         (["--cookie", "key=wrong"], ["4. Users           refuses: the cookie is nobody's",
@@ -364,7 +365,7 @@ def test_json(project: Path) -> None:
     assert done.returncode == 1
 
 
-@pytest.mark.parametrize(
+@rows(
     ("options", "words"),
     [
         (["--address", "1"], "'1' is no address"),

@@ -9,11 +9,10 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from wampkit import App, Connection, Cra, Credentials
 
 from .command import PATIENCE, command, environment, free_port, wampkit
+from .tables import rows
 from .wire import Server, serve
 
 
@@ -95,7 +94,7 @@ async def test_publish_and_subscribe_log_in(tmp_path: Path) -> None:
             assert subscriber.out == ['{"n": 1}']
 
 
-@pytest.mark.parametrize(
+@rows(
     ("args", "secret", "said", "code"),
     [
         ("--authkey alice", "wr0ng", "wampkit: the server refused the login of 'alice': 'the signature is wrong", 1),

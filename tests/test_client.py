@@ -27,6 +27,7 @@ from wampkit.testing import drop, no_event
 
 from .foreign import Foreign, foreign
 from .restartable import Restartable, restartable
+from .tables import rows
 from .wire import PATIENCE, eventually
 
 FAST = (0.01, 0.05)
@@ -323,7 +324,7 @@ async def test_a_silent_server_is_cut(other: Foreign) -> None:
 # ---- servers that misbehave
 
 
-@pytest.mark.parametrize(
+@rows(
     "text",
     [
         "",

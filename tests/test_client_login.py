@@ -30,6 +30,7 @@ from wampkit.testing import drop
 
 from .foreign import Foreign, foreign
 from .logins import AUTH, AUTHREQ, signature_of
+from .tables import rows
 from .wire import eventually, serve
 
 FAST = (0.01, 0.05)
@@ -352,7 +353,7 @@ def resigned(challenge: str, extra: dict[str, Any]) -> str:
     return base64.b64encode(hmac.digest(key, challenge.encode(), "sha256")).decode()
 
 
-@pytest.mark.parametrize(
+@rows(
     ("challenge", "wanted"),
     [
         ({"authextra": {"salt": "s", "iterations": 10**9, "keylen": 32}}, "iterations must be a whole number from 1"),
@@ -368,7 +369,6 @@ def resigned(challenge: str, extra: dict[str, Any]) -> str:
         (None, "no text"),
         (5, "no text"),
     ],
-    ids=lambda value: str(value)[:50],
 )
 async def test_a_server_that_asks_too_much_is_refused_at_once(other: Foreign, challenge: Any, wanted: str) -> None:
     """No work is done and no signature given; the error says what the server wanted."""

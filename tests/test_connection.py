@@ -10,6 +10,7 @@ import pytest
 
 from wampkit import App, Connection, Limits
 
+from .tables import rows
 from .wire import (
     CALL,
     ERROR,
@@ -140,7 +141,7 @@ MALFORMED: list[tuple[str, int]] = [
 ]
 
 
-@pytest.mark.parametrize(("text", "code"), MALFORMED, ids=[text[:24] or "(empty)" for text, _ in MALFORMED])
+@rows(("text", "code"), MALFORMED)
 async def test_a_malformed_message_closes_its_connection(
     text: str, code: int, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -168,7 +169,7 @@ async def test_a_malformed_message_closes_its_connection(
     assert "Traceback" not in caplog.text
 
 
-@pytest.mark.parametrize(("text", "code"), MALFORMED, ids=[text[:24] or "(empty)" for text, _ in MALFORMED])
+@rows(("text", "code"), MALFORMED)
 async def test_malformed_messages_may_be_ignored(text: str, code: int) -> None:
     """With malformed="ignore" a broken message is answered with nothing and costs nothing."""
     async with serve(make(malformed="ignore")) as server:
@@ -280,7 +281,7 @@ async def test_fragments_and_pings_between_them_are_fine() -> None:
         assert await peer.read_message() == [RESULT, "1", "abc"]
 
 
-@pytest.mark.parametrize(
+@rows(
     ("data", "code"),
     [
         (frame(0, b"x"), 1002),
@@ -293,18 +294,6 @@ async def test_fragments_and_pings_between_them_are_fine() -> None:
         (frame(8, b"\x03\xed"), 1002),
         (frame(8, b"\x03\xe8\xff"), 1007),
         (frame(1, b"[", final=False) + frame(1, b"]"), 1002),
-    ],
-    ids=[
-        "continuation",
-        "opcode 3",
-        "opcode 11",
-        "long ping",
-        "ping part",
-        "rsv",
-        "close 1",
-        "close 1005",
-        "reason",
-        "nested",
     ],
 )
 async def test_broken_frames_close_the_connection(data: bytes, code: int, caplog: pytest.LogCaptureFixture) -> None:

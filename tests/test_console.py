@@ -34,6 +34,7 @@ from wampkit import (
 )
 
 from .command import command, write
+from .tables import rows
 from .wire import ERROR, EVENT, PUBLISH, RESULT, SUBSCRIBE, Peer, Server, eventually, serve
 
 NOT_ALLOWED = "http://api.wamp.ws/error#not_authorized"
@@ -260,7 +261,7 @@ async def _all(peer: Peer) -> set[Any]:
     }
 
 
-@pytest.mark.parametrize(
+@rows(
     ("options", "query", "expected"),
     [
         ({"console": True}, "", "served"),
@@ -544,7 +545,7 @@ class Unprintable(Exception):
 
 
 @pytest.mark.parametrize("debug", [False, True])
-@pytest.mark.parametrize(
+@rows(
     "error",
     [
         Unprintable(),
@@ -554,7 +555,6 @@ class Unprintable(Exception):
         SystemExit(3),
         asyncio.CancelledError("x"),
     ],
-    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else str(value),
 )
 async def test_whatever_a_handler_raises(error: BaseException, debug: bool, caplog: pytest.LogCaptureFixture) -> None:
     """Errors that hardly can be told are answered and logged as without the console, and are in its list."""

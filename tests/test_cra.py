@@ -9,6 +9,8 @@ import pytest
 
 from wampkit.cra import derive_key, make_challenge, new_salt, salting_of, sign, verify, written
 
+from .tables import rows
+
 VECTORS = json.loads(Path(__file__).with_name("cra_vectors.json").read_text())
 CHALLENGE = VECTORS["sign"][0]["challenge"]
 
@@ -16,13 +18,13 @@ CHALLENGE = VECTORS["sign"][0]["challenge"]
 # ---- vectors
 
 
-@pytest.mark.parametrize("vector", VECTORS["derive"], ids=lambda vector: repr(vector["authextra"]))
+@rows("vector", VECTORS["derive"])
 def test_keys_are_those_of_autobahn(vector: dict[str, Any]) -> None:
     """A password is salted as Autobahn|JS and autobahn-python salt it."""
     assert derive_key(vector["secret"], **({"salt": None} | (vector["authextra"] or {}))) == vector["key"]
 
 
-@pytest.mark.parametrize("vector", VECTORS["sign"], ids=lambda vector: vector["signature"][:6])
+@rows("vector", VECTORS["sign"])
 def test_signatures_are_those_of_autobahn(vector: dict[str, Any]) -> None:
     """A challenge is signed as they sign it, and the signature is found right."""
     assert sign(vector["challenge"], vector["key"]) == vector["signature"]
@@ -66,7 +68,7 @@ WRONG: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("signature", WRONG.values(), ids=WRONG.keys())
+@rows("signature", WRONG.values())
 def test_whatever_is_wrong_is_just_wrong(signature: Any) -> None:
     """No signature, of whatever type and length, makes the comparison raise."""
     assert verify(CHALLENGE, "s3cr3t", signature) is False
@@ -155,7 +157,7 @@ def test_what_honest_servers_ask_for_is_done(authextra: Any, expected: tuple[str
     assert salting_of(asking(authextra)) == expected
 
 
-@pytest.mark.parametrize(
+@rows(
     ("challenge", "wanted"),
     [
         (None, "no text"),

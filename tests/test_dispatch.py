@@ -13,6 +13,7 @@ import pytest
 
 from wampkit import ERROR_URIS, App, Call, Connection, Depends, InvalidArgument, NotAllowed, NotFound, WampError
 
+from .tables import rows
 from .wire import (
     CALL,
     ERROR,
@@ -40,10 +41,9 @@ def make(**options: Any) -> App:
 # ---- results
 
 
-@pytest.mark.parametrize(
+@rows(
     "value",
     [None, 0, -1.5, "", "Grüße \U0001f600", [], {}, [[1, 2]], {"a": [{"b": None}]}, 2**53 + 1, True, "\u2028"],
-    ids=repr,
 )
 async def test_what_a_handler_returns_is_the_result_as_it_is(value: Any) -> None:
     """What a handler returns arrives in a CALLRESULT of three elements, unchanged."""
@@ -73,7 +73,7 @@ async def test_a_handler_without_a_return_answers_null() -> None:
         assert await peer.next() == [RESULT, "7", None]
 
 
-@pytest.mark.parametrize("call_id", ["", "0.wjxk3l9", "x" * 5000, "__proto__", '"\\\n\u0000', "é\U0001f600"])
+@rows("call_id", ["", "0.wjxk3l9", "x" * 5000, "__proto__", '"\\\n\u0000', "é\U0001f600"])
 async def test_any_text_is_a_call_id(call_id: str) -> None:
     """A call id is any text, of any length, and comes back as it was sent."""
     app = make()
@@ -110,10 +110,9 @@ def _itself() -> list[Any]:
     return inner
 
 
-@pytest.mark.parametrize(
+@rows(
     "value",
     [object(), {1, object()}, "\ud800", _itself(), lambda: 1, {("a", "b"): 1}, ["\udfff"], 1j],
-    ids=["object", "set", "surrogate", "cycle", "function", "tuple key", "nested surrogate", "complex"],
 )
 async def test_a_result_that_is_no_json_is_an_internal_error(value: Any, caplog: pytest.LogCaptureFixture) -> None:
     """A result that JSON cannot carry is answered with the internal kind, and the connection lives on."""
@@ -177,9 +176,7 @@ async def test_an_error_uri_is_not_shrunk_by_the_clients_prefixes() -> None:
         assert (await peer.call("http://example.com/fail"))[2] == API + "error"
 
 
-@pytest.mark.parametrize(
-    ("details", "length"), [(None, 4), ({}, 5), (0, 5), (False, 5), ("", 5), ([1], 5)], ids=lambda value: repr(value)
-)
+@rows(("details", "length"), [(None, 4), ({}, 5), (0, 5), (False, 5), ("", 5), ([1], 5)])
 async def test_only_details_that_exist_make_a_fifth_element(details: Any, length: int) -> None:
     """A CALLERROR has five elements exactly where there are details; they are never null."""
     app = make()
@@ -317,7 +314,7 @@ class OwnKind(WampError):
 
 
 @pytest.mark.parametrize("debug", [False, True])
-@pytest.mark.parametrize(
+@rows(
     "error",
     [
         Exception("x"),
@@ -335,9 +332,8 @@ class OwnKind(WampError):
         WampError("api:e", "\ud800", "\udfff"),
         WampError("api:e", 5, object()),  # type: ignore[arg-type]
     ],
-    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else str(value),
 )
-@pytest.mark.parametrize("threaded", [False, True])
+@rows("threaded", [False, True])
 async def test_whatever_a_handler_raises_is_answered_once(error: BaseException, debug: bool, threaded: bool) -> None:
     """Whatever a handler raises, in a thread or not, its call gets exactly one CALLERROR and the connection lives."""
     app = make(debug=debug)
@@ -429,8 +425,8 @@ async def test_the_nearest_error_handler_answers() -> None:
         assert (await peer.call("api:fail", "other"))[2] == ERROR_URIS["generic"]
 
 
-@pytest.mark.parametrize("failure", [ValueError(SECRET), SystemExit(SECRET), asyncio.CancelledError(SECRET)], ids=repr)
-@pytest.mark.parametrize("is_async", [False, True])
+@rows("failure", [ValueError(SECRET), SystemExit(SECRET), asyncio.CancelledError(SECRET)])
+@rows("is_async", [False, True])
 async def test_an_error_handler_that_fails_leaves_the_generic_error(failure: BaseException, is_async: bool) -> None:
     """An error handler that fails itself costs its caller the answer's text and nothing else."""
     app = make()

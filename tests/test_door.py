@@ -9,6 +9,7 @@ import pytest
 
 from wampkit import App, Connection
 
+from .tables import rows
 from .wire import CALL, Peer, eventually, fds, handshake, message, serve, sockets_of
 
 
@@ -52,8 +53,8 @@ async def test_a_client_that_offers_wamp_gets_it(offer: str) -> None:
         assert b"\r\nsec-websocket-protocol: wamp" in head
 
 
-@pytest.mark.parametrize("offer", [None, "", "WAMP", "wamp.2.json", "xwamp", "wamp2, wam", ","])
-@pytest.mark.parametrize("required", [True, False])
+@rows("offer", [None, "", "WAMP", "wamp.2.json", "xwamp", "wamp2, wam", ","])
+@rows("required", [True, False])
 async def test_a_client_without_wamp_is_refused(offer: str | None, required: bool) -> None:
     """A client that offers other subprotocols gets 400; one that offers none too, unless the app lets it in."""
     async with serve(App(require_subprotocol=required)) as server:
@@ -100,7 +101,7 @@ async def test_other_methods_are_refused(method: str) -> None:
         assert answer.status == 405
 
 
-@pytest.mark.parametrize(
+@rows(
     "changes",
     [
         {"Sec_WebSocket_Key": None},
@@ -113,7 +114,6 @@ async def test_other_methods_are_refused(method: str) -> None:
         {"Upgrade": "h2c"},
         {"line": "GET /ws HTTP/1.0"},
     ],
-    ids=str,
 )
 async def test_a_bad_handshake_is_refused_and_closed(
     changes: dict[str, str | None], caplog: pytest.LogCaptureFixture
@@ -127,7 +127,7 @@ async def test_a_bad_handshake_is_refused_and_closed(
     assert "Traceback" not in caplog.text
 
 
-@pytest.mark.parametrize(
+@rows(
     "request_bytes",
     [
         _request(extra=("X: " + "x" * 9000,)),
@@ -139,7 +139,6 @@ async def test_a_bad_handshake_is_refused_and_closed(
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 64 + b"\r\n\r\n",
         b"\x00\xff\r\n\r\n",
     ],
-    ids=["long header", "many headers", "two hosts", "control", "http 9.9", "no http", "tls", "bytes"],
 )
 async def test_what_is_no_http_is_refused_and_closed(request_bytes: bytes) -> None:
     """Bytes that are no HTTP, or more of it than one may send, get one 4xx answer and a closed connection."""

@@ -5,6 +5,8 @@ import pytest
 from wampkit import ERROR_URIS, DeclarationError, InvalidArgument, NotAllowed, NotFound, WampError
 from wampkit.errors import CallError, ConnectionLost, HandshakeRefused, ProtocolError, answer_for, quote
 
+from .tables import rows
+
 
 def test_a_wamp_error_speaks_for_itself() -> None:
     """URI, description and details of a `WampError` are its answer."""
@@ -47,7 +49,7 @@ def test_the_clients_errors_are_connection_errors() -> None:
     assert issubclass(DeclarationError, TypeError)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("text", "shown"),
     [
         ("plain", "'plain'"),

@@ -21,6 +21,7 @@ from wampkit import App
 from .demo_app import make_app, make_cra_app
 from .exchange_runner import Mismatch, Player
 from .loops import LOOPS
+from .tables import rows
 
 CORPUS = json.loads(Path(__file__).with_name("exchanges.json").read_text())["exchanges"]
 DEMO = [exchange for exchange in CORPUS if exchange["server"] == "demo"]
@@ -87,14 +88,14 @@ def served(loop: asyncio.AbstractEventLoop, app: App) -> Iterator[str]:
         loop.close()
 
 
-@pytest.mark.parametrize("exchange", DEMO, ids=lambda exchange: exchange["id"])
+@rows("exchange", DEMO)
 async def test_exchange(exchange: dict[str, Any], url: str) -> None:
     """One exchange does what its steps say."""
     async with aiohttp.ClientSession() as http:
         await Player(http, url).play(exchange)
 
 
-@pytest.mark.parametrize("exchange", CRA, ids=lambda exchange: exchange["id"])
+@rows("exchange", CRA)
 async def test_exchange_of_a_login(exchange: dict[str, Any], cra_url: Urls) -> None:
     """One exchange of WAMP-CRA does what its steps say, with the server that it is for."""
     async with aiohttp.ClientSession() as http:

@@ -2,9 +2,9 @@
 
 import inspect
 
-import pytest
-
 import wampkit
+
+from .tables import rows
 
 NAMES = [
     name
@@ -19,7 +19,7 @@ def test_all_names_exist_once() -> None:
     assert [name for name in wampkit.__all__ if not hasattr(wampkit, name)] == []
 
 
-@pytest.mark.parametrize("name", NAMES)
+@rows("name", NAMES)
 def test_public_things_say_what_they_are_for(name: str) -> None:
     """Each public class and function, and each public method of a class, has a docstring."""
     thing = getattr(wampkit, name)

@@ -10,6 +10,7 @@ from aiohttp import web
 from wampkit import AllowAddresses, App, BlockAddresses, DeclarationError, Limits, TrustedProxies
 
 from .command import command, wampkit, write
+from .tables import rows
 from .test_gates import ask_unix, on_unix_socket
 from .wire import Server, handshake, serve
 
@@ -82,15 +83,15 @@ FORWARDED_FOR: list[tuple[list[str], str | int]] = [
 ]
 
 
-@pytest.mark.parametrize(("lines", "client"), FORWARDED_FOR)
+@rows(("lines", "client"), FORWARDED_FOR)
 async def test_a_trusted_proxy_names_the_client(lines: list[str], client: str | int) -> None:
     """The first hop from the right that is not trusted is the client; one that cannot be read refuses with 400."""
     async with serve(App(trusted_proxies=PROXIES)) as server:
         assert await remote_of(server, *[f"X-Forwarded-For: {line}" for line in lines]) == client
 
 
-@pytest.mark.parametrize(("lines", "client"), FORWARDED_FOR)
-@pytest.mark.parametrize("app", [App(trusted_proxies=PROXIES), App()], ids=["other proxies", "no proxies"])
+@rows(("lines", "client"), FORWARDED_FOR)
+@rows("app", [App(trusted_proxies=PROXIES), App()])
 async def test_anybody_elses_word_is_ignored(app: App, lines: list[str], client: str | int) -> None:
     """From a peer that is not trusted the header means nothing, whatever stands in it."""
     async with serve(app) as server:
@@ -98,7 +99,7 @@ async def test_anybody_elses_word_is_ignored(app: App, lines: list[str], client:
         assert await remote_of(server, *headers, source="127.0.0.9") == "127.0.0.9"
 
 
-@pytest.mark.parametrize(
+@rows(
     "header",
     ["X_Forwarded_For", "X-Real-IP", "Forwarded-For", "Client-IP", "X-Forwarded", "True-Client-IP", "X-Forwarded-Host"],
 )
@@ -149,14 +150,14 @@ FORWARDED: list[tuple[list[str], str | int]] = [
 ]
 
 
-@pytest.mark.parametrize(("lines", "client"), FORWARDED)
+@rows(("lines", "client"), FORWARDED)
 async def test_a_trusted_proxy_names_the_client_in_forwarded(lines: list[str], client: str | int) -> None:
     """With header="Forwarded" the same holds for RFC 7239; what does not follow its grammar refuses with 400."""
     async with serve(App(trusted_proxies=TrustedProxies(*PROXIES, header="Forwarded"))) as server:
         assert await remote_of(server, *[f"Forwarded: {line}" for line in lines]) == client
 
 
-@pytest.mark.parametrize(
+@rows(
     ("proxies", "headers", "secure"),
     [
         (PROXIES, [], False),
@@ -264,7 +265,7 @@ async def test_a_site_may_have_found_the_client() -> None:
 # ---- a warning
 
 
-@pytest.mark.parametrize(
+@rows(
     ("app", "header", "warned"),
     [
         (App(middlewares=[BlockAddresses()]), "X-Forwarded-For", True),
@@ -292,7 +293,7 @@ async def test_a_header_that_is_ignored_is_warned_of(
 # ---- wrong declarations
 
 
-@pytest.mark.parametrize(
+@rows(
     ("proxies", "words"),
     [
         ("10.0.0.0/8", "write \\['10.0.0.0/8'\\]"),

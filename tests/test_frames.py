@@ -4,6 +4,8 @@ import pytest
 
 from wampkit.frames import close_frame, ping_frame, pong_frame, text_frame
 
+from .tables import rows
+
 
 def read(frame: bytes) -> tuple[int, bytes]:
     """The first byte and the payload of one unmasked frame, which must be all there is."""
@@ -19,7 +21,7 @@ def read(frame: bytes) -> tuple[int, bytes]:
     return frame[0], frame[start:]
 
 
-@pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65535, 65536, 1_000_000])
+@rows("size", [0, 1, 125, 126, 127, 65535, 65536, 1_000_000])
 def test_text_of_any_length(size: int) -> None:
     """A text frame is final, carries its text, and gives its length in the shortest form."""
     assert read(text_frame(b"x" * size)) == (0x81, b"x" * size)

@@ -22,7 +22,7 @@ from wampkit import (
 )
 
 from .command import command, write
-from .tables import table
+from .tables import rows, table
 from .wire import Server, eventually, handshake, serve
 
 Gate = type[BlockAddresses] | type[AllowAddresses]
@@ -41,7 +41,7 @@ async def status(server: Server, *headers: str, source: str = "127.0.0.1", host:
 # ---- addresses
 
 
-@pytest.mark.parametrize(
+@rows(
     ("networks", "held"),
     [
         (["127.0.0.1"], True),
@@ -62,8 +62,8 @@ async def test_clients_are_judged_by_their_address(networks: list[str], held: bo
         assert await status(server) == (101 if held else 403)
 
 
-@pytest.mark.parametrize("gate", [BlockAddresses, AllowAddresses])
-@pytest.mark.parametrize("network", ["example.com", "10.0.0.0/99", "", "10.0.0"])
+@rows("gate", [BlockAddresses, AllowAddresses])
+@rows("network", ["example.com", "10.0.0.0/99", "", "10.0.0"])
 def test_what_is_no_network_is_refused_at_once(gate: Gate, network: str) -> None:
     """A wrong entry is an error that names the gate."""
     with pytest.raises(DeclarationError, match=gate.__name__):
@@ -109,8 +109,8 @@ async def ask_unix(path: Path, own_name: str | None, *headers: str) -> int:
         return int((await loop.sock_recv(client, 4096)).split()[1])
 
 
-@pytest.mark.parametrize("name", [None, "10.0.0.1"])
-@pytest.mark.parametrize(
+@rows("name", [None, "10.0.0.1"])
+@rows(
     ("gate", "expected"),
     [
         (BlockAddresses("10.0.0.0/8"), 101),
@@ -293,16 +293,14 @@ HOSTS = [
 ]
 
 
-@pytest.mark.parametrize(("rules", "host", "allowed"), HOSTS)
+@rows(("rules", "host", "allowed"), HOSTS)
 async def test_clients_are_judged_by_the_host_they_ask_for(rules: list[str], host: str, allowed: bool) -> None:
     """Only the named hosts are answered for: a page that pointed its own name here asks for that name."""
     async with serve(App(middlewares=[AllowHosts(*rules)])) as server:
         assert await status(server, host=host) in ({101} if allowed else {400, 403})
 
 
-@pytest.mark.parametrize(
-    "rule", ["", "exa mple.com", "http://example.com", "*", "*.", "h:0", "h:x", "*.1.2.3.4", "a..b"]
-)
+@rows("rule", ["", "exa mple.com", "http://example.com", "*", "*.", "h:0", "h:x", "*.1.2.3.4", "a..b"])
 def test_what_is_no_host_is_refused_at_once(rule: str) -> None:
     """A wrong entry in AllowHosts is an error."""
     with pytest.raises(DeclarationError, match="AllowHosts"):

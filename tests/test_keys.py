@@ -14,6 +14,8 @@ from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
 from wampkit import DeclarationError, KeyRing
 
+from .tables import rows
+
 OLD, NEW, OTHER = (Fernet.generate_key() for _ in range(3))
 
 
@@ -57,7 +59,7 @@ BAD_FORMS: dict[str, tuple[Any, str]] = {
 }
 
 
-@pytest.mark.parametrize("form", BAD_FORMS)
+@rows("form", BAD_FORMS)
 def test_any_other_form_is_refused_in_words(form: str) -> None:
     """What is no key is refused with what is wrong, the good forms, and not a word of what was given."""
     key, problem = BAD_FORMS[form]
@@ -150,10 +152,8 @@ async def test_aiohttp_session_takes_it() -> None:
 NOW = 1_800_000_000
 
 
-@pytest.mark.parametrize(
-    ("skew", "good"), [(0, True), (30, True), (59, True), (60, True), (61, False), (300, False)], ids=str
-)
-@pytest.mark.parametrize("key", [NEW, OLD], ids=["newest", "older"])
+@rows(("skew", "good"), [(0, True), (30, True), (59, True), (60, True), (61, False), (300, False)])
+@rows("key", [NEW, OLD])
 def test_tokens_from_the_future(skew: int, good: bool, key: bytes) -> None:
     """With a ttl, a token may be from 60 s ahead of this server's clock and no more, whatever its key."""
     token = Fernet(key).encrypt_at_time(b"x", NOW + skew)
@@ -174,7 +174,7 @@ def test_the_ttl_counts_from_the_making(age: int) -> None:
         ring.decrypt_at_time(token, age - 1, NOW)
 
 
-@pytest.mark.parametrize("token", [b"", b"x", "é", b"\xff\xfe", "gAAAA", b"gAAAAA==" * 200])
+@rows("token", [b"", b"x", "é", b"\xff\xfe", "gAAAA", b"gAAAAA==" * 200])
 def test_what_is_no_token_is_invalid(token: bytes | str) -> None:
     """Whatever is no token is an InvalidToken, or the ValueError that Fernet has for text beyond ASCII."""
     with pytest.raises((InvalidToken, ValueError)):

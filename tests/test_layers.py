@@ -3,7 +3,7 @@
 import ast
 from pathlib import Path
 
-import pytest
+from .tables import rows
 
 PACKAGE = Path(__file__).parent.parent / "wampkit"
 
@@ -122,7 +122,7 @@ def test_every_module_has_its_layer() -> None:
     assert sorted(path.stem for path in PACKAGE.glob("*.py")) == sorted(LAYER_OF)
 
 
-@pytest.mark.parametrize("module", sorted(LAYER_OF))
+@rows("module", sorted(LAYER_OF))
 def test_imports_come_from_lower_layers(module: str) -> None:
     """What a module imports of the package lies beneath it."""
     own, others = imports_of(module)
@@ -131,7 +131,7 @@ def test_imports_come_from_lower_layers(module: str) -> None:
     assert "wampkit" not in others, "import relatively, so that the layers can be seen"
 
 
-@pytest.mark.parametrize("module", PURE)
+@rows("module", PURE)
 def test_the_protocol_knows_no_network(module: str) -> None:
     """Neither asyncio nor aiohttp is imported by the protocol or the rules of the door, or by what they import."""
     pending, seen = [module], set()

@@ -11,6 +11,7 @@ from wampkit import App, Connection, DeclarationError, Limits, connect
 from wampkit.messages import decode
 from wampkit.work import memory_of
 
+from .tables import rows
 from .wire import CALL, ERROR, PREFIX, PUBLISH, RESULT, SUBSCRIBE, Server, eventually, frame, handshake, message, serve
 
 LIMIT = "http://api.wamp.ws/error#limit-exceeded"
@@ -46,7 +47,7 @@ async def is_well(server: Server) -> bool:
 # ---- the options
 
 
-@pytest.mark.parametrize(
+@rows(
     ("limits", "word"),
     [
         ({"message_size": 0}, "message_size"),
@@ -582,7 +583,7 @@ def test_what_a_message_takes_in_memory_is_estimated() -> None:
     assert memory_of(b'[7,"topic","' + b"x" * 100_000 + b'"]') < 100_500
 
 
-@pytest.mark.parametrize("kind", DENSE)
+@rows("kind", DENSE)
 async def test_calls_that_wait_are_bounded_by_what_they_take_in_memory(kind: str) -> None:
     """Reading pauses when the values of the messages that wait take too much, however short their texts are."""
     app = make(calls_size=1_000_000)

@@ -11,6 +11,7 @@ from wampkit.errors import one_line
 from wampkit.loading import Mistake, load_app, read_config
 
 from .command import write
+from .tables import rows
 
 KINDS = """
 from wampkit import App, Router
@@ -106,7 +107,7 @@ def test_app_wins_among_several(project: Path) -> None:
 # ---- what is not
 
 
-@pytest.mark.parametrize(
+@rows(
     ("name", "text", "code"),
     [
         ("nowhere:app", "no module 'nowhere' in {here} or on the Python path", 1),
@@ -142,7 +143,7 @@ def test_what_is_no_app(project: Path, name: str | None, text: str, code: int) -
     assert found.code == code
 
 
-@pytest.mark.parametrize(
+@rows(
     ("source", "text"),
     [
         ("import json\nimport nothing_here\n", "broken.py:2: ModuleNotFoundError: No module named 'nothing_here'"),

@@ -26,8 +26,10 @@ from wampkit.messages import (
     event_begin,
 )
 
+from .tables import rows
 
-@pytest.mark.parametrize(
+
+@rows(
     ("text", "message"),
     [
         ('[0,"s",1,"me"]', Welcome("s", 1, "me")),
@@ -63,7 +65,7 @@ def test_what_is_a_message(text: str, message: object) -> None:
 WRONG_ELEMENTS: list[Any] = [None, True, 1, 1.5, [], {}]
 
 
-@pytest.mark.parametrize(
+@rows(
     ("elements", "strings"),
     [
         ([0, "s", 1, "x"], [1]),
@@ -76,7 +78,6 @@ WRONG_ELEMENTS: list[Any] = [None, True, 1, 1.5, [], {}]
         ([7, "t", 1], [1]),
         ([8, "t", 1], [1]),
     ],
-    ids=lambda value: str(value),
 )
 def test_what_must_be_text_is_text(elements: list[Any], strings: list[int]) -> None:
     """A number, a list or null where a text belongs is refused with 1002."""
@@ -88,7 +89,7 @@ def test_what_must_be_text_is_text(elements: list[Any], strings: list[int]) -> N
             assert refused.value.code == 1002
 
 
-@pytest.mark.parametrize(
+@rows(
     "text",
     ["[0]", '[0,"s"]', '[0,"s","1"]', '[0,"s",1,"x",2]', "[1]", '[1,"p"]', '[1,"p","u",1]', "[2]", '[2,"c"]', "[3]",
      '[3,"c"]', '[3,"c",1,2]', '[4,"c","u"]', '[4,"c","u","d",1,2]', "[5]", '[5,"t","u"]', "[6]", '[6,"t",1]', "[7]",
@@ -105,14 +106,13 @@ def test_what_is_json_and_no_message(text: str) -> None:
     assert "expected" in refused.value.reason or "type" in refused.value.reason
 
 
-@pytest.mark.parametrize(
+@rows(
     "data",
     [b"", b" ", b"x", b"[5,'t']", b'[5,"t"', b'[5,"t"]]', b'[5,"t"] x', b'[5,"t",]', b'[5,"a\nb"]', b'[3,"c",NaN]',
      b'[3,"c",Infinity]', b'[3,"c",-Infinity]', b'[3,"c",1e999]', b'[3,"c",-1e999]', b'[3,"c",' + b"9" * 309 + b"]",
      b'[3,"c",-' + b"9" * 5000 + b"]", b'[3,"c",01]', b'[3,"c",+1]', b'[3,"c",.5]', b"\xef\xbb\xbf[5,\"t\"]",
      '[5,"t"]'.encode("utf-16"), '[5,"t"]'.encode("utf-32"), b'[5,"\xff"]', b'[5,"\xed\xa0\x80"]', b'[5,"\\x"]',
      b'[5,"\\u12"]', b'[5,"\\ud800', b"[" * 100_000, b'{"a":' * 100_000],
-    ids=lambda data: repr(data[:24]),
 )  # fmt: skip
 def test_what_is_not_json(data: bytes) -> None:
     """Text that is no JSON in UTF-8, or holds a number that no double can, is refused with 1007."""
@@ -121,7 +121,7 @@ def test_what_is_not_json(data: bytes) -> None:
     assert refused.value.code == 1007
 
 
-@pytest.mark.parametrize(
+@rows(
     ("text", "value"),
     [
         (r"\ud800", "\ufffd"),
@@ -153,7 +153,7 @@ def test_nesting_has_a_bound() -> None:
     assert isinstance(decode(json.dumps([8, "t", [[]] * 5000])), Event)
 
 
-@pytest.mark.parametrize(
+@rows(
     "data",
     [
         b'[8,"t","' + b'\\"[' * 300_000,
@@ -163,7 +163,6 @@ def test_nesting_has_a_bound() -> None:
         b'[8,"t","' + b"\\ud800" * 150_000,
         (b"9" * 308 + b",") * 3000,
     ],
-    ids=lambda data: repr(data[:12]),
 )
 def test_hostile_text_is_refused_in_one_pass(data: bytes) -> None:
     """A megabyte made to be looked at again and again is refused; a quadratic reader would not end within minutes."""

@@ -23,6 +23,7 @@ from wampkit import (
     WampError,
 )
 
+from .tables import rows
 from .wire import CALL, PUBLISH, RESULT, SUBSCRIBE, UNSUBSCRIBE, Peer, eventually, handshake, serve
 
 T = "http://example.com/"
@@ -421,7 +422,7 @@ async def _one(message: Any) -> Any: ...
 def _plain(message: Any, call_next: Any) -> Any: ...
 
 
-@pytest.mark.parametrize(
+@rows(
     ("wrong", "words"),
     [
         (_plain, "async def"),
@@ -433,7 +434,6 @@ def _plain(message: Any, call_next: Any) -> Any: ...
         (AllowOrigins, "instance"),
         (ConnectTakesTwo(), "(connection)"),
     ],
-    ids=lambda value: getattr(value, "__name__", type(value).__name__) if not isinstance(value, str) else value,
 )
 async def test_a_wrong_middleware_is_refused(wrong: Any, words: str) -> None:
     """What cannot be a middleware is refused, at the app at once and at a route when it starts, with the fix."""

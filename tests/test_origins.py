@@ -8,6 +8,7 @@ from aiohttp import web
 from wampkit import AllowHosts, AllowOrigins, App, BlockAddresses, Connection, DeclarationError
 from wampkit.origins import Origins
 
+from .tables import rows
 from .wire import Server, handshake, serve
 
 HOST = "example.com"
@@ -130,8 +131,8 @@ ALLOWED: dict[str, set[str]] = {
 }
 
 
-@pytest.mark.parametrize("name", LISTS)
-@pytest.mark.parametrize("origin", ALLOWED)
+@rows("name", LISTS)
+@rows("origin", ALLOWED)
 def test_exactly_the_listed_origins_are_let_in(origin: str, name: str) -> None:
     """Each origin meets each list: the header is compared as it is, with what the list was normalised to once."""
     verdict = Origins(LISTS[name]).judge([origin], [HOST], secure=True)
@@ -140,8 +141,8 @@ def test_exactly_the_listed_origins_are_let_in(origin: str, name: str) -> None:
     assert verdict.why.isprintable()
 
 
-@pytest.mark.parametrize("name", [name for name in LISTS if name != "any"])
-@pytest.mark.parametrize("origins", [["https://example.com", "https://evil.example"], ["https://example.com"] * 2])
+@rows("name", [name for name in LISTS if name != "any"])
+@rows("origins", [["https://example.com", "https://evil.example"], ["https://example.com"] * 2])
 def test_two_origins_are_none(origins: list[str], name: str) -> None:
     """Two Origin headers are refused, even if both are good."""
     assert not Origins(LISTS[name]).judge(origins, [HOST], secure=True).allowed
@@ -176,7 +177,7 @@ SAME = [
 ]
 
 
-@pytest.mark.parametrize(("host", "secure", "origin", "same"), SAME)
+@rows(("host", "secure", "origin", "same"), SAME)
 def test_the_own_origin(host: str, secure: bool, origin: str, same: bool) -> None:
     """The own origin is that of the scheme, host and port that the handshake was sent to."""
     assert Origins(["same-origin"]).judge([origin], [host], secure=secure).allowed is same
@@ -225,7 +226,7 @@ REASONS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("entries", "origin", "words"), REASONS)
+@rows(("entries", "origin", "words"), REASONS)
 def test_the_log_says_why(entries: list[str], origin: str, words: str) -> None:
     """The reason names what is wrong with the very header."""
     assert words in Origins(entries).judge([origin], [HOST], secure=True).why
@@ -237,7 +238,7 @@ def test_the_log_hints_at_a_proxy() -> None:
     assert why.endswith("is a TLS proxy in front? name it with trusted_proxies")
 
 
-@pytest.mark.parametrize(
+@rows(
     ("entry", "normal"),
     [
         ("https://Example.COM:443", "https://example.com"),
@@ -258,7 +259,7 @@ def test_entries_are_normalised(entry: str, normal: str) -> None:
     assert list(Origins([entry])) == [normal]
 
 
-@pytest.mark.parametrize(
+@rows(
     "entry",
     [
         "example.com", "https://", "https://example.com/", "https://example.com/x", "", "ws://example.com",
@@ -299,7 +300,7 @@ async def status(server: Server, *origins: str) -> int:
     return int(head.split()[1])
 
 
-@pytest.mark.parametrize("origin", [each for each in ALLOWED if not {*each} & {"\r", "\n"}])
+@rows("origin", [each for each in ALLOWED if not {*each} & {"\r", "\n"}])
 async def test_headers_on_the_wire(origin: str) -> None:
     """Over a real socket no header but the listed ones gets in; what is no HTTP is refused before any gate."""
     # HTTP takes spaces off the ends of a header before anybody sees it.

@@ -24,6 +24,7 @@ from wampkit import (
     requires,
 )
 
+from .tables import rows
 from .wire import (
     CALL,
     ERROR,
@@ -159,8 +160,8 @@ async def do() -> str:
     return "done"
 
 
-@pytest.mark.parametrize("place", [by_option, by_router, by_decorator, by_decorator_above])
-@pytest.mark.parametrize("name", RULES)
+@rows("place", [by_option, by_router, by_decorator, by_decorator_above])
+@rows("name", RULES)
 async def test_who_may_use_what(name: str, place: Callable[[App, Any], None]) -> None:
     """Each rule lets in exactly whom it names, wherever it is written, for calls, subscribing and publishing."""
     rule, welcome = RULES[name]
@@ -317,7 +318,7 @@ async def test_a_refused_call_says_why(query: str, description: str) -> None:
         await peer.close()
 
 
-@pytest.mark.parametrize("value", [None, 1, "yes", [], ..., False], ids=repr)
+@rows("value", [None, 1, "yes", [], ..., False])
 async def test_only_true_is_a_yes(value: Any) -> None:
     """A condition that returns anything but True refuses."""
     app = make()
@@ -710,7 +711,7 @@ async def test_users_who_are_interleaved_do_not_mix() -> None:
 # ---- declarations that cannot work
 
 
-@pytest.mark.parametrize(
+@rows(
     ("declare", "message"),
     [
         (lambda: requires(7), "requires takes names of roles and functions of the message, not 7"),

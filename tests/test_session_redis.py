@@ -28,6 +28,7 @@ from wampkit import (
 )
 
 from .redis_server import RedisServer, redis_server
+from .tables import rows
 from .test_sessions import KEYED, UNKEYED, Noted
 from .website import Visitor, website
 from .wire import PATIENCE, Server, eventually, handshake, serve
@@ -530,7 +531,7 @@ async def test_an_expired_session_ends_even_without_redis(server: RedisServer, r
 # ---- what the gate says
 
 
-@pytest.mark.parametrize("name", [*UNKEYED, *KEYED])
+@rows("name", [*UNKEYED, *KEYED])
 async def test_no_cookie_and_no_content_breaks_the_door(
     name: str, redis: Redis, caplog: pytest.LogCaptureFixture
 ) -> None:

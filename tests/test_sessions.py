@@ -32,6 +32,7 @@ from wampkit import (
 )
 from wampkit.connection import Connection as Conn
 
+from .tables import rows
 from .website import website
 from .wire import ERROR, Peer, Server, eventually, handshake, serve
 
@@ -126,7 +127,7 @@ async def test_keys_and_functions_tell_user_roles_and_id() -> None:
         assert await _who(server, _cookie(n=1)) == [None, ["one", "two"], "2"]
 
 
-@pytest.mark.parametrize(
+@rows(
     ("roles", "seen"),
     [
         ("admin", ["admin"]),
@@ -137,7 +138,6 @@ async def test_keys_and_functions_tell_user_roles_and_id() -> None:
         (["a", 1], []),
         ({"a": 1}, ["a"]),
     ],
-    ids=str,
 )
 async def test_roles_are_a_list_of_names(roles: Any, seen: list[str]) -> None:
     """A text is one role and an iterable of texts several; from anything else there are none."""
@@ -219,7 +219,7 @@ def _note_cases() -> dict[str, tuple[str | None, str]]:
     }
 
 
-@pytest.mark.parametrize("name", _note_cases())
+@rows("name", _note_cases())
 async def test_the_gate_says_what_it_found(name: str) -> None:
     """`connect` returns what session there is, or the one reason why there is none."""
     cookie, note = _note_cases()[name]
@@ -305,7 +305,7 @@ UNKEYED: dict[str, bytes] = {
 }
 
 
-@pytest.mark.parametrize("name", [*KEYED, *UNKEYED])
+@rows("name", [*KEYED, *UNKEYED])
 async def test_no_cookie_breaks_the_door(name: str, caplog: pytest.LogCaptureFixture) -> None:
     """Whatever a cookie holds, with the right key or without, its client is nobody: let in as such, or refused."""
     value = _token(KEYED[name]).encode() if name in KEYED else UNKEYED[name]
@@ -330,8 +330,8 @@ async def test_no_plain_cookie_breaks_the_door(caplog: pytest.LogCaptureFixture)
     assert "Traceback" not in caplog.text
 
 
-@pytest.mark.parametrize("order", [1, -1])
-@pytest.mark.parametrize("form", ["one header", "two headers", "no space", "same twice"])
+@rows("order", [1, -1])
+@rows("form", ["one header", "two headers", "no space", "same twice"])
 async def test_two_session_cookies_are_none(order: int, form: str) -> None:
     """Of two cookies of the session's name none counts, in whatever order and headers they come."""
     mine, evil = [f"AIOHTTP_SESSION={_cookie(user=user)}" for user in ("ann", "eve")][::order]
@@ -589,7 +589,7 @@ def test_a_session_shows_nothing_of_itself() -> None:
 # ---- declarations
 
 
-@pytest.mark.parametrize(
+@rows(
     ("make", "message"),
     [
         (lambda: Sessions(_storage(max_age=None)), r"no max_age, so its cookies would be good for ever"),

@@ -18,7 +18,7 @@ from yarl import URL
 from wampkit import AllowOrigins, App, Connection, DeclarationError, KeyRing, Sessions, Tickets, connect
 
 from .command import command, wampkit, write
-from .tables import table
+from .tables import rows, table
 from .wire import Server, handshake, serve
 
 KEY, OLD, OTHER = (Fernet.generate_key() for _ in range(3))
@@ -243,7 +243,7 @@ async def test_an_origin_that_is_refused_spends_no_ticket() -> None:
 # ---- issuing
 
 
-@pytest.mark.parametrize(
+@rows(
     ("options", "error", "message"),
     [
         ({"user": None}, TypeError, "text or a number"),
@@ -260,7 +260,6 @@ async def test_an_origin_that_is_refused_spends_no_ticket() -> None:
         ({"user": "ann", "attributes": {1: "x"}}, TypeError, "attributes"),
         ({"user": "ann", "attributes": {"x": "x" * 9000}}, ValueError, "too long"),
     ],
-    ids=str,
 )
 def test_what_cannot_be_in_a_ticket_is_refused(options: dict[str, Any], error: type[Exception], message: str) -> None:
     """A ticket that could not be read back as it was meant is not made."""

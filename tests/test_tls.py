@@ -16,6 +16,7 @@ from wampkit.client import connect
 
 from .certificates import server_context, write_certificate
 from .loops import on_each_loop
+from .tables import rows
 from .wire import eventually
 
 
@@ -63,7 +64,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("options", OPTIONS)
+@rows("options", OPTIONS)
 @on_each_loop
 async def test_connections_end_quietly(tmp_path: Path, caplog: pytest.LogCaptureFixture, options: str) -> None:
     """Calls and events pass; a client that closes, one that is closed, one that is cut and a stop leave no error."""

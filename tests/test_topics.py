@@ -9,6 +9,7 @@ import pytest
 
 from wampkit import App, Connection, Limits, NotAllowed, Topic, WampError
 
+from .tables import rows
 from .wire import (
     CALL,
     ERROR,
@@ -195,12 +196,11 @@ async def test_a_topic_that_is_not_declared_cannot_be_subscribed() -> None:
 # ---- on_subscribe
 
 
-@pytest.mark.parametrize(
+@rows(
     "error",
     [WampError("t:no", "no"), NotAllowed("no"), ValueError("x"), SystemExit(), asyncio.CancelledError()],
-    ids=repr,
 )
-@pytest.mark.parametrize("late", [False, True])
+@rows("late", [False, True])
 async def test_a_refused_subscription_leaves_nothing(error: BaseException, late: bool) -> None:
     """What on_subscribe raises, at once or after awaiting, leaves no subscription, no topic and no event."""
     app = make()
@@ -463,7 +463,7 @@ async def test_the_hook_may_publish_to_the_newcomers() -> None:
 # ---- on_unsubscribe
 
 
-@pytest.mark.parametrize("how", ["unsubscribe", "close", "reset", "vanish", "malformed", "kick"])
+@rows("how", ["unsubscribe", "close", "reset", "vanish", "malformed", "kick"])
 async def test_on_unsubscribe_runs_for_each_topic_however_it_ends(how: str) -> None:
     """Each subscription's hooks run once when it ends: by UNSUBSCRIBE, Close, reset, or the server's own close."""
     app = make()
@@ -596,7 +596,7 @@ RECEIVERS = [
 ]
 
 
-@pytest.mark.parametrize(("rest", "receivers"), RECEIVERS, ids=lambda value: str(value))
+@rows(("rest", "receivers"), RECEIVERS)
 async def test_exclude_and_eligible_decide_who_receives(rest: list[Any], receivers: str) -> None:
     """Each form of PUBLISH reaches exactly whom it means: exclude wins, an empty eligible list means nobody."""
     app = make()
@@ -757,9 +757,7 @@ async def test_a_publish_that_came_before_the_close_is_delivered() -> None:
         assert await listener.events(5) == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize(
-    "value", ["1e400", "-1e999", "9" * 400, "NaN", "Infinity", '"\\ud800"', '{"\\udfff": 1}', "1" + "0" * 5000]
-)
+@rows("value", ["1e400", "-1e999", "9" * 400, "NaN", "Infinity", '"\\ud800"', '{"\\udfff": 1}', "1" + "0" * 5000])
 async def test_a_poisoned_event_harms_its_sender_only(value: str) -> None:
     """Numbers out of range and lone surrogates never break delivery to others, who only ever get JSON."""
     app = make()
@@ -772,7 +770,7 @@ async def test_a_poisoned_event_harms_its_sender_only(value: str) -> None:
         assert await other.result("wampkit:subscription", "t:relay/a") == T + "relay/a"
 
 
-@pytest.mark.parametrize("name", ["__proto__", "\u2028", "a b", "*?[]", "é\U0001f600", "x" * 900, "\n\x1b[2J"])
+@rows("name", ["__proto__", "\u2028", "a b", "*?[]", "é\U0001f600", "x" * 900, "\n\x1b[2J"])
 async def test_topics_may_have_any_name(name: str) -> None:
     """Any text that the pattern matches is a topic of its own."""
     app = make()

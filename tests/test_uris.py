@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from wampkit.errors import DeclarationError
 from wampkit.uris import Pattern, expand, is_pattern
 
+from .tables import rows
+
 PREFIXES = {
     "calc": "http://example.com/calc#",
     "p": "a:",
@@ -19,7 +21,7 @@ PREFIXES = {
 }
 
 
-@pytest.mark.parametrize(
+@rows(
     ("name", "uri"),
     [
         ("calc:add", "http://example.com/calc#add"),
@@ -43,7 +45,7 @@ def test_a_curie_is_resolved_once_at_its_first_colon(name: str, uri: str) -> Non
     assert expand(name, PREFIXES) == uri
 
 
-@pytest.mark.parametrize(
+@rows(
     ("pattern", "uri", "values"),
     [
         ("chat/{room}", "chat/lobby", {"room": "lobby"}),
@@ -86,7 +88,7 @@ def test_patterns_agree_with_regular_expressions(literals: list[str], uri: str) 
         assert text.format(**values) == uri
 
 
-@pytest.mark.parametrize(
+@rows(
     ("pattern", "problem"),
     [
         ("a/{b", "do not pair"),
