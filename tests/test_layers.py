@@ -27,6 +27,7 @@ LAYERS: list[set[str]] = [
         "transaction",
         "addresses",
         "texts",
+        "stderr",
     },
     {"threads", "strict_json"},
     {
@@ -74,7 +75,7 @@ LAYERS: list[set[str]] = [
     {"assembly", "live", "mounting"},
     {"app"},
     {"loading", "testing"},
-    {"listing", "rehearsal", "process", "options", "talk"},
+    {"listing", "rehearsal", "process", "options", "talk", "watchdog"},
     {"server", "checking"},
     {"children"},
     {"reload", "workers"},
@@ -86,7 +87,8 @@ LAYER_OF = {module: number for number, layer in enumerate(LAYERS) for module in 
 PURE = ("errors", "uris", "messages", "protocol", "cra", "addresses", "hosts", "origins")
 EDGES = LAYER_OF.keys() & {
     "client", "dialing", "link", "login", "states", "subscriptions", "loading", "testing", "listing", "rehearsal",
-    "checking", "process", "options", "talk", "server", "children", "reload", "workers", "cli", "pytest_plugin",
+    "checking", "process", "options", "talk", "watchdog", "stderr", "server", "children", "reload", "workers", "cli",
+    "pytest_plugin",
 }  # fmt: skip
 OF_THE_CLIENT = {"client", "dialing", "link", "login", "states", "subscriptions"}
 

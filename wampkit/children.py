@@ -1,7 +1,8 @@
 """Processes that serve for a supervisor, seen from both sides.
 
-A child is the same command again, tied to its supervisor by a pair of sockets: it tells over them that it serves,
-and ends when their other end closes, so that no child outlives a supervisor however that died.
+A child is the same command again, tied to its supervisor by a pair of sockets: it tells over them that it serves, and
+then again and again that its event loop is alive. It ends when their other end closes, so that no child outlives a
+supervisor however that died.
 """
 
 from __future__ import annotations
@@ -26,8 +27,11 @@ __all__ = ["STOP_PATIENCE", "Child", "Tie", "first_of", "reserve"]
 
 _VARIABLE = "_WAMPKIT_TIE"
 
-STOP_PATIENCE = 10.0
+STOP_PATIENCE = 20.0
 """Seconds that a child is given, beyond the drain, before it is killed."""
+
+SLICES = 4
+"""Parts of the time for which a child may be silent."""
 
 
 # ---- the child's side
@@ -47,6 +51,7 @@ class Tie:
         self._socket.set_inheritable(False)
         self._port = port
         self._drain = drain
+        self._announced = False
 
     @classmethod
     def find(cls) -> Tie | None:
@@ -68,6 +73,13 @@ class Tie:
         """Tell the supervisor that this process serves."""
         with contextlib.suppress(OSError):  # it has died; `_watch` sees to that
             self._socket.sendall(json.dumps(asdict(started)).encode() + b"\n")
+        self._announced = True
+
+    def beat(self) -> None:
+        """Tell the supervisor that the event loop is alive; called in the loop, and does not wait."""
+        if self._announced:
+            with contextlib.suppress(OSError):  # it does not read at present, or has died
+                self._socket.send(b".", socket.MSG_DONTWAIT)
 
     def _watch(self) -> None:
         with contextlib.suppress(OSError):
@@ -128,8 +140,27 @@ class Child:
         """Wait until it serves, or has ended, which leaves `started` None."""
         line = asyncio.ensure_future(self._reader.readline())
         await first_of(line, self.ended())
-        if not line.cancelled() and line.result():
+        if not line.cancelled() and line.result().endswith(b"\n"):  # else it died while it told
             self.started = Started(**json.loads(line.result()))
+
+    async def silent(self, patience: float) -> None:
+        """Wait until the event loop of a child that serves has given no sign of life for `patience` seconds.
+
+        The time is taken in slices, as a process that was stopped itself must not take what it missed for silence.
+        """
+        missed = 0
+        while missed < SLICES:
+            try:
+                async with asyncio.timeout(patience / SLICES):
+                    heard = await self._reader.read(4096)
+            except TimeoutError:
+                missed += 1
+                continue
+            except OSError:
+                heard = b""
+            if not heard:  # it is ending
+                await asyncio.Event().wait()
+            missed = 0
 
     async def ended(self) -> None:
         """Wait until it has ended."""

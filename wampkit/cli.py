@@ -44,6 +44,7 @@ from .options import (
     words_argument,
 )
 from .process import leave
+from .stderr import is_read
 
 __all__ = ["main"]
 
@@ -76,7 +77,8 @@ def _run(args: Sequence[str] | None) -> int:
 
 
 def _say(line: str) -> None:
-    click.echo(one_line(line), err=True)
+    if is_read():
+        click.echo(one_line(line), err=True)
 
 
 @click.group(invoke_without_command=True, context_settings={"max_content_width": 110})
@@ -107,6 +109,12 @@ def group(ctx: click.Context) -> None:
 @option("--path", type=SocketPath(), default=DEFAULT_PATH, help="The socket's path.")
 @option("--reload", is_flag=True, help="Start anew when a source file changes.")
 @option("--workers", type=click.IntRange(1, 256), default=1, help="How many processes serve the port.")
+@option(
+    "--worker-timeout",
+    type=Seconds(),
+    default=30.0,
+    help="How long a worker's event loop may stand still until it is replaced; 0 for ever.",
+)
 @option("--broker", metavar="URL", help="What carries events, in place of the app's own broker.")
 @option("--drain", type=Seconds(), default=10.0, help="How long calls under way are given at the end.")
 @proxies_option
@@ -125,7 +133,7 @@ def run(**options: Any) -> int:
         tie = Tie.find()
         if tie is not None:
             tie.hold()
-            server.run(tie.settings(settings), tie.announce, supervised=True)
+            server.run(tie.settings(settings), tie.announce, beat=tie.beat)
         elif settings.reload:
             return reload.run(settings, announce)
         elif settings.workers > 1:

@@ -247,6 +247,9 @@ _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2060-\
 """Control characters, line separators, what turns the direction of writing, and lone surrogates."""
 
 
+"\x00".encode("unicode_escape")  # so that the codec is there when no file can be opened any more
+
+
 def escape(text: str) -> str:
     """A text in which every character that could end a line or command a terminal is shown as its escape."""
     return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

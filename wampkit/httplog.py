@@ -1,22 +1,26 @@
-"""What aiohttp logs, made fit for a public port.
+"""What aiohttp and asyncio log, made fit for a public port.
 
 aiohttp writes an error with a traceback, and what the client sent, for each request that is no HTTP: a port scan fills
-the log. And its access log shows each request's query, which may hold a ticket.
+the log. And its access log shows each request's query, which may hold a ticket. asyncio writes hundreds of tracebacks a
+second while clients come and no descriptor is left.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import re
+import resource
+import time
 from typing import Any
 from urllib.parse import unquote_plus
 
 from aiohttp.http_exceptions import HttpProcessingError
 
 from .errors import quote
-from .logs import LogThrottle
+from .logs import LogThrottle, logger
 
-__all__ = ["blot_out", "quiet_http_errors"]
+__all__ = ["blot_out", "quiet_accept_errors", "quiet_http_errors", "tell_of_descriptors"]
 
 
 class _NoHttp(logging.Filter):
@@ -41,6 +45,55 @@ def quiet_http_errors() -> None:
     target = logging.getLogger("aiohttp.server")
     if not any(isinstance(each, _NoHttp) for each in target.filters):
         target.addFilter(_NoHttp())
+
+
+ACCEPT_PAUSE = 1.0
+"""Seconds between two lines about clients that cannot be taken in: as long does asyncio wait until it tries again."""
+
+
+class _NoDescriptors(logging.Filter):
+    """Turns what asyncio logs when it cannot accept a client into a line a second."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = str(record.msg)
+        if text.startswith("socket.accept() out of system resource"):
+            error = record.exc_info[1] if record.exc_info else None
+            tell_of_descriptors(error if isinstance(error, OSError) else None)
+            return False
+        # The socket was closed while asyncio waited to try again.
+        return not ("_start_serving" in text and record.exc_info and "file descriptor: -1" in str(record.exc_info[1]))
+
+
+_no_descriptors = _NoDescriptors()
+_told = -math.inf
+
+
+def tell_of_descriptors(error: OSError | None) -> None:
+    """Log that no client can be taken in, once a second at most; from any thread.
+
+    Args:
+        error: What the system says.
+    """
+    global _told
+    now = time.monotonic()
+    if now - _told < ACCEPT_PAUSE:
+        return
+    _told = now
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    logger.error(
+        "no further client can be taken in: %s (this process may have %d files and sockets open); raise `ulimit -n`, "
+        "or let Limits(connections=...) stay below it",
+        (error.strerror if error is not None else None) or "the system is out of resources",
+        limit,
+    )
+
+
+def quiet_accept_errors() -> None:
+    """Let asyncio's log go through the filter, once a process."""
+    target = logging.getLogger("asyncio")
+    if _no_descriptors not in target.filters:
+        # Before others, which would make each of thousands of records fit to be written.
+        target.filters.insert(0, _no_descriptors)
 
 
 class _Blots(logging.Filter):

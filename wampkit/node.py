@@ -15,6 +15,7 @@ from .connections import Connections
 from .counters import Counters
 from .dispatch import Dispatcher
 from .eager import Starter
+from .httplog import quiet_accept_errors
 from .keepalive import keep_alive
 from .lifecycle import Hooks
 from .logins import Authenticator
@@ -107,6 +108,7 @@ class Node:
 
     async def start(self) -> None:
         """Connect the broker and start the clocks."""
+        quiet_accept_errors()
         warm_up_allocator()
         await self.broker.start(self._deliver)
         if (interval := self.keepalive) is not None:

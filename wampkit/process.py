@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from .httplog import quiet_http_errors
 from .loading import Mistake
 from .logs import logger, make_safe
+from .stderr import QueuedStderr
 
 __all__ = ["Signals", "leave", "loop_factory", "run_loop", "set_up_logging"]
 
@@ -30,7 +31,13 @@ PATIENCE = 0.5
 
 def set_up_logging(level: str) -> None:
     """Log to stderr from this level on, unless the app has set up logging of its own."""
-    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if not logging.getLogger().handlers:
+        form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+        try:
+            handler: logging.Handler = QueuedStderr()
+        except (AttributeError, OSError, ValueError):  # stderr is closed, or no file
+            handler = logging.StreamHandler()
+        logging.basicConfig(level=level.upper(), format=form, handlers=[handler])
     quiet_http_errors()
     make_safe("asyncio", *AIOHTTP)
     logger.setLevel(level.upper())
@@ -72,6 +79,7 @@ class Signals:
             return
         if self.name:
             self._at_once()
+            logging.shutdown()
             os._exit(1)
         self.name = signal.Signals(number).name
         if self._loop is None or self._event is None:

@@ -46,13 +46,17 @@ def run(settings: Settings, announce: Callable[[Started], None]) -> int:
             return (path.endswith(".py") or Path(path).name == "pyproject.toml") and super().__call__(change, path)
 
     async def watch(changed: asyncio.Event) -> None:
-        try:
-            async for batch in watchfiles.awatch(Path.cwd(), watch_filter=Sources(), raise_interrupt=False):
-                names = sorted({Path(path).name for _, path in batch})
-                logger.info("changed: %s", ", ".join(names[:3]) + (" ..." if len(names) > 3 else ""))
-                changed.set()
-        except (OSError, RuntimeError) as error:
-            raise Mistake(f"--reload cannot watch {Path.cwd()}: {error}") from error
+        while True:
+            try:
+                async for batch in watchfiles.awatch(Path.cwd(), watch_filter=Sources(), raise_interrupt=False):
+                    names = sorted({Path(path).name for _, path in batch})
+                    logger.info("changed: %s", ", ".join(names[:3]) + (" ..." if len(names) > 3 else ""))
+                    changed.set()
+            except (OSError, RuntimeError) as error:
+                raise Mistake(f"--reload cannot watch {Path.cwd()}: {error}") from error
+            except Exception:
+                logger.exception("watching the source files failed; starting it again")
+            await asyncio.sleep(1.0)
 
     set_up_logging(settings.log_level)
     # It says at level info how many files changed, in a second line beside ours, which names them.

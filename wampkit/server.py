@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from .app import DEFAULT_PATH, App
+from .background import BackgroundTask
 from .broker import SCHEMES, MemoryBroker
 from .errors import DeclarationError
 from .forwarded import TrustedProxies
@@ -25,10 +26,20 @@ from .logs import logger
 from .memory import settle_collector
 from .process import Signals, loop_factory, run_loop, set_up_logging
 from .tickets import Tickets
+from .watchdog import BLOCKED, BLOCKED_IN_DEVELOPMENT, Watchdog
 
 __all__ = ["Settings", "Started", "bind", "run", "trust"]
 
 BACKLOG = 1024
+"""Clients that may wait in the kernel to be taken in."""
+
+ACCEPTS_A_TURN = 16
+"""Clients that asyncio takes in before others have their turn. It is also how often it tries at a time when no
+descriptor is left, with a log record for each."""
+
+BEATS = 8
+"""Signs of life that a worker gives in its timeout."""
+
 HANDSHAKE_TIMEOUT = 15.0
 """Seconds in which a new connection must have sent its request; aiohttp's own default is an hour."""
 
@@ -51,6 +62,7 @@ class Settings:
             for the app's own.
         debug: Whether callers see the text of unexpected errors, whatever the app says.
         reload: Whether this is a server for development that is started anew at each change.
+        worker_timeout: Seconds for which a worker's event loop may stand still until it is replaced; 0 for ever.
         loop: The event loop; "auto" is uvloop where it is installed.
         log_level: The least level that is logged, as `logging` names it, in lower case.
         workers: How many processes serve the port.
@@ -62,6 +74,7 @@ class Settings:
     port: int = 8080
     path: str = DEFAULT_PATH
     drain: float = 10.0
+    worker_timeout: float = 30.0
     broker: str | None = None
     trusted_proxies: tuple[str, ...] | None = None
     debug: bool = False
@@ -98,24 +111,25 @@ class Started:
     exposed: bool = False
 
 
-def run(settings: Settings, announce: Callable[[Started], None], *, supervised: bool = False) -> None:
+def run(settings: Settings, announce: Callable[[Started], None], *, beat: Callable[[], None] | None = None) -> None:
     """Serve an app in this process until a signal ends it; end the process with `leave` afterwards.
 
     Args:
         settings: What to serve, and where.
         announce: Called once when clients can connect.
-        supervised: Whether a supervisor decides about signals; see `Signals`.
+        beat: Tells a supervisor that the loop is alive; it decides about signals then, see `Signals`. None without.
 
     Raises:
         Mistake: The app cannot be served, or it failed to stop.
     """
     with contextlib.suppress(KeyboardInterrupt):
-        signals = Signals(supervised=supervised)
+        signals = Signals(supervised=beat is not None)
         new_loop = loop_factory(settings.loop)
         app, started = _prepare(settings)
         sockets = bind(settings.host, settings.port, shared=settings.shared)
         app.loopback_only = settings.development and all(map(_is_loopback, sockets))
-        run_loop(new_loop(), _serve(app, settings, sockets, signals, lambda url: announce(started(url))))
+        serving = _serve(app, settings, sockets, signals, lambda url: announce(started(url)))
+        run_loop(new_loop(), serving if beat is None else _beating(beat, settings.worker_timeout, serving))
 
 
 def _prepare(settings: Settings) -> tuple[App, Callable[[str], Started]]:
@@ -279,12 +293,15 @@ async def _serve(
         keepalive_timeout=HANDSHAKE_TIMEOUT,
         shutdown_timeout=SHUTDOWN_TIMEOUT,
     )
+    patience = BLOCKED_IN_DEVELOPMENT if settings.development or app.debug else BLOCKED
+    watchdog = Watchdog(asyncio.get_running_loop(), patience)
     try:
         await _until(stop, _start(runner))
         if not stop.is_set():
             settle_collector()
             await _listen(runner, sockets, settings)
             announce(socket_url(settings.host, sockets[0].getsockname()[1], settings.path))
+            watchdog.start()
             await stop.wait()
         logger.info("%s: stopping; a second signal stops at once", signals.name)
         # In this order: aiohttp's cleanup stops reading, and calls could not be answered any more.
@@ -292,9 +309,23 @@ async def _serve(
             await each.stop()
         await app.drain(settings.drain)
     finally:
+        watchdog.stop()
         for socket_ in sockets:
             socket_.close()
         await _clean_up(runner)
+
+
+async def _beating(beat: Callable[[], None], timeout: float, serving: Coroutine[Any, Any, None]) -> None:
+    """Serve, and give signs of life meanwhile."""
+    pause = min(1.0, timeout / BEATS) if timeout else 1.0
+
+    async def clock() -> None:
+        while True:
+            beat()
+            await asyncio.sleep(pause)
+
+    async with BackgroundTask("the sign of life for the supervisor", clock):
+        await serving
 
 
 async def _start(runner: web.AppRunner) -> None:
@@ -314,7 +345,8 @@ async def _clean_up(runner: web.AppRunner) -> None:
 async def _listen(runner: web.AppRunner, sockets: list[socket.socket], settings: Settings) -> None:
     try:
         for each in sockets:
-            await web.SockSite(runner, each, backlog=BACKLOG).start()
+            await web.SockSite(runner, each, backlog=ACCEPTS_A_TURN).start()
+            each.listen(BACKLOG)
     except OSError as error:
         raise _cannot_listen(error, settings.host, settings.port) from None
 

@@ -49,7 +49,7 @@ class _Workers:
         self._reserved = reserve(settings)
         self._children: set[Child] = set()
         self._in_vain = 0
-        self._serving = 0
+        self._announced = False
 
     def kill(self) -> None:
         """End all children at once."""
@@ -72,8 +72,8 @@ class _Workers:
         return 0 if stop.is_set() else 1
 
     async def _keep_all(self, stop: asyncio.Event, first: Child) -> None:
-        others = [self._keep() for _ in range(self._settings.workers - 1)] if not stop.is_set() else []
-        await first_of(stop.wait(), self._keep(first), *others)
+        others = [self._keep(stop) for _ in range(self._settings.workers - 1)] if not stop.is_set() else []
+        await first_of(stop.wait(), self._keep(stop, first), *others)
         if not stop.is_set():
             logger.error("%d workers in a row ended before they served; giving up", self._in_vain)
 
@@ -83,31 +83,50 @@ class _Workers:
         self._children.add(child)
         return child
 
-    async def _keep(self, child: Child | None = None) -> None:
+    async def _keep(self, stop: asyncio.Event, child: Child | None = None) -> None:
         """Keep one worker alive; returns when too many have ended before they served."""
         delay = 0.0
         while True:
             began = time.monotonic()
             if child is None:
-                child = await self._start()
+                try:
+                    child = await self._start()
+                except OSError as error:
+                    delay = min(2 * delay + 0.1, 5.0)
+                    logger.error("no worker could be started: %s; trying again", error)
+                    await asyncio.sleep(delay)
+                    continue
                 await child.ready()
             if child.started is not None:
                 self._serves(child.started)
-                await child.ended()
+                await self._until_it_ends(child)
             else:
                 self._in_vain += 1
             self._children.discard(child)
             if self._in_vain >= STARTS_IN_VAIN:
                 return
             delay = 0.1 if time.monotonic() - began > STEADY else min(2 * delay + 0.1, 5.0)
-            logger.warning("worker %d ended (%s); starting another", child.pid, child.how_it_ended())
             await asyncio.sleep(delay)
+            if stop.is_set():  # a signal that was sent to all of them has ended it
+                return
+            logger.warning("worker %d ended (%s); starting another", child.pid, child.how_it_ended())
             child = None
+
+    async def _until_it_ends(self, child: Child) -> None:
+        """Wait until a worker has ended; one whose event loop stands still is killed."""
+        timeout = self._settings.worker_timeout
+        if timeout:
+            await first_of(child.ended(), child.silent(timeout))
+            if child.exit_code is None:
+                logger.error("worker %d: its event loop has stood still for %g s; killing it", child.pid, timeout)
+                child.signal(signal.SIGKILL)
+        await child.ended()
 
     def _serves(self, started: Started) -> None:
         self._in_vain = 0
-        self._serving += 1
-        if self._serving == self._settings.workers:
+        serving = sum(child.started is not None and child.exit_code is None for child in self._children)
+        if not self._announced and serving == self._settings.workers:
+            self._announced = True
             self._announce(started)
 
     async def _stop(self, signals: Signals) -> None:

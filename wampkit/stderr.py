@@ -1,0 +1,80 @@
+"""The log on stderr, written by a thread of its own: whoever does not read stderr stops nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import sys
+import threading
+import time
+from queue import SimpleQueue
+
+__all__ = ["QueuedStderr", "is_read"]
+
+MOST_LINES = 5000
+"""Log lines that wait to be written; further ones are dropped and counted."""
+
+PATIENCE = 0.5
+"""Seconds in which lines that wait must have been written when the process ends."""
+
+
+def is_read() -> bool:
+    """Whether a line can be written to stderr without waiting for a pipe that is not read."""
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+    try:
+        return bool(select.select([], [sys.stderr], [], PATIENCE)[1])
+    except (AttributeError, OSError, ValueError):  # it is no file, or its number is too high for select
+        return True
+
+
+class QueuedStderr(logging.Handler):
+    """Formats each record at once and writes it to stderr later, in order.
+
+    A pipe that is full blocks its writer. Here that is a thread on which nothing waits, neither a log call nor the end
+    of the process. When the pipe is read again, a line tells how many were dropped.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Unlike queue.Queue it may be put to from a signal's handler.
+        self._lines: SimpleQueue[str] = SimpleQueue()
+        self._dropped = 0
+        self._writing = False
+        # The descriptor, since Python's stream has a lock, which the end of the process would wait for.
+        self._descriptor = sys.stderr.fileno()
+        threading.Thread(target=self._write_all, name="log", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take a record, or count it if too many wait."""
+        try:
+            if self._lines.qsize() >= MOST_LINES:
+                self._dropped += 1
+            else:
+                self._lines.put(f"{self.format(record)}\n")
+        except Exception:
+            self.handleError(record)
+
+    def flush(self) -> None:
+        """Wait until what waits has been written, `PATIENCE` seconds at most."""
+        end = time.monotonic() + PATIENCE
+        while (self._writing or not self._lines.empty()) and time.monotonic() < end:
+            time.sleep(0.005)
+
+    def _write_all(self) -> None:
+        while True:
+            line = self._lines.get()
+            self._writing = True
+            self._write(line)
+            if self._dropped and self._lines.empty():
+                dropped, self._dropped = self._dropped, 0
+                self._write(f"{dropped} log lines were dropped, as stderr was not read\n")
+            self._writing = not self._lines.empty()
+
+    def _write(self, text: str) -> None:
+        rest = text.encode(errors="backslashreplace")
+        with contextlib.suppress(OSError):  # it is closed, or its disk is full
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
