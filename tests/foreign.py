@@ -18,7 +18,9 @@ class Foreign:
         received: Every message, of all connections, in order.
         handshakes: The headers and query of every handshake.
         refuse: An HTTP status to answer handshakes with, or None.
+        answer: What to answer handshakes with, or None.
         ident: What it calls itself.
+        mark: What its session ids end with; those of a wampkit server do with ".wampkit".
         script: Runs in place of everything after the handshake.
         answers: What calls of a procedure are answered with, without the call id: `[3, result]`, `[4, uri, text]`, or
             `[]` for no answer at all.
@@ -29,7 +31,9 @@ class Foreign:
         self.received: list[list[Any]] = []
         self.handshakes: list[web.Request] = []
         self.refuse: int | None = None
+        self.answer: web.Response | None = None
         self.ident = "Other/1.0"
+        self.mark = ""
         self.script: Script | None = None
         self.answers: dict[str, list[Any]] = {}
         self.hold_pings = False
@@ -44,6 +48,8 @@ class Foreign:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         self.handshakes.append(request)
+        if self.answer is not None:
+            return self.answer
         if self.refuse is not None:
             return web.Response(status=self.refuse)
         ws = web.WebSocketResponse(protocols=("wamp",), autoping=self.script is not None)
@@ -51,7 +57,7 @@ class Foreign:
         if self.script is not None:
             await self.script(ws)
             return ws
-        await ws.send_str(json.dumps([0, f"session-{len(self.handshakes)}", 1, self.ident]))
+        await ws.send_str(json.dumps([0, f"session-{len(self.handshakes)}{self.mark}", 1, self.ident]))
         await self.serve(ws)
         return ws
 

@@ -1,8 +1,10 @@
 """The client: calls, publishing, and a connection that is made again with everything put back."""
 
 import asyncio
+import gc
 import json
 import logging
+import traceback
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -26,9 +28,10 @@ from wampkit.dialing import delay_of
 from wampkit.testing import drop, no_event
 
 from .foreign import Foreign, foreign
+from .hostile import EXPECTED, ROWS, misbehave
+from .logins import AUTH, AUTHREQ
 from .restartable import Restartable, restartable
-from .tables import rows
-from .wire import PATIENCE, eventually
+from .wire import PATIENCE, eventually, serve
 
 FAST = (0.01, 0.05)
 
@@ -189,6 +192,45 @@ async def test_what_is_no_url_is_a_value_error(url: str) -> None:
         await connect(url).open()
 
 
+async def test_a_redirect_is_not_followed(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever host it names: nothing is sent there, and the error says where the server wanted the client to go."""
+    sent: list[tuple[str, Any]] = []
+    wrong = []
+    async with foreign() as elsewhere, foreign() as other, aiohttp.ClientSession() as theirs:
+        here = other.url.removeprefix("ws://").rstrip("/")
+        there = elsewhere.url.removeprefix("ws://").rstrip("/")
+        rows = [(f"http://{there}/?token=x", there), (f"//{there}/", there), (f"ws://u:p@{there}/", there), ("/ws", "")]
+        for status in (301, 302, 303, 307, 308):
+            for location, host in rows:
+                for session in (None, theirs):
+                    other.answer = web.Response(status=status, headers={"Location": location})
+                    client = connect(other.url, headers={"X-Api-Key": "SECRET"}, cookies={"a": "b"}, session=session)
+                    with pytest.raises(HandshakeRefused) as refused:
+                        await client.open()
+                    sent.append((refused.value.reason, refused.value.status))
+                    where = f"a redirect to '{host}'" if host else "a redirect to another path"
+                    expected = (
+                        f"ws://{here}/: the server refused the handshake: HTTP {status}, {where}, which is not followed"
+                    )
+                    if (refused.value.reason, refused.value.status) != (expected, status):
+                        wrong.append((status, location, refused.value.reason))
+        other.answer = web.Response(status=302, headers={"Location": f"http://{there}/"})
+        async with theirs.get(other.url.replace("ws", "http", 1)) as answer:
+            assert str(answer.url.authority) == there  # other requests of that session are as they were
+        del elsewhere.handshakes[-1]
+        assert (wrong, elsewhere.handshakes) == ([], [])
+    assert caplog.text == ""
+
+
+async def test_a_failed_connection_is_a_short_error() -> None:
+    """One exception says what was wrong, in the system's words, and none of those inside aiohttp is shown with it."""
+    for url, reason in (("ws://127.0.0.1:1/ws", "Connection refused"), ("ws://nowhere.invalid/ws", "ws://nowhere")):
+        with pytest.raises(ConnectionLost, match=reason) as lost:
+            await connect(url).open()
+        shown = "".join(traceback.format_exception(lost.value))
+        assert shown.count("Traceback") == 1, shown
+
+
 # ---- reconnecting
 
 
@@ -289,6 +331,24 @@ async def test_a_close_for_policy_is_final(other: Foreign) -> None:
             await client.call("echo")
 
 
+async def test_the_end_of_the_web_session_is_final(other: Foreign) -> None:
+    """4401 would meet a dead cookie again, unless each attempt brings something fresh."""
+    fresh: list[tuple[dict[str, Any], State]] = [
+        ({}, State.CLOSED),
+        ({"cookies": {"a": "b"}, "headers": {"X": "y"}, "anonymous": True}, State.CLOSED),
+        ({"url": lambda: other.url}, State.OPEN),
+        ({"headers": lambda: {"X": "y"}}, State.OPEN),
+        ({"authkey": "ann", "secret": "s"}, State.OPEN),
+    ]
+    for options, state in fresh:
+        other.answers = {AUTHREQ: [3, None if options.get("anonymous") else "{}"], AUTH: [3, None]}
+        async with connect(options.pop("url", other.url), backoff=FAST, **options) as client:
+            await other.sockets[-1].close(code=4401)
+            await client.wait_for(State.RECONNECTING if state is State.OPEN else State.CLOSED, timeout=5)
+            if state is State.OPEN:
+                await client.wait_for(State.OPEN, timeout=5)
+
+
 async def test_without_reconnect_a_lost_wire_closes(other: Foreign) -> None:
     """`reconnect=False` leaves a lost connection lost."""
     async with connect(other.url, reconnect=False) as client:
@@ -324,32 +384,25 @@ async def test_a_silent_server_is_cut(other: Foreign) -> None:
 # ---- servers that misbehave
 
 
-@rows(
-    "text",
-    [
-        "",
-        "not json",
-        "{}",
-        "[8]",
-        '[0, "again", 1, "x"]',
-        '[2, "c", "call me"]',
-        "[" * 100_000,
-        '[3, "c", 1e999]',
-    ],
-)
-async def test_a_server_that_breaks_wamp_is_left(other: Foreign, text: str) -> None:
-    """A message that no server may send ends the connection with an error that says so."""
-
-    async def speak(ws: web.WebSocketResponse) -> None:
-        await ws.send_str('[0, "s", 1, "Other/1.0"]')
-        await ws.receive()
-        await ws.send_str(text)
-        await ws.receive()
-
-    other.script = speak
-    async with connect(other.url, reconnect=False) as client:
-        with pytest.raises(ConnectionLost, match="the server broke WAMP v1"):
-            await client.call("echo", timeout=5)
+async def test_no_message_of_a_server_is_raised_where_nobody_catches(other: Foreign) -> None:
+    """After any text a call is answered, or raises ConnectionLost and the client is closed; nothing else is raised."""
+    other.script = misbehave
+    wrong: list[tuple[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: wrong.append(("uncaught", context)))
+    for row, (name, expected) in enumerate(EXPECTED):
+        client = connect(f"{other.url}?row={row}", reconnect=False, prefixes={"a": "http://a/"})
+        try:
+            async with client, client.subscribe("t"):
+                seen: Any = await client.call("echo", timeout=5)
+        except ConnectionLost as lost:
+            seen = lost.code if lost.code != 1007 else 1002  # what is no JSON at all
+            if "the server broke WAMP v1" not in lost.reason and name in dict(ROWS):
+                wrong.append((name, lost.reason))
+        if seen != (expected[0] if expected[0] == "answered" else expected[1]):
+            wrong.append((name, seen))
+    gc.collect()
+    await asyncio.sleep(0)
+    assert wrong == []
 
 
 async def test_binary_and_huge_messages_end_the_connection(other: Foreign) -> None:
@@ -613,3 +666,57 @@ async def test_exclude_me_holds_beside_a_list(other: Foreign) -> None:
         await client.publish("t", 2, exclude=["a"], exclude_me=False)
         await client.call("echo")
         assert other.sent(7) == [[7, "t", 1, ["a", client.session_id]], [7, "t", 2, ["a"]]]
+
+
+# ---- what other servers do
+
+
+async def test_names_that_a_server_shortened_are_understood(other: Foreign) -> None:
+    """The error URI of a CALLERROR and the topic of an EVENT may be CURIEs of the client's own prefixes."""
+    other.answers = {"teapot": [4, "err:teapot", "short"], "full": [4, "http://err/full", "and stout"]}
+    async with (
+        connect(other.url, prefixes={"err": "http://err/", "t": "http://t/"}) as client,
+        client.subscribe("http://t/a") as events,
+    ):
+        for procedure in ("teapot", "full"):
+            with pytest.raises(CallError) as failed:
+                await client.call(procedure)
+            assert failed.value.uri == f"http://err/{procedure}"
+        await other.sockets[0].send_json([1, "t", "http://theirs/"])
+        await other.sockets[0].send_json([8, "t:a", 1])
+        assert await events.get(timeout=5) == 1
+
+
+async def test_a_server_without_welcome_is_spoken_to(other: Foreign) -> None:
+    """As the League of Legends client: with `welcome=False` the client is open at once, and empty texts are nothing."""
+
+    async def league(ws: web.WebSocketResponse) -> None:
+        await ws.send_str("")
+        async for frame in ws:
+            if frame.data == '[5,"OnJsonApiEvent"]':
+                await ws.send_str("")
+                await ws.send_str('[8,"OnJsonApiEvent",{"data":1,"eventType":"Update","uri":"/lol"}]')
+
+    other.script = league
+    async with connect(other.url, welcome=False) as client, client.subscribe("OnJsonApiEvent") as events:
+        assert (await events.get(timeout=5))["uri"] == "/lol"
+        assert (client.session_id, client.server_ident, events.accepted) == ("", "", None)
+    with pytest.raises(ConnectionLost, match="no WAMP v1 server"):
+        await connect(other.url).open()
+
+
+async def test_what_a_server_calls_itself_is_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """A wampkit server that is called otherwise tells refusals, and another that is called wampkit is asked nothing."""
+    app = App(ident="my shop")
+    app.topic("open", relay=True)
+    async with (
+        serve(app) as server,
+        connect(server.url) as client,
+        client.subscribe("open") as taken,
+        client.subscribe("nowhere") as refused,
+    ):
+        assert (taken.accepted, refused.accepted) == (True, False)
+    async with foreign() as other:
+        other.ident = "wampkit/9"
+        async with connect(other.url) as client, client.subscribe("t") as events:
+            assert (events.accepted, other.sent(2)) == (None, [])

@@ -51,7 +51,7 @@ class Members:
         self.extras: list[dict[str, Any]] = []
         self.lookups = 0
         self.broken = 0
-        self.app = App(cra=Cra(self.lookup, **options), prefixes={"r": "room/"})
+        self.app = App(cra=Cra(self.lookup, **options))
 
         @self.app.rpc("whoami")
         async def whoami(connection: Connection) -> Any:

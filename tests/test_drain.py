@@ -21,7 +21,7 @@ import time
 
 from wampkit import App
 
-app = App()
+app = App(ident="my shop")
 log = open("begun.log", "a", buffering=1)
 
 

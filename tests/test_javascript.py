@@ -189,7 +189,7 @@ async def test_events_before_the_answer_are_kept_in_order() -> None:
     assert.deepEqual(heard, [1, 2, 3]);
     """
     async with foreign() as other:
-        other.ident = "wampkit"
+        other.mark = ".wampkit"
         other.answers = {"wampkit:subscription": [], "all": []}
         async with node(body, other.url) as script:
             await eventually(lambda: len(other.sent(2)) == 3)
@@ -385,3 +385,39 @@ async def test_other_servers_are_spoken_to(websocket: str) -> None:
         await eventually(lambda: other.sent(2)[-1][2] == "never")
         await other.sockets[0].close()
         await script.ended()
+
+
+@with_each_websocket
+async def test_a_publish_can_be_confirmed(websocket: str) -> None:
+    """With `confirm` a refusal is a `CallError`; what a wampkit server takes is true, and other servers cannot tell."""
+    body = """
+    const client = connect();
+    const events = client.subscribe("chat:a");
+    await events.ready;
+    const rules = { confirm: true, excludeMe: false };
+    assert.equal(await client.publish("chat:a", 1, rules), true);
+    assert.equal((await events.next()).value, 1);
+    assert.equal(client.publish("chat:a", 2), undefined);
+    const refused = await failure(client.publish("nowhere", 1, { confirm: true }));
+    assert.deepEqual([refused.name, refused.description], ["CallError", "no such topic"]);
+    assert.equal((await failure(client.publish("chat:a", 1n, rules))).name, "TypeError");
+    const abort = AbortSignal.abort(new Error("not any more"));
+    assert.equal((await failure(client.publish("chat:a", 1, { ...rules, signal: abort }))).message, "not any more");
+    const strange = connect(await ask("other"));
+    const lists = { confirm: true, exclude: ["x"], eligible: ["y"] };
+    assert.equal(await strange.publish("t", 1, lists), false);
+    await strange.call("echo");
+    client.close();
+    assert.equal((await failure(client.publish("chat:a", 1, rules))).name, "ConnectionLost");
+    """
+    async with (
+        serve(Demo(ident="my shop").app) as server,
+        foreign() as other,
+        node(body, server.url, websocket) as script,
+    ):
+        other.ident = "wampkit"
+        assert await script.said() == "other"
+        script.tell(other.url)
+        await script.ended()
+    assert other.sent(PUBLISH) == [[PUBLISH, "t", 1, ["x"], ["y"]]]
+    assert [message[2] for message in other.sent(2)] == ["echo"]

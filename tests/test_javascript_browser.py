@@ -1,6 +1,7 @@
 """The browser's client in real headless Chromium: loaded as pages load it, and with its server and its network gone."""
 
 import asyncio
+import json
 import signal
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from wampkit import App, Cra, Credentials, Tickets, derive_key
 from .browser import window
 from .command import command, free_port, write
 from .foreign import foreign
+from .hostile import EXPECTED, TRY_EACH, misbehave
 from .javascript import Demo
 from .proxy import SilentProxy
 from .restartable import restartable
@@ -119,6 +121,22 @@ async def test_a_page_loads_it_in_each_way(chromium: Browser) -> None:
         assert await tab.run("seen") == [True, 7, 2]
         assert tab.errors == []
         await page.close()
+
+
+async def test_no_message_of_a_server_is_thrown_at_the_page(chromium: Browser) -> None:
+    """Whatever a server that breaks WAMP v1 sends, the page hears of it where it can catch it."""
+    async with serve(Demo().app) as server, foreign() as other, window(chromium) as context:
+        other.script = misbehave
+        tab = await Tab.open(context, server.port)
+        await tab.run("""
+          window.uncaught = [];
+          addEventListener("error", ({ message }) => uncaught.push(message));
+          addEventListener("unhandledrejection", ({ reason }) => uncaught.push(String(reason)));
+        """)
+        each = f"({TRY_EACH})(wampkit.connect, '{other.url}', {json.dumps(EXPECTED)}, uncaught)"
+        assert await tab.run(each) == []
+        assert tab.errors == []
+        await tab.page.close()
 
 
 async def test_two_tabs_talk(chromium: Browser) -> None:
@@ -314,4 +332,4 @@ async def test_a_page_logs_in(chromium: Browser) -> None:
         assert "invalid-signature" in await tab.run(wrong)
         plain = await Tab.open(context, server.port, "plain.example")
         right = "failure(wampkit.connect('/ws', { authkey: 'bob', secret: 'p4ss' }).opened)"
-        assert await plain.run(right) == "Error: a login needs https or localhost"
+        assert await plain.run(right) == "CallError: the login was given up: a login needs https or localhost"

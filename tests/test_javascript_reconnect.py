@@ -25,7 +25,7 @@ import asyncio
 
 from wampkit import App
 
-app = App(prefixes={"chat": "http://example.com/chat/"})
+app = App(ident="my shop", prefixes={"chat": "http://example.com/chat/"})
 app.topic("chat:{room}", relay=True)
 log = open("begun.log", "a", buffering=1)
 

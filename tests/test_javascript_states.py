@@ -236,7 +236,7 @@ async def test_keepalive_asks_a_server_that_is_silent() -> None:
     const off = await connect(url, { keepalive: 0 }).opened;
     """
     async with foreign() as other, node(body, other.url) as script:
-        other.ident = "wampkit"
+        other.mark = ".wampkit"
         other.answers = {"wampkit:subscription": [3, None]}
         assert await script.said() == "ready"
         await eventually(lambda: len(other.sent(CALL)) >= 3)

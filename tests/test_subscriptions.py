@@ -230,6 +230,18 @@ async def test_a_wire_lost_while_entering_fails_all_that_enter(other: Foreign) -
         assert len(other.sent(5)) == 1
 
 
+async def test_a_wire_made_again_before_the_loss_is_noticed(other: Foreign) -> None:
+    """Who was entering learns of the loss, though his topic is being put on the next wire when he looks."""
+    async with connect(other.url, reconnect=False) as client:
+        tasks = await entering(other, client)
+        group = client._subscriptions._groups["t"]
+        await drop(client)
+        await asyncio.wait({group.told})
+        group.told = asyncio.get_running_loop().create_future()  # as `restore` does, one turn later by chance
+        failed = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5)
+        assert [type(each) for each in failed] == [ConnectionLost] * 2
+
+
 async def test_leaving_while_subscriptions_are_put_back_unsubscribes(other: Foreign) -> None:
     """A subscription that is stopped in the middle of a reconnect is not left behind on the server."""
     async with connect(other.url, backoff=(0.01, 0.02)) as client:

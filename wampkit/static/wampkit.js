@@ -5,7 +5,7 @@ const [WELCOME, PREFIX, CALL, RESULT, ERROR, SUBSCRIBE, UNSUBSCRIBE, PUBLISH, EV
 class CallError extends Error {
   name = "CallError";
   constructor(uri, description, details = null) {
-    super(`${uri}: ${description}`);
+    super(uri ? `${uri}: ${description}` : description);
     Object.assign(this, { uri, description, details });
   }
 }
@@ -28,6 +28,7 @@ function connect(url, options = {}) {
   const listeners = new Set();
   const kept = [];
   const early = []; // events before that
+  let earlySize = 0;
   const gone = new AbortController();
   const opened = deferred();
   let changed = deferred();
@@ -59,11 +60,14 @@ function connect(url, options = {}) {
   };
 
   const isOpen = () => client.state === "open";
-  const restarts = () => link.lost.code === 1012 && isWampkit(link); // so what is unanswered has not run
   const receivers = (uri) => [...groups.values()].filter((group) => group.uri === uri);
-  const resolve = (name) => name.replace(/^[^:]*:/, (start) => prefixes.get(start.slice(0, -1)) ?? start);
+  const resolve = (name) => name.replace(/^([^:]+):(?!\/\/)/, (start, prefix) => prefixes.get(prefix) ?? start);
 
-  async function call(procedure, ...args) {
+  function call(procedure, ...args) {
+    return ask(procedure, (uri) => link.call(uri, ...args));
+  }
+
+  async function ask(procedure, work) {
     const { uri = procedure, signal, timeout = callTimeout } = procedure;
     signal?.throwIfAborted();
     const given = deferred();
@@ -71,7 +75,7 @@ function connect(url, options = {}) {
     const late = () => given.reject(new DOMException(`${uri}: no answer within ${timeout} ms`, "TimeoutError"));
     const timer = timeout && setTimeout(late, timeout);
     signal?.addEventListener("abort", abort);
-    answer(uri, args, given).then(given.resolve, given.reject);
+    answer(() => work(uri), given).then(given.resolve, given.reject);
     return given.promise.finally(() => {
       given.up = true;
       clearTimeout(timer);
@@ -79,13 +83,13 @@ function connect(url, options = {}) {
     });
   }
 
-  async function answer(uri, args, given) {
+  async function answer(work, given) {
     while (!given.up) {
       if (isOpen()) {
         try {
-          return await link.call(uri, ...args);
+          return await work();
         } catch (error) {
-          if (error !== link.lost || !restarts()) throw error;
+          if (error !== link.lost || !link.restarts) throw error;
         }
       } else if (waits) await changed.promise;
       else throw absence();
@@ -98,16 +102,28 @@ function connect(url, options = {}) {
   }
 
   function publish(topic, event, rules = {}) {
+    if (rules.confirm) return ask({ ...rules, uri: topic }, () => confirm(topic, event, rules));
     if (isOpen()) send(topic, event, rules);
     else if (client.state === "closed" || kept.length >= keepPublishes) throw absence();
     else kept.push(JSON.parse(JSON.stringify([topic, event, rules])));
   }
 
-  function send(topic, event, { excludeMe, exclude, eligible }) {
+  async function confirm(topic, event, rules) {
+    if (!isWampkit(link)) return send(topic, event, rules);
+    await link.call("wampkit:publish", topic, event, ...receiversOf(rules));
+    return true;
+  }
+
+  function send(topic, event, rules) {
+    link.send(PUBLISH, topic, event, ...receiversOf(rules));
+    return false; // nobody tells
+  }
+
+  function receiversOf({ excludeMe, exclude, eligible }) {
     // A list takes the place of `excludeMe`.
     const mine = excludeMe ? link.sessionId : [];
     const rest = exclude || eligible ? [[].concat(exclude ?? [], mine), eligible] : [excludeMe];
-    link.send(PUBLISH, topic, event, ...rest.filter((each) => each != null));
+    return rest.filter((each) => each != null);
   }
 
   function subscribe(topic, listener) {
@@ -128,11 +144,18 @@ function connect(url, options = {}) {
   async function restore(group, used = link) {
     let uri;
     used.send(SUBSCRIBE, group.key); // in full, since the prefix may change
-    if (isWampkit(used)) uri = await used.call(ASK, group.key).catch(() => {});
+    if (isWampkit(used)) {
+      const late = deferred();
+      const timer = setTimeout(late.resolve, openTimeout);
+      uri = await Promise.race([used.call(ASK, group.key), late.promise]).catch(() => {});
+      clearTimeout(timer);
+    }
     if (used.lost) return;
     if (uri === null) console.warn("wampkit: refused:", group.key);
+    else if (!isText(uri)) uri = undefined;
     group.uri = uri ?? group.key; // the prefix may be the server's
     group.told.resolve(uri);
+    earlySize = 0;
     for (const each of early.splice(0)) deliver(...each);
   }
 
@@ -146,13 +169,16 @@ function connect(url, options = {}) {
     if (!receivers(group.uri).length) used.send(UNSUBSCRIBE, key);
   }
 
-  function deliver(name, event) {
+  function deliver(name, event, size) {
     const uri = resolve(name); // some servers do not
     const found = receivers(uri);
     for (const { members } of found) {
       for (const member of [...members]) if (members.has(member)) member.put(event, uri);
     }
-    if (!found.length && receivers().length) early.push([name, event]);
+    if (found.length || !receivers().length) return;
+    early.push([name, event, size]);
+    earlySize += size;
+    while (early.length > 1000 || earlySize > 4e6) earlySize -= early.shift()[2];
   }
 
   async function run() {
@@ -165,7 +191,8 @@ function connect(url, options = {}) {
       const given = Promise.all([url, options.secret].map(fresh));
       const [target, secret] = await Promise.race([given, late.promise]).catch(lose);
       if (client.state === "closed") return;
-      link = open(new WebSocket(new URL(target, globalThis.location).href.replace(/^http/, "ws"), "wamp"), deliver);
+      const { href } = new URL(target, globalThis.location);
+      link = open(new WebSocket(href.replace(/^http/, "ws"), "wamp"), options, deliver, resolve);
       await link.welcomed.promise;
       if (options.authkey || options.anonymous) await logIn(link, secret, options);
       if (link.lost) throw link.lost;
@@ -183,7 +210,7 @@ function connect(url, options = {}) {
     link.onEnd = () => {
       clearInterval(pulse);
       if (Date.now() - heard > 1000) attempt = 0;
-      again(link.lost, restarts());
+      again(link.lost, link.restarts);
     };
     Object.assign(client, { error: null, sessionId, serverIdent, permissions });
     for (const each of prefixes) link.send(PREFIX, ...each);
@@ -261,10 +288,12 @@ function connect(url, options = {}) {
   return client;
 }
 
-function open(socket, onEvent) {
+function open(socket, { welcome = true }, onEvent, resolve) {
   const calls = new Map();
   let count = 0;
-  const link = { permissions: null, welcomed: deferred(), send, call, end };
+  let welcomed = false;
+  const begun = () => welcomed || !welcome;
+  const link = { sessionId: "", serverIdent: "", permissions: null, welcomed: deferred(), send, call, end };
 
   function send(...message) {
     if (socket.readyState === 1) socket.send(JSON.stringify(message));
@@ -287,26 +316,35 @@ function open(socket, onEvent) {
     for (const waiting of [link.welcomed, ...calls.values()]) waiting.reject(link.lost);
   }
 
-  function take(type, id, value, description, details) {
-    if (type === WELCOME && value === 1 && !link.sessionId) {
-      link.welcomed.resolve(Object.assign(link, { sessionId: id, serverIdent: description ?? "" }));
-    } else if (![RESULT, ERROR, EVENT].includes(type) || !link.sessionId) end("the server does not speak WAMP v1", 1002);
-    else if (type === EVENT) onEvent(id, value);
-    else {
+  function take([type, id, value, description, details], size) {
+    if (type === WELCOME && value === 1 && !welcomed) {
+      welcomed = true;
+      link.welcomed.resolve(Object.assign(link, { sessionId: id, serverIdent: text(description) }));
+    } else if (type === EVENT && begun()) onEvent(id, value, size);
+    else if ((type === RESULT || type === ERROR) && begun()) {
       const waiting = calls.get(id);
       calls.delete(id);
       if (type === RESULT) waiting?.resolve(value);
-      else waiting?.reject(new CallError(value ?? "", description ?? "", details));
+      else waiting?.reject(new CallError(resolve(text(value)), text(description), details));
+    } else if (type !== PREFIX || !isText(value) || !begun()) {
+      const why = "the server does not speak WAMP v1";
+      socket.close(1000, why); // pages must not say 1002
+      end(why, 1002);
     }
   }
 
+  socket.onopen = () => {
+    link.heard = Date.now();
+    if (!welcome) link.welcomed.resolve();
+  };
   socket.onmessage = ({ data }) => {
     link.heard = Date.now();
-    take(...parse(data));
+    if (data !== "" || welcome) take(parse(data), data.length);
   };
   // In Node 20 an error may be all.
   socket.onerror = socket.onclose = ({ code = 1006, reason }) => {
-    const why = link.sessionId ? "the connection was lost" : "no server, or it refuses";
+    const why = begun() && link.heard ? "the connection was lost" : "no server, or it refuses";
+    link.restarts = code === 1012 && reason === RESTART;
     end(code === 1006 ? why : `the server closed the connection: ${reason || code}`, code);
   };
   return link;
@@ -357,8 +395,17 @@ function queue(most, about) {
 async function logIn(link, secret, { authkey = null, authextra = null }) {
   const procedure = "http://api.wamp.ws/procedure#auth";
   const challenge = await link.call(procedure + "req", authkey, authextra);
-  const key = authkey && (await deriveKey(secret, JSON.parse(challenge).authextra));
-  link.permissions = await link.call(procedure, authkey && (await sign(challenge, key)));
+  const signature = authkey && prove(challenge, secret).catch(giveUp);
+  link.permissions = await link.call(procedure, await signature);
+}
+
+async function prove(challenge, secret) {
+  if (!isText(challenge)) throw new Error("the challenge is no text");
+  return sign(challenge, await deriveKey(secret, JSON.parse(challenge).authextra));
+}
+
+function giveUp({ message }) {
+  throw new CallError("", `the login was given up: ${message}`);
 }
 
 async function deriveKey(secret, authextra) {
@@ -382,10 +429,13 @@ function importKey(text, algorithm, use) {
 }
 
 const ASK = "wampkit:subscription"; // whether it stands, which WAMP v1 does not tell
+const RESTART = "the server restarts; what it left unanswered has not run";
 const bytes = (text) => new TextEncoder().encode(text);
 const base64 = (buffer) => btoa(String.fromCharCode(...new Uint8Array(buffer)));
 const isHidden = () => globalThis.document?.hidden;
-const isWampkit = (link) => link.serverIdent.startsWith("wampkit");
+const isText = (value) => typeof value === "string";
+const text = (value) => (isText(value) ? value : ""); // some servers send null
+const isWampkit = (link) => link.sessionId.endsWith(".wampkit"); // which no app chooses, as it does the ident
 const tell = async (listener, ...news) => listener(...news); // its errors are its own
 
 const fresh = async (value) => (typeof value === "function" ? value() : value);
@@ -402,8 +452,8 @@ function deferred() {
 
 function parse(data) {
   try {
-    const [...message] = JSON.parse(data);
-    if (message[1].trim) return message;
+    const message = JSON.parse(data);
+    if (Array.isArray(message) && message.length > 2 && isText(message[1])) return message; // each has three or more
   } catch {}
   return [];
 }
