@@ -396,7 +396,7 @@ async def test_no_message_of_a_server_is_raised_where_nobody_catches(other: Fore
                 seen: Any = await client.call("echo", timeout=5)
         except ConnectionLost as lost:
             seen = lost.code if lost.code != 1007 else 1002  # what is no JSON at all
-            if "the server broke WAMP v1" not in lost.reason and name in dict(ROWS):
+            if row < len(ROWS) and "the server broke WAMP v1" not in lost.reason:
                 wrong.append((name, lost.reason))
         if seen != (expected[0] if expected[0] == "answered" else expected[1]):
             wrong.append((name, seen))
