@@ -427,3 +427,49 @@ async def test_a_connection_that_has_ended_belongs_to_nobody() -> None:
             assert app.connections(user=user or "ann") == []
             assert len(app.to_user(user or "ann")) == 0
         assert connection.user == "carol"
+
+
+async def test_a_hook_that_hangs_does_not_stop_the_watch_over_sessions() -> None:
+    """While what a session lost is being ended for one connection, other sessions are looked at as before."""
+    storage = ServerSide()
+    for id in ("s1", "s2"):
+        storage.kept[id] = {"created": time.time(), "user": id, "roles": ["member"]}
+    app = App(middlewares=[Sessions(storage, roles="roles", check_every=0.2)])
+    room = app.topic("room", subscribe=requires("member"))
+    hanging = asyncio.Event()
+
+    @room.on_unsubscribe
+    async def hang() -> None:
+        hanging.set()
+        await asyncio.Event().wait()
+
+    async with serve(app) as server:
+        first, second = [await server.peer(headers={"Cookie": f"sid={id}"}) for id in ("s1", "s2")]
+        await first.subscribe("room")
+        await first.settle()
+        storage.kept["s1"]["roles"] = []
+        await asyncio.wait_for(hanging.wait(), 5)
+        storage.kept["s2"] = {}
+        assert (await second.closed())[0] == 4401
+        await first.close()
+
+
+async def test_a_rule_that_reads_the_session_is_asked_again_when_that_changes() -> None:
+    """A session that changes on the server ends the subscriptions whose rules it does not satisfy any more."""
+    storage = ServerSide()
+    storage.kept["s1"] = {"created": time.time(), "user": "ann", "plan": "gold"}
+
+    def paid(message: Incoming) -> bool:
+        session = message.connection.session
+        return session is not None and session.get("plan") == "gold"
+
+    app = App(middlewares=[Sessions(storage, check_every=0.2)])
+    app.topic("lounge", subscribe=requires(paid))
+    async with serve(app) as server:
+        peer = await server.peer(headers={"Cookie": "sid=s1"})
+        await peer.subscribe("lounge")
+        await peer.settle()
+        assert server.connection(peer).topics == ("lounge",)
+        storage.kept["s1"]["plan"] = "none"
+        await eventually(lambda: server.connection(peer).topics == ())
+        await peer.close()

@@ -124,6 +124,7 @@ class Sessions:
                     yield
             finally:
                 self._watches.remove(watch)
+                await watch.close()
                 if self._tasks:
                     await asyncio.wait(set(self._tasks), timeout=WRITE_PATIENCE)
                 self._throttle.close()

@@ -22,6 +22,9 @@ SESSION_ENDED = 4401
 AT_ONCE = 16
 """Sessions that are looked up side by side."""
 
+STOP_PATIENCE = 5.0
+"""Seconds in which what it has begun must have ended at the stop."""
+
 LEAST_PAUSE, MOST_PAUSE = 0.2, 30.0
 """Seconds between two passes over all connections."""
 
@@ -55,6 +58,7 @@ class Watch:
         self._arrived: list[float] = []  # of those that came since the last pass, and may not be live yet
         self._doubted: set[str] = set()
         self._news = asyncio.Event()
+        self._rechecks: set[asyncio.Task[Any]] = set()
 
     # ---- being told
 
@@ -81,6 +85,13 @@ class Watch:
             except Exception:
                 self._look_at = self._loop.time()
                 raise
+
+    async def close(self) -> None:
+        """End what it has begun, when the app stops."""
+        for task in self._rechecks:
+            task.cancel()
+        if self._rechecks:
+            await asyncio.wait(set(self._rechecks), timeout=STOP_PATIENCE)
 
     def report(self, error: Exception) -> None:
         """Tell the app's `on_error` hooks of what was not expected."""
@@ -158,20 +169,29 @@ class Watch:
         facts = await self._gate.facts(record, found)
         for connection, before_reading in zip(group, taken, strict=True):
             own = record_of(connection.session)
-            before = own.facts
+            before, data = own.facts, own.data
             if own.taken == before_reading:
                 own.take(found, facts)
             else:  # a handler has written meanwhile, and knows better
                 own.facts = facts
             if facts.user != before.user:
                 self._end([connection], "the session belongs to another user now")
-            elif facts.roles != before.roles:
-                await self._change_roles(connection, before.roles, facts.roles)
+            elif facts.roles != before.roles or found.data != data:
+                # Roles of other makers stay. What else a session holds may be what a rule reads.
+                connection.roles = (connection.roles - before.roles) | facts.roles
+                self._recheck(connection)
 
-    async def _change_roles(self, connection: Connection, before: frozenset[str], after: frozenset[str]) -> None:
-        """Let a connection have other roles, and end what the old ones allowed; roles of other makers stay."""
-        connection.roles = (connection.roles - before) | after
-        await self._app.recheck(connection)
+    def _recheck(self, connection: Connection) -> None:
+        """End what is not allowed any more, in a task of its own: the watch waits for no rule and no hook."""
+        task = asyncio.create_task(self._app.recheck(connection))
+        self._rechecks.add(task)
+        task.add_done_callback(self._rechecked)
+
+    def _rechecked(self, task: asyncio.Task[Any]) -> None:
+        self._rechecks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._gate.say("recheck", "ending what a session does not allow any more failed", logging.ERROR, error)
 
     def _end(self, connections: Collection[Connection], reason: str) -> None:
         for connection in connections:
