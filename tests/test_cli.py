@@ -15,6 +15,7 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
+from yarl import URL
 
 from .command import PATIENCE, Command, command, environment, free_port, wampkit, write
 from .wire import CALL, ERROR, Peer
@@ -154,6 +155,22 @@ async def serving(project: Path, *args: str) -> AsyncIterator[tuple[Command, str
     """The app under `wampkit run`, and its URL."""
     async with command("run", "shop:app", "--port", "0", *args, cwd=project) as server:
         yield server, await server.url()
+
+
+async def test_answers_that_are_aiohttps_own_tell_no_versions(project: Path) -> None:
+    """What is no HTTP, another path and another method are refused as the socket's path refuses, and closed."""
+    told = []
+    async with serving(project) as (server, url):
+        port = URL(url).port
+        for line, status in (("GET /nowhere HTTP/1.1", 404), ("PUT /ws HTTP/1.1", 405), ("no HTTP at all", 400)):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(f"{line}\r\nHost: x\r\n\r\n".encode())
+            answer = await asyncio.wait_for(reader.read(), 10)
+            writer.close()
+            if int(answer.split()[1]) != status or b"aiohttp" in answer or b"\r\nServer: " not in answer:
+                told.append(answer)
+        assert [line for line in server.err if "Traceback" in line] == []
+    assert told == []
 
 
 async def run(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:

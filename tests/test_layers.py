@@ -64,6 +64,7 @@ LAYERS: list[set[str]] = [
         "tickets",
         "watch",
         "time_limit",
+        "handshakes",
     },
     {"middleware", "client", "sessions", "to_user", "logins"},
     {"meter", "requirements", "names", "own", "settings"},

@@ -513,6 +513,25 @@ async def test_the_headers_of_a_handshake_are_bounded() -> None:
         assert await is_well(server)
 
 
+async def test_one_address_is_one_however_it_is_written() -> None:
+    """Addresses of one IPv6 /64, and an IPv4 address in both its forms, share their places; others have their own."""
+    refused = []
+    for first, second, same in (
+        ("203.0.113.7", "::ffff:203.0.113.7", True),
+        ("2001:db8::1", "2001:db8::ffff:2", True),
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("203.0.113.7", "203.0.113.8", False),
+    ):
+        app = App(limits=Limits(connections_per_address=1), trusted_proxies=["127.0.0.1"])
+        async with serve(app) as server:
+            await server.peer(headers={"X-Forwarded-For": first})
+            peer = await server.tcp()
+            await peer.send(handshake(server.path, f"X-Forwarded-For: {second}"))
+            if (await peer.read_head()).startswith(b"HTTP/1.1 429 ") is not same:
+                refused.append((first, second))
+    assert refused == []
+
+
 async def test_a_refused_handshake_gives_its_place_back() -> None:
     """A handshake that a middleware refuses, or that is none, does not count any more."""
     app = make(connections=1, connections_per_address=1)

@@ -23,7 +23,7 @@ from .lifecycle import Hooks, Lifespan, check_hook, entered
 from .limits import Limits
 from .live import Live
 from .middleware import Middleware
-from .mounting import mount
+from .mounting import hide_versions, mount
 from .own import login_procedures, publish_procedure, subscription_procedure
 from .requirements import Rule, Rules
 from .router import Declaration, Router, Table, TopicDeclaration, gather, warn_of_fragments
@@ -350,6 +350,7 @@ class App(Live):
         """An aiohttp application that serves this app alone: for `aiohttp.web.run_app`, gunicorn and the like."""
         application = web.Application()
         self.setup(application, path)
+        hide_versions(application, self.ident)
         return application
 
     async def start(self) -> None:

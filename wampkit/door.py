@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 from aiohttp import HttpVersion11, WSCloseCode, web
@@ -14,6 +15,7 @@ from .connection import Connection
 from .errors import WampError
 from .fatal import is_fatal
 from .forwarded import Remote, Remotes, TrustedProxies, peer_of
+from .handshakes import ClientLeft, Handshakes
 from .hub import Hub
 from .inlet import Socket, direct_road, head_of, is_handshake, open_socket
 from .node import Node
@@ -26,6 +28,10 @@ __all__ = ["Door"]
 
 
 _OF_THE_TEXT = ("Content-Type", "Content-Length", "Server", "Connection")
+
+
+CLIENT_CLOSED_REQUEST = 499
+"""What nginx, too, writes into an access log for a client that did not wait for its answer."""
 
 
 class Door:
@@ -68,10 +74,12 @@ class Door:
         self._direct = direct_road()
         self._remotes = Remotes(proxies, self._complaints if by_address else None)
         self._page = page
+        self._handshakes = Handshakes()
         self._places = Places(hub.limits.connections, hub.limits.connections_per_address)
 
     def close(self) -> None:
         """Write what was counted and not logged."""
+        self._handshakes.close()
         self._hub.throttle.close()
 
     async def __call__(self, request: web.Request) -> web.StreamResponse:
@@ -91,14 +99,13 @@ class Door:
         except web.HTTPException as refusal:
             return self._refuse(address, refusal)
         try:
-            _check_handshake(request, self._require_subprotocol, self._hub.limits.handshake_size)
-            connection = self._arrival(request, remote)
-            with self._node.connections.arrival(connection):
-                await self._pass(connection)
-                socket = await self._upgrade(request)
+            connection, socket = await self._let_in(request, remote)
         except web.HTTPException as refusal:
             self._places.leave(address)
             return self._refuse(address, refusal)
+        except ClientLeft:
+            self._places.leave(address)
+            return _nothing(request)
         except BaseException:
             self._places.leave(address)
             raise
@@ -120,6 +127,22 @@ class Door:
             await self._node.farewell(connection)
         return socket
 
+    async def _let_in(self, request: web.Request, remote: Remote) -> tuple[Connection, Socket]:
+        """Check a handshake, ask the gates and answer it.
+
+        Raises:
+            aiohttp.web.HTTPException: It is refused.
+            ClientLeft: The client has gone meanwhile.
+        """
+        _check_handshake(request, self._require_subprotocol, self._hub.limits.handshake_size)
+        connection = self._arrival(request, remote)
+        with self._node.connections.arrival(connection), self._waiting(request):
+            await self._pass(connection)
+            return connection, await self._upgrade(request)
+
+    def _waiting(self, request: web.Request) -> AbstractContextManager[None]:
+        return self._handshakes.wait(request, self._hub.limits.handshake_timeout)
+
     async def admit(self, request: web.Request) -> Connection:
         """Ask the gates about a handshake, and do nothing else.
 
@@ -136,9 +159,12 @@ class Door:
     ) -> web.Response:
         """Answer with the page whoever could connect from it."""
         try:
-            await self._pass(self._arrival(_as_from_its_page(request, remote), remote))
+            with self._waiting(request):
+                await self._pass(self._arrival(_as_from_its_page(request, remote), remote))
         except web.HTTPException as refusal:
             return self._refuse(remote.address, refusal)
+        except ClientLeft:
+            return _nothing(request)
         response = page(request)
         response.headers["Server"] = self._ident
         return response
@@ -161,8 +187,14 @@ class Door:
             # A text that no encoding has must not become an error of its own.
             text = refusal.description.encode("utf-8", "replace").decode()
             raise web.HTTPForbidden(text=text or None) from None
-        except Exception as error:
-            self._complaints.add("gate", "a middleware failed in its connect", level=logging.ERROR, error=error)
+        except BaseException as error:
+            if is_fatal(error):
+                raise
+            if connection.request.transport is None:
+                raise ClientLeft from None
+            self._complaints.add(
+                ("gate", type(error)), "a middleware failed in its connect", level=logging.ERROR, error=error
+            )
             await self._node.hooks.failed(self._node.threads.hooks, error, connection)
             raise web.HTTPInternalServerError from None
         self._check_open()
@@ -195,8 +227,10 @@ class Door:
         socket.headers["Server"] = self._ident
         try:
             await socket.prepare(request)
-        except web.HTTPBadRequest:
-            # aiohttp's text repeats what the client sent.
+        except ConnectionError:
+            raise ClientLeft from None
+        except (web.HTTPBadRequest, ValueError):
+            # aiohttp's text repeats what the client sent, and a ValueError is what it raises for bytes beyond ASCII.
             raise web.HTTPBadRequest(text="this is no valid WebSocket handshake") from None
         return socket
 
@@ -216,8 +250,10 @@ class Door:
     async def _greet(self, connection: Connection) -> None:
         hooks, threads = self._node.hooks, self._node.threads.hooks
         try:
-            with self._node.may_be_cancelled():
+            with self._node.may_be_cancelled(), self._handshakes.wait(connection.request):
                 await hooks.connected(threads, connection)
+        except ClientLeft:
+            pass  # its reader finds the end
         except WampError as refusal:
             connection.close(WSCloseCode.POLICY_VIOLATION, refusal.description)
         except BaseException as error:
@@ -226,6 +262,15 @@ class Door:
             connection.complaints.add("on_connect", "on_connect failed", level=logging.ERROR, error=error)
             await hooks.failed(threads, error, connection)
             connection.close(WSCloseCode.INTERNAL_ERROR, "the server failed to set up this connection")
+
+
+def _nothing(request: web.Request) -> web.Response:
+    """What aiohttp gets for a client that has gone: it is never read."""
+    if request.transport is not None:
+        request.transport.abort()
+    response = web.Response(status=CLIENT_CLOSED_REQUEST)
+    response.force_close()
+    return response
 
 
 def _as_from_its_page(request: web.Request, remote: Remote) -> web.Request:

@@ -51,6 +51,7 @@ class Limits:
         connections: How many connections there may be, handshakes included, or None; more are refused with HTTP 503.
         connections_per_address: How many there may be from one IPv4 address or IPv6 network of /64, or None; more are
             refused with HTTP 429.
+        handshake_timeout: Seconds that the middlewares may take over one handshake; then it is refused with HTTP 503.
 
     Raises:
         DeclarationError: A bound is below one, or no such policy exists.
@@ -79,6 +80,7 @@ class Limits:
     thread_queue: int = 10_000
     connections: int | None = None
     connections_per_address: int | None = None
+    handshake_timeout: float = 30.0
 
     def __post_init__(self) -> None:
         if self.flood not in ("refuse", "close"):
@@ -92,7 +94,7 @@ class Limits:
             may_be_none = field.default is None
             if value is None and may_be_none:
                 continue
-            least = 0 if field.name == "messages_per_second" else 1
+            least = 0 if field.name in ("messages_per_second", "handshake_timeout") else 1
             if isinstance(value, bool) or not isinstance(value, int | float) or not (value >= least and value > 0):
                 wanted = "a number above 0" + (" or None" if may_be_none else "")
                 raise DeclarationError(f"Limits: {field.name} is {wanted}, not {value!r}")

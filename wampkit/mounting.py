@@ -6,13 +6,14 @@ from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
 from aiohttp import hdrs, web
+from aiohttp.http import SERVER_SOFTWARE
 
 from .browser import serve_javascript
 from .console_page import serve_console
 from .door import Door
 from .errors import DeclarationError
 
-__all__ = ["mount"]
+__all__ = ["hide_versions", "mount"]
 
 
 SERVED: web.AppKey[dict[str, Any]] = web.AppKey("wampkit", dict)
@@ -97,3 +98,23 @@ def _check(app: Mountable, web_app: web.Application, path: str) -> None:
                 f"setup: this application has a GET handler for {path!r} already; choose another path"
             )
     served[path] = app
+
+
+def hide_versions(web_app: web.Application, ident: str) -> None:
+    """Let an application that serves one app alone answer 404 and 405 as the socket's path refuses.
+
+    They close their connection, and `Server` names no versions of aiohttp and Python.
+
+    Args:
+        web_app: The aiohttp application.
+        ident: What `Server` says instead.
+    """
+
+    async def prepare(_: web.Request, response: web.StreamResponse) -> None:
+        if response.headers.get("Server") == SERVER_SOFTWARE:
+            response.headers["Server"] = ident
+        if isinstance(response, web.HTTPNotFound | web.HTTPMethodNotAllowed):
+            response.force_close()
+            response.headers["Connection"] = "close"
+
+    web_app.on_response_prepare.append(prepare)

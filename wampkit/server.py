@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from aiohttp import web
+from aiohttp import web, web_response
 
 from .app import DEFAULT_PATH, App
 from .background import BackgroundTask
@@ -24,6 +24,7 @@ from .hosts import is_loopback, socket_url
 from .loading import Mistake, describe, load_app
 from .logs import logger
 from .memory import settle_collector
+from .mounting import hide_versions
 from .process import Signals, loop_factory, run_loop, set_up_logging
 from .tickets import Tickets
 from .watchdog import BLOCKED, BLOCKED_IN_DEVELOPMENT, Watchdog
@@ -286,6 +287,8 @@ async def _serve(
     site = web.Application()
     # What could be answered has been when aiohttp shuts down: `app.drain` below comes first.
     app.setup(site, settings.path, drain=0.0)
+    hide_versions(site, app.ident)
+    _hide_versions_from_no_http(app.ident)
     runner = web.AppRunner(
         site,
         handle_signals=False,
@@ -326,6 +329,12 @@ async def _beating(beat: Callable[[], None], timeout: float, serving: Coroutine[
 
     async with BackgroundTask("the sign of life for the supervisor", clock):
         await serving
+
+
+def _hide_versions_from_no_http(ident: str) -> None:
+    """aiohttp answers what is no HTTP by itself and asks no application; this process is ours."""
+    if hasattr(web_response, "SERVER_SOFTWARE"):
+        web_response.SERVER_SOFTWARE = ident
 
 
 async def _start(runner: web.AppRunner) -> None:
