@@ -9,17 +9,15 @@ subscribers leaves 1.3 times as fast as by aiohttp's writer, eight at a time 7 t
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Mapping
 from typing import Protocol
 
 from .frames import deflated
+from .logs import logger
 from .sockets import buffered_bytes
 
 __all__ = ["DeflatingOutbox", "DroppingOutbox", "Flusher", "Outbox", "Owner", "Provisional", "Receiver"]
-
-logger = logging.getLogger("wampkit")
 
 WRITES_A_TURN = 256
 """Connections with events that are written to before others have their turn: about a millisecond, so that a call

@@ -13,11 +13,7 @@ import socket
 import struct
 from typing import Any
 
-<<<<<<< HEAD
-__all__ = ["abort", "asked", "buffered_bytes", "give_up", "has_failed", "prepare_socket"]
-=======
-__all__ = ["buffered_bytes", "give_up", "has_failed", "has_left", "prepare_socket"]
->>>>>>> ee1542b (End handshakes whose client has left or whose time is over, answer any bytes plainly, and tell no versions)
+__all__ = ["abort", "asked", "buffered_bytes", "give_up", "has_failed", "has_left", "prepare_socket"]
 
 NOT_SENT = 64 * 1024
 """Bytes that the kernel takes beyond what is on its way to the peer. Without this bound it takes 2.7 to 3.8 MiB for
@@ -82,15 +78,15 @@ def has_left(transport: asyncio.Transport) -> bool:
     """Whether the peer has closed its side or reset the connection, also while nobody reads from the socket."""
     if transport.is_closing():
         return True
-    connected = transport.get_extra_info("socket")
+    connected = asked(transport, "socket")
     if connected is None or not hasattr(select, "POLLRDHUP"):
         return False
-    look = select.poll()
     try:
+        look = select.poll()
         look.register(connected.fileno(), select.POLLRDHUP)
-    except (OSError, ValueError):
+        return bool(look.poll(0))
+    except Exception:
         return True
-    return bool(look.poll(0))
 
 
 def give_up(transport: asyncio.Transport) -> None:
