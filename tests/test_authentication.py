@@ -5,6 +5,7 @@ import hmac
 import json
 import logging
 import threading
+import tracemalloc
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -651,6 +652,19 @@ def test_what_is_remembered_of_guesses_is_bounded() -> None:
         guessing.take(f"198.51.{number >> 8}.{number & 255}", f"key {number}")
         assert not guessing.take("192.0.2.1", "alice")
     assert len(guessing) == 20_000
+
+
+def test_what_is_remembered_of_guesses_does_not_grow_with_their_length() -> None:
+    """An authkey of the greatest length costs no more memory than a short one."""
+    taken = []
+    for length in (1, 1000):
+        guessing = Guessing(1)
+        tracemalloc.start()
+        for number in range(500):
+            guessing.take(None, f"{number:0{length}}\U0001f600")
+        taken.append(tracemalloc.get_traced_memory()[0])
+        tracemalloc.stop()
+    assert taken[1] < 1.1 * taken[0]
 
 
 @rows(

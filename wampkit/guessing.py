@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from .addresses import owner_of
 from .flood import Allowances
 
@@ -41,7 +43,7 @@ class Guessing:
             return False
         if remote is not None and self._addresses.spent(owner_of(remote)):
             return True
-        return self._authkeys.spent(authkey)
+        return self._authkeys.spent(_digest(authkey))
 
     def take(self, remote: str | None, authkey: str) -> bool:
         """Whether one more attempt may be made now; it counts as failed until `give_back`."""
@@ -49,7 +51,7 @@ class Guessing:
             return True
         if remote is not None and not self._addresses.take(owner_of(remote)):
             return False
-        return self._authkeys.take(authkey)
+        return self._authkeys.take(_digest(authkey))
 
     def give_back(self, remote: str | None, authkey: str) -> None:
         """The attempt did not fail."""
@@ -57,8 +59,13 @@ class Guessing:
             return
         if remote is not None:
             self._addresses.give_back(owner_of(remote))
-        self._authkeys.give_back(authkey)
+        self._authkeys.give_back(_digest(authkey))
 
     def __len__(self) -> int:
         """How many addresses and authkeys are remembered."""
         return 0 if self._addresses is None or self._authkeys is None else len(self._addresses) + len(self._authkeys)
+
+
+def _digest(authkey: str) -> bytes:
+    """What stands for an authkey: a client chooses its length, and thousands of them are remembered."""
+    return hashlib.blake2b(authkey.encode("utf-8", "surrogatepass"), digest_size=16).digest()
