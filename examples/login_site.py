@@ -26,7 +26,8 @@ def storage() -> AbstractStorage:
         from redis.asyncio import Redis
 
         return RedisStorage(Redis.from_url(os.environ["REDIS_URL"]), **COOKIE)
-    # To replace the key: SESSION_KEYS="the-new-one the-old-one". Without any, a restart logs everybody out.
+    # To replace the key: SESSION_KEYS="the-new-one the-old-one". Without any this is an example for one process, and a
+    # restart logs everybody out: a server for others reads os.environ["SESSION_KEYS"], and does not start without it.
     keys = os.environ.get("SESSION_KEYS", "").split() or [Fernet.generate_key()]
     return EncryptedCookieStorage(KeyRing(*keys), **COOKIE)
 

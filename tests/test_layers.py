@@ -73,7 +73,7 @@ LAYERS: list[set[str]] = [
     {"dispatch", "reference"},
     {"console", "node"},
     {"console_page", "door"},
-    {"assembly", "live", "mounting"},
+    {"assembly", "live", "mounting", "processes"},
     {"app"},
     {"loading", "testing"},
     {"listing", "rehearsal", "process", "options", "talk", "watchdog"},

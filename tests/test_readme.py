@@ -14,6 +14,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from cryptography.fernet import Fernet
 
 from wampkit import App
 
@@ -34,6 +35,7 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         (tmp_path / name).write_text(body)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SESSION_KEYS", Fernet.generate_key().decode())
     yield tmp_path
     for name in MODULES:
         sys.modules.pop(Path(name).stem, None)

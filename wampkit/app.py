@@ -25,6 +25,7 @@ from .live import Live
 from .middleware import Middleware
 from .mounting import hide_versions, mount
 from .own import login_procedures, publish_procedure, subscription_procedure
+from .processes import Processes, check_processes, under_gunicorn
 from .requirements import Rule, Rules
 from .router import Declaration, Router, Table, TopicDeclaration, gather, warn_of_fragments
 from .serving import compile_routes
@@ -89,6 +90,7 @@ class App(Live):
     Attributes:
         loopback_only: Whether pages must have asked for a host that is this machine by name, as `wampkit run --reload`
             and `--debug` want it on a loopback address.
+        processes: The processes that serve the app, where who started them has said so.
 
     Args:
         prefixes: Prefix to URI. They expand the CURIEs of the app's own declarations and are the defaults of
@@ -160,6 +162,7 @@ class App(Live):
     javascript = _Option[bool, bool](mounted=True)
     console = _Option[bool | tuple[Rule, ...] | None, bool | Rules | None](mounted=True)
     loopback_only = _Option[bool, bool]()
+    processes: Processes | None = None
 
     @explain_options("App")
     def __init__(
@@ -377,6 +380,14 @@ class App(Live):
         declarations = gather(self._router, self.prefixes)
         compiled = self.compile(declarations)
         warn_of_fragments(declarations)
+        processes = self.processes or under_gunicorn()
+        check_processes(
+            processes,
+            self.settings(),
+            topics=any(each.kind == "topic" for each in declarations),
+            each=self._hooks.periodic(None),
+            one=self._hooks.periodic(True),
+        )
         self._console.describe(compiled, self.middlewares)
         console = self._console if self.console else None
         node, door = assemble(self.settings(), console, *compiled, self._hooks, self._error_handlers)
@@ -388,7 +399,7 @@ class App(Live):
                 await self._resources.enter_async_context(entered(lifespan, self))
         await self._hooks.started(node.threads.hooks)
         node.started = True
-        node.start_periodic()
+        node.start_periodic(first=processes.first)
 
     async def drain(self, deadline: float) -> None:
         """Take no new work, answer the calls under way, then close every connection with 1012.
@@ -475,5 +486,5 @@ class App(Live):
         return compile_routes(declarations, *own, default=self.requires, cra=self.cra is not None, sessions=sessions)
 
 
-_SETTABLE = OPTIONS - {"threads"} | {"loopback_only"}
+_SETTABLE = OPTIONS - {"threads"} | {"loopback_only", "processes"}
 """What may be set; `app.threads` are the threads themselves."""

@@ -44,13 +44,15 @@ class Tie:
         descriptor: The file descriptor of the child's socket.
         port: The port that the supervisor has reserved.
         drain: The longest drain that it allows, in seconds.
+        first: Whether this is the first of several workers, or takes its place.
     """
 
-    def __init__(self, descriptor: int, port: int, drain: float) -> None:
+    def __init__(self, descriptor: int, port: int, drain: float, first: bool) -> None:
         self._socket = socket.socket(fileno=descriptor)
         self._socket.set_inheritable(False)
         self._port = port
         self._drain = drain
+        self._first = first
         self._announced = False
 
     @classmethod
@@ -61,7 +63,9 @@ class Tie:
 
     def settings(self, settings: Settings) -> Settings:
         """What this child shall do of what the command line says."""
-        return replace(settings, port=self._port, shared=True, drain=min(self._drain, settings.drain))
+        return replace(
+            settings, port=self._port, shared=True, drain=min(self._drain, settings.drain), first=self._first
+        )
 
     def hold(self) -> None:
         """End this process when the supervisor is gone; SIGINT is the supervisor's business from now on."""
@@ -106,16 +110,17 @@ class Child:
         self._end = end
 
     @classmethod
-    async def start(cls, port: int, drain: float) -> Child:
+    async def start(cls, port: int, drain: float, *, first: bool = True) -> Child:
         """Start one.
 
         Args:
             port: The port that it shall serve.
             drain: The longest drain that it may take, in seconds.
+            first: Whether it is the first of several workers, or takes its place.
         """
         ours, theirs = socket.socketpair()
         with theirs:
-            tie = json.dumps({"descriptor": theirs.fileno(), "port": port, "drain": drain})
+            tie = json.dumps({"descriptor": theirs.fileno(), "port": port, "drain": drain, "first": first})
             with _no_interrupt():
                 process = await asyncio.create_subprocess_exec(
                     sys.executable,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 from typing import Any
 
@@ -10,7 +11,7 @@ from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
 from .errors import DeclarationError
 
-__all__ = ["KeyRing"]
+__all__ = ["KeyRing", "fingerprint"]
 
 FORMS = (
     "a key is the 44 characters of urlsafe base64 that Fernet.generate_key() makes, as text or as bytes, "
@@ -88,6 +89,13 @@ class KeyRing(Fernet):
     def rotate(self, token: bytes | str) -> bytes:
         """The same content under the newest key; its age stays what it was."""
         return self._ring.rotate(token)
+
+
+def fingerprint(key: Fernet) -> str:
+    """A text that tells keys apart and nothing else of them."""
+    keys = key._keys if isinstance(key, KeyRing) else [key]
+    secret = b"".join(each._signing_key + each._encryption_key for each in keys)
+    return hashlib.sha256(b"wampkit fingerprint" + secret).hexdigest()[:16]
 
 
 def _fernet(key: Any, number: int) -> Fernet:

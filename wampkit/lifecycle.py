@@ -28,6 +28,7 @@ Lifespan = Callable[[Any], contextlib.AbstractAsyncContextManager[Any]]
 class _Periodic:
     seconds: float
     function: Callable[[], Any]
+    one_worker: bool | None
 
 
 _MAKE_CONTEXT = "decorate an async generator function with @contextlib.asynccontextmanager"
@@ -109,10 +110,16 @@ class Hooks:
         """
         return _add(self._error, hook, 2, "on_error")
 
-    def every(self, seconds: float) -> Callable[[F], F]:
+    def every(self, seconds: float, *, one_worker: bool | None = None) -> Callable[[F], F]:
         """Run the decorated function again and again, `seconds` after it last ended, while the app runs.
 
         What it raises is logged and given to `on_error`, and it runs again.
+
+        Args:
+            seconds: The pause.
+            one_worker: Where several processes serve, each of them runs the function. True has it run in one of those
+                of `wampkit run --workers` only (gunicorn with several workers is refused then, and processes that are
+                started one by one do not know of each other). False ends the warning that each of them runs it.
         """
         if callable(seconds):
             raise DeclarationError(f"write @app.every(60), with the seconds, above {_name(seconds)}")
@@ -121,7 +128,7 @@ class Hooks:
 
         def register(function: F) -> F:
             check_hook(function, 0, "every(...)")
-            self._periodic.append(_Periodic(seconds, function))
+            self._periodic.append(_Periodic(seconds, function, one_worker))
             return function
 
         return register
@@ -179,8 +186,17 @@ class Hooks:
                     raise
                 logger.exception("on_error hook %s failed", _name(hook))
 
-    def start_periodic(self, threads: Threads) -> list[BackgroundTask]:
-        """One task for each `every`."""
+    def periodic(self, one_worker: bool | None) -> list[str]:
+        """The names of the periodic functions that were declared with this `one_worker`."""
+        return [_name(each.function) for each in self._periodic if each.one_worker is one_worker]
+
+    def start_periodic(self, threads: Threads, *, first: bool = True) -> list[BackgroundTask]:
+        """One task for each `every`.
+
+        Args:
+            threads: Where blocking functions run.
+            first: Whether this process runs what shall run in one process.
+        """
 
         async def report(error: BaseException) -> None:
             await self.failed(threads, error, None)
@@ -188,7 +204,7 @@ class Hooks:
         def task(each: _Periodic) -> BackgroundTask:
             return BackgroundTask(f"every: {_name(each.function)}", lambda: _repeat(threads, each, report), report)
 
-        tasks = [task(each) for each in self._periodic]
+        tasks = [task(each) for each in self._periodic if first or not each.one_worker]
         for each in tasks:
             each.start()
         return tasks

@@ -117,9 +117,9 @@ class Node:
             )
             self._clock.start()
 
-    def start_periodic(self) -> None:
-        """Start the app's periodic functions."""
-        self._periodic = self.hooks.start_periodic(self.threads.hooks)
+    def start_periodic(self, *, first: bool) -> None:
+        """Start the app's periodic functions; those for one process only in the first."""
+        self._periodic = self.hooks.start_periodic(self.threads.hooks, first=first)
 
     def background(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> BackgroundTask:
         """A task for all connections, not started yet, whose failures the app's `on_error` hooks learn of."""

@@ -16,7 +16,7 @@ from aiohttp import web, web_response
 
 from .app import DEFAULT_PATH, App
 from .background import BackgroundTask
-from .broker import SCHEMES, MemoryBroker
+from .broker import SCHEMES
 from .errors import DeclarationError
 from .forwarded import TrustedProxies
 from .gates import AllowOrigins
@@ -26,6 +26,8 @@ from .logs import logger
 from .memory import settle_collector
 from .mounting import hide_versions
 from .process import Signals, loop_factory, run_loop, set_up_logging
+from .processes import Processes, stays_in_process
+from .sessions import Sessions
 from .tickets import Tickets
 from .watchdog import BLOCKED, BLOCKED_IN_DEVELOPMENT, Watchdog
 
@@ -68,6 +70,7 @@ class Settings:
         log_level: The least level that is logged, as `logging` names it, in lower case.
         workers: How many processes serve the port.
         shared: Whether other processes listen on the same port.
+        first: Whether this is the first of several workers.
     """
 
     app: str | None = None
@@ -84,6 +87,7 @@ class Settings:
     log_level: str = "info"
     workers: int = 1
     shared: bool = False
+    first: bool = True
 
     @property
     def development(self) -> bool:
@@ -102,6 +106,7 @@ class Started:
         any_origin: Whether the pages of any site may connect.
         console: Where a browser sees the console, or None without one.
         exposed: Whether that is for whoever can connect, in production or from other machines.
+        keys: A fingerprint of the keys of its sessions and tickets, which differs where they do.
     """
 
     url: str
@@ -110,6 +115,7 @@ class Started:
     any_origin: bool
     console: str | None = None
     exposed: bool = False
+    keys: str = ""
 
 
 def run(settings: Settings, announce: Callable[[Started], None], *, beat: Callable[[], None] | None = None) -> None:
@@ -143,6 +149,8 @@ def _prepare(settings: Settings) -> tuple[App, Callable[[str], Started]]:
     if settings.broker is not None:
         _check_scheme(settings.broker)
         app.broker = settings.broker
+    if settings.workers > 1:
+        app.processes = Processes(settings.workers, settings.first, f"--workers {settings.workers}")
     if settings.trusted_proxies is not None:
         trust(app, settings.trusted_proxies)
     try:
@@ -150,7 +158,7 @@ def _prepare(settings: Settings) -> tuple[App, Callable[[str], Started]]:
     except DeclarationError as error:
         raise Mistake(describe(error)) from error
     procedures, topics = kinds.count("procedure"), kinds.count("topic")
-    if settings.workers > 1 and topics and _stays_in_process(app):
+    if settings.workers > 1 and topics and stays_in_process(app.broker):
         raise Mistake(
             f"--workers {settings.workers}: this app has topics, and with the broker memory:// an event never leaves "
             f"its process, so subscribers on other workers would miss it; {_instead()}"
@@ -169,6 +177,7 @@ def _prepare(settings: Settings) -> tuple[App, Callable[[str], Started]]:
             any_origin=_any_origin(app),
             console=url.replace("ws", "http", 1) if app.console else None,
             exposed=app.console_is_open and not app.loopback_only,
+            keys=" ".join(each.fingerprint for each in app.middlewares if isinstance(each, Tickets | Sessions)),
         )
 
     return app, started
@@ -201,11 +210,6 @@ def _check_scheme(url: str) -> None:
 
 def _known_brokers(schemes: Any) -> str:
     return ", ".join(f"{scheme}://" for scheme in sorted(schemes))
-
-
-def _stays_in_process(app: App) -> bool:
-    broker = app.broker
-    return urlsplit(broker).scheme == "memory" if isinstance(broker, str) else isinstance(broker, MemoryBroker)
 
 
 def _instead() -> str:

@@ -177,6 +177,11 @@ class Sessions:
     # ---- for its records and watches
 
     @property
+    def fingerprint(self) -> str:
+        """A text that differs where the keys of the storage do; empty where that cannot be told."""
+        return self._storage.fingerprint
+
+    @property
     def storage(self) -> Storage:
         """What reads and writes the sessions."""
         return self._storage

@@ -26,6 +26,7 @@ from aiohttp_session import AbstractStorage
 from cryptography.fernet import Fernet, InvalidToken
 
 from .errors import quote
+from .keys import fingerprint
 from .session import GONE, SessionEnded, SessionUnavailable
 
 __all__ = ["Found", "Missing", "Storage", "quiet_undecryptable_cookies"]
@@ -94,6 +95,11 @@ class Storage:
         fernet = getattr(storage, "_fernet", None)
         self._fernet = fernet if isinstance(fernet, Fernet) else None
         self._encrypts = self._fernet is not None or hasattr(storage, "_secretbox")  # that of NaClCookieStorage
+
+    @property
+    def fingerprint(self) -> str:
+        """A text that differs where the keys of the cookies do; empty where that cannot be told."""
+        return "" if self._fernet is None else fingerprint(self._fernet)
 
     def describe(self) -> str:
         """The storage in words."""

@@ -19,7 +19,7 @@ from .connection import Connection
 from .errors import DeclarationError, quote
 from .httplog import blot_out
 from .inlet import is_handshake
-from .keys import KeyRing
+from .keys import KeyRing, fingerprint
 from .logs import LogThrottle
 from .refusals import Refused
 
@@ -87,6 +87,11 @@ class Tickets:
     def shared(self) -> bool:
         """Whether several processes may serve, as they remember spent tickets together."""
         return self._spent is not None
+
+    @property
+    def fingerprint(self) -> str:
+        """A text that differs where the keys do."""
+        return fingerprint(self._ring)
 
     # ---- the web side
 

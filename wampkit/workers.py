@@ -50,6 +50,7 @@ class _Workers:
         self._children: set[Child] = set()
         self._in_vain = 0
         self._announced = False
+        self._keys: str | None = None
 
     def kill(self) -> None:
         """End all children at once."""
@@ -61,7 +62,7 @@ class _Workers:
         stop = signals.attach()
         try:
             # One goes ahead, so that what is wrong with the app is said once.
-            first = await self._start()
+            first = await self._start(first=True)
             await first_of(stop.wait(), first.ready())
             if not stop.is_set() and first.started is None:
                 return max(first.exit_code or 1, 1)
@@ -77,20 +78,21 @@ class _Workers:
         if not stop.is_set():
             logger.error("%d workers in a row ended before they served; giving up", self._in_vain)
 
-    async def _start(self) -> Child:
+    async def _start(self, *, first: bool) -> Child:
         port = self._reserved[0].getsockname()[1]
-        child = await Child.start(port, self._settings.drain)
+        child = await Child.start(port, self._settings.drain, first=first)
         self._children.add(child)
         return child
 
     async def _keep(self, stop: asyncio.Event, child: Child | None = None) -> None:
         """Keep one worker alive; returns when too many have ended before they served."""
         delay = 0.0
+        is_first = child is not None  # and so is each that takes its place
         while True:
             began = time.monotonic()
             if child is None:
                 try:
-                    child = await self._start()
+                    child = await self._start(first=is_first)
                 except OSError as error:
                     delay = min(2 * delay + 0.1, 5.0)
                     logger.error("no worker could be started: %s; trying again", error)
@@ -124,6 +126,15 @@ class _Workers:
 
     def _serves(self, started: Started) -> None:
         self._in_vain = 0
+        if self._keys is None:
+            self._keys = started.keys
+        elif self._keys != started.keys:
+            self._keys = started.keys
+            logger.error(
+                "--workers %d: the workers have different keys for sessions or tickets, so that one cannot read what "
+                "another has written; take the keys from the environment, and draw none at the start",
+                self._settings.workers,
+            )
         serving = sum(child.started is not None and child.exit_code is None for child in self._children)
         if not self._announced and serving == self._settings.workers:
             self._announced = True
