@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -24,7 +26,10 @@ async def lookup(authkey):
     return None
 
 KEY = os.environ.get("KEY") or Fernet.generate_key()
-OPTIONS = {"all": {"cra": Cra(lookup), "middlewares": [Tickets(KEY)]}, "keys": {"middlewares": [Tickets(KEY, spent=lookup)]}}
+OPTIONS = {
+    "all": {"cra": Cra(lookup), "middlewares": [Tickets(KEY)]},
+    "keys": {"middlewares": [Tickets(KEY, spent=lookup)]},
+}
 app = App(**OPTIONS.get(os.environ.get("APP", ""), {}))
 if os.environ.get("APP") == "all":
     app.topic("news", relay=True)
@@ -117,7 +122,7 @@ async def test_what_one_worker_shall_run_runs_in_one(project: Path) -> None:
         await server.said(r"--workers 2: every worker runs what @app.every declares \(each\)")
         await eventually(lambda: len(list(project.glob("each-*"))) == 2, timeout=20)
         (first,) = project.glob("one-*")
-        subprocess.run(["kill", "-KILL", first.name.removeprefix("one-")], check=True)
+        os.kill(int(first.name.removeprefix("one-")), signal.SIGKILL)
         await eventually(lambda: len(list(project.glob("one-*"))) == 2, "its replacement runs it", timeout=20)
         await eventually(lambda: len(list(project.glob("each-*"))) == 3, timeout=20)
         assert len(list(project.glob("one-*"))) == 2
