@@ -549,7 +549,7 @@ class Unprintable(Exception):
     "error",
     [
         Unprintable(),
-        WampError(None, 5, object()),  # type: ignore[arg-type]
+        WampError("t:e", 5, object()),  # type: ignore[arg-type]
         WampError("t:e", "\ud800"),
         BaseExceptionGroup("x", [SystemExit(), ValueError()]),
         SystemExit(3),

@@ -470,7 +470,7 @@ async def test_hostile_names_stay_text(chromium: Browser) -> None:
 
     @app.rpc("evil:" + EVIL.replace("{{x}}", "") + "/")
     async def evil(value: str = EVIL) -> str:
-        raise WampError(EVIL, EVIL, {EVIL: EVIL})
+        raise WampError(EVIL.replace(" ", "/"), EVIL, {EVIL: EVIL})
 
     evil.__doc__ = EVIL
     async with served(app.web_app()) as address, looking(chromium, address) as page:

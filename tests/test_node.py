@@ -257,9 +257,9 @@ async def test_a_hundred_clients_that_go_at_once_leave_nothing() -> None:
         for peer in peers:
             peer.reset()
         await eventually(lambda: len(work.app.connections) == 0)
+        await eventually(lambda: len(asyncio.all_tasks()) <= before)
         assert work.cancelled == 100
         assert work.app.topics == {}
-        await eventually(lambda: len(asyncio.all_tasks()) <= before)
         assert len(work.ends) == 100
 
 
