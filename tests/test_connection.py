@@ -161,6 +161,7 @@ async def test_a_malformed_message_closes_its_connection(
         await app.publish("t:relay", "on")
         assert await neighbour.events(1) == ["on"]
         assert len(app.topics[T + "relay"]) == 1
+        assert app.counters.malformed == 1
     lines = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert len(lines) == 1
     assert lines[0].isprintable()
@@ -177,6 +178,7 @@ async def test_malformed_messages_may_be_ignored(text: str, code: int) -> None:
         await peer.send_text(text)
         assert await peer.result("t:echo", "still here") == "still here"
         await peer.nothing()
+        assert server.app.counters.malformed == 1
 
 
 async def test_a_binary_message_closes_with_1003() -> None:

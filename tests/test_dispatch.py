@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import threading
 from collections.abc import AsyncIterator, Iterator
+from contextvars import ContextVar
 from typing import Annotated, Any
 
 import msgspec
@@ -708,6 +709,38 @@ async def test_publishes_of_one_connection_stay_in_order() -> None:
         assert await other.events(20) == list(range(20))
 
 
+async def test_handlers_see_the_context_of_their_connection() -> None:
+    """Context variables that a gate or `on_connect` has set are seen by calls and topic handlers, each connection's."""
+    gate: ContextVar[str] = ContextVar("gate", default="none")
+    hook: ContextVar[str] = ContextVar("hook", default="none")
+
+    class Gate:
+        async def connect(self, connection: Connection) -> None:
+            gate.set(connection.request.query["user"])
+
+    app = make(middlewares=[Gate()])
+
+    @app.on_connect
+    async def connected(connection: Connection) -> None:
+        hook.set(connection.request.query["user"])
+
+    @app.rpc("api:context")
+    async def context() -> list[str]:
+        return [gate.get(), hook.get()]
+
+    @app.topic("t:context")
+    async def told(event: int) -> list[str]:
+        return [gate.get(), hook.get()]
+
+    async with serve(app) as server:
+        ann, bob = [await server.peer(params={"user": user}) for user in ("ann", "bob")]
+        assert await ann.result("api:context") == ["ann", "ann"]
+        assert await bob.result("api:context") == ["bob", "bob"]
+        await bob.subscribe("t:context")
+        await ann.send(PUBLISH, "t:context", 1)
+        assert await bob.events(1) == [["ann", "ann"]]
+
+
 async def test_blocking_handlers_run_in_threads_and_stall_nobody() -> None:
     """A `def` handler that blocks holds up neither its own connection's calls nor others'."""
     app = make()
@@ -1076,3 +1109,16 @@ async def test_an_event_published_before_a_call_returned_arrives_before_its_resu
         received = [await peer.next() for _ in range(4)]
         topic = "http://example.com/topic/progress"
         assert received == [[EVENT, topic, 0], [EVENT, topic, 1], [EVENT, topic, 2], [RESULT, "1", "done"]]
+
+
+@rows(("debug", "told"), [(False, False), (True, True)])
+async def test_why_a_result_cannot_be_written_is_told_in_debug_alone(debug: bool, told: bool) -> None:
+    """The error's own text may name what is the app's; without debug the client learns that it failed, no more."""
+    app = make(debug=debug)
+    app.add_rpc("api:odd", lambda: {"inside": object()})
+    async with serve(app) as server:
+        answer = await (await server.peer()).call("api:odd")
+        assert answer[0] == ERROR
+        assert answer[2] == ERROR_URIS["internal"]
+        assert answer[3].startswith("the result cannot be written as JSON")
+        assert ("object" in answer[3]) is told

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import aiohttp
 import pytest
 import uvloop
 from aiohttp import WSMsgType, web
@@ -19,7 +20,7 @@ from wampkit import Client, ConnectionLost, State, connect
 from wampkit.testing import drop
 
 from .foreign import Foreign, foreign
-from .wire import eventually
+from .wire import PATIENCE, eventually
 
 WELCOME = '[0, "s", 1, "Other/1.0"]'
 MAGIC = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -253,6 +254,34 @@ async def _speak_plainly(reader: asyncio.StreamReader, writer: asyncio.StreamWri
     writer.write(b"this is no TLS")
     await reader.read()
     writer.close()
+
+
+async def test_a_missing_welcome_leaves_nothing_open() -> None:
+    """A server that shakes hands and says no more is left: no socket stays, in the caller's session either."""
+    left = asyncio.Event()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        left.set()
+
+    async with raw(talk, welcome=False) as url, aiohttp.ClientSession() as session:
+        before = asyncio.all_tasks()
+        with pytest.raises(ConnectionLost, match="no WELCOME within"):
+            await connect(url, session=session, open_timeout=0.1, close_timeout=0.1).open()
+        await asyncio.wait_for(left.wait(), PATIENCE)
+        await eventually(lambda: len(asyncio.all_tasks() - before) <= 1, "no task is left but the server's")
+
+
+async def test_leaving_does_not_wait_for_a_server_that_has_not_told(other: Foreign) -> None:
+    """A subscription of which the server has not said whether it stands can be left at once."""
+    other.hold_pings = True
+    async with connect(other.url, reconnect=False, close_timeout=0.1) as client:
+        subscription = client.subscribe("news")
+        starting = asyncio.ensure_future(subscription.start())
+        await eventually(lambda: [5, "news"] in other.received)
+        await subscription.stop()
+        assert not starting.done()
+        starting.cancel()
 
 
 async def test_an_unanswered_handshake_is_not_waited_for() -> None:

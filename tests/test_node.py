@@ -9,7 +9,7 @@ import pytest
 from wampkit import App, Connection, Limits
 from wampkit.protocol import RESTART
 
-from .wire import CALL, PUBLISH, RESULT, SUBSCRIBE, eventually, handshake, message, serve
+from .wire import CALL, PUBLISH, RESULT, SUBSCRIBE, close, eventually, handshake, message, serve
 
 T = "http://example.com/topic/"
 
@@ -150,6 +150,24 @@ async def test_a_client_that_does_not_answer_the_close_is_cut() -> None:
         assert await mute.read_close() == (1012, RESTART)
         await eventually(lambda: len(work.ends) == 2)
         assert {code for _, code, _ in work.ends} == {1012}
+
+
+async def test_a_client_is_given_time_to_answer_the_close() -> None:
+    """A drain waits for the answer to its 1012, and the socket ends in order."""
+    work = Work()
+    async with serve(work.app) as server:
+        peer = await server.raw()
+        draining = asyncio.create_task(work.app.drain(5))
+        assert await peer.read_close() == (1012, RESTART)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not draining.done()
+        assert work.ends == []
+        await peer.send(close(1012))
+        with pytest.raises(EOFError):
+            await peer.read_frame()
+        await draining
+        assert [code for _, code, _ in work.ends] == [1012]
 
 
 async def test_a_draining_app_takes_nobody_in() -> None:

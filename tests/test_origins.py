@@ -204,6 +204,8 @@ REASONS = [
     (["https://*.example.com"], "https://a_b.example.com", "not made of a-z, 0-9 and -"),
     (["same-origin"], "http://example.com", "differs from https://example.com in its scheme: if"),
     (["same-origin"], "https://other.example", "Host"),
+    (["same-origin", "https://a.example"], "http://example.com", "in its scheme: if"),
+    (["same-origin", "https://a.example"], "http://a.example", "differs from https://a.example in its scheme"),
     ([], "https://example.com", "no page may"),
     (["https://example.com"], "", "is empty"),
     (["https://example.com"], "null", "sandboxed"),
@@ -229,7 +231,9 @@ REASONS = [
 @rows(("entries", "origin", "words"), REASONS)
 def test_the_log_says_why(entries: list[str], origin: str, words: str) -> None:
     """The reason names what is wrong with the very header."""
-    assert words in Origins(entries).judge([origin], [HOST], secure=True).why
+    why = Origins(entries).judge([origin], [HOST], secure=True).why
+    assert words in why
+    assert (": if" in why) is (words.endswith(": if") or words == "Host"), "a hint is for the own origin alone"
 
 
 def test_the_log_hints_at_a_proxy() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from wampkit import App, Connection, Limits
 
+from .tables import rows
 from .wire import CALL, EVENT, RESULT, SUBSCRIBE, RawPeer, Server, eventually, message, serve
 
 
@@ -169,6 +170,13 @@ async def test_a_call_does_not_wait_until_everybody_has_an_event() -> None:
 # ---- slow readers
 
 
+async def _reader(server: Server) -> str:
+    """The session id of another subscriber, who reads."""
+    reader = await server.peer()
+    await reader.subscribe("t:a")
+    return reader.id
+
+
 async def _stalled(server: Server, app: App) -> RawPeer:
     peer = await server.raw(rcvbuf=4096)
     await peer.send_message(SUBSCRIBE, "t:a")
@@ -176,16 +184,22 @@ async def _stalled(server: Server, app: App) -> RawPeer:
     return peer
 
 
-async def test_dropping_keeps_the_newest_events_and_the_connection() -> None:
+@rows("to", ["all", "eligible", "others excluded"])
+async def test_dropping_keeps_the_newest_events_and_the_connection(to: str) -> None:
     """With slow_reader="drop" the oldest events that wait are dropped and counted; what is left arrives in order."""
     app = make(limits=Limits(queue=100_000, slow_reader="drop"), keepalive=None)
     async with serve(app) as server:
         peer = await _stalled(server, app)
         connection = server.connection(peer)
+        options: dict[str, Any] = {}
+        if to == "eligible":
+            options = {"eligible": [peer.id]}
+        elif to == "others excluded":
+            options = {"exclude": [await _reader(server)]}
         count = 0
         async with asyncio.timeout(20):
             while connection.dropped < 500:
-                await app.publish("t:a", [count, "x" * 1000])
+                await app.publish("t:a", [count, "x" * 1000], **options)
                 count += 1
                 assert connection.unsent <= 100_000 + 1100
                 await asyncio.sleep(0)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp_session import AbstractStorage, SimpleCookieStorage
-from aiohttp_session import Session as WebSession
+from aiohttp_session import Session as StoredSession
 from aiohttp_session.cookie_storage import EncryptedCookieStorage
 from cryptography.fernet import Fernet
 
@@ -193,7 +193,7 @@ async def test_the_order_of_the_list_decides_what_is_looked_up() -> None:
 class _Counting(EncryptedCookieStorage):
     loads = 0
 
-    async def load_session(self, request: web.Request) -> WebSession:
+    async def load_session(self, request: web.Request) -> StoredSession:
         self.loads += 1
         return await super().load_session(request)
 
@@ -416,7 +416,8 @@ async def test_an_endless_session_never_ends() -> None:
         assert (await _who(server, _cookie(age=10_000_000, user="ann")))[0] == "ann"
         (connection,) = server.app.connections
         assert connection.session.expires is None
-    assert noted.notes == ["session of user 'ann', never expires"]
+        assert await _who(server, _token({"created": 1, "session": {}})) == [None, [], None]
+    assert noted.notes == ["session of user 'ann', never expires", "the session is empty"]
 
 
 async def test_a_logout_view_closes_the_sockets() -> None:
@@ -615,7 +616,7 @@ class _Broken(SimpleCookieStorage):
 
     error: Exception | None = ConnectionRefusedError(111, "refused")
 
-    async def load_session(self, request: web.Request) -> WebSession:
+    async def load_session(self, request: web.Request) -> StoredSession:
         if self.error is not None and self.load_cookie(request) is not None:
             raise self.error
         return await super().load_session(request)
@@ -673,3 +674,41 @@ async def test_thousands_of_sessions_leave_nothing() -> None:
         await eventually(lambda: len(server.app.connections) == 0)
     assert gate._tasks == set()
     assert gate._watches == []
+
+
+class Swapped(AbstractStorage):
+    """A storage on the server in which a cookie leads to another session meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__(max_age=60)
+        self.identity = "one"
+
+    async def load_session(self, request: web.Request) -> StoredSession:
+        content: Any = {"created": int(time.time()), "session": {"user": self.identity}}
+        return StoredSession(self.identity, data=content, new=False, max_age=60)
+
+    async def save_session(self, request: web.Request, response: web.StreamResponse, session: StoredSession) -> None:
+        raise AssertionError("nothing is changed here")
+
+
+async def test_refresh_takes_no_other_session() -> None:
+    """Where the cookie has come to lead to another session, the one of the handshake has ended."""
+    storage = Swapped()
+    app = _app(Sessions(storage))
+
+    @app.rpc("refresh")
+    async def refresh(session: Session) -> str:
+        await session.refresh()
+        return str(session["user"])
+
+    async with serve(app) as server:
+        peer = await server.peer(headers=_headers("x"))
+        assert await peer.result("refresh") == "one"
+        storage.identity = "two"
+        assert (await peer.call("refresh"))[0] == ERROR
+
+
+@rows(("required", "words"), [(False, "AIOHTTP_SESSION that lasts 3,600 s)"), (True, ") and refuses who is nobody")])
+def test_the_gate_says_what_it_does(required: bool, words: str) -> None:
+    """What `wampkit check` shows of it says whether a session is required."""
+    assert Sessions(_storage(), required=required).describe().endswith(words)
