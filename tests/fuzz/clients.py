@@ -99,6 +99,8 @@ async function ends(what, promise) {
 async function session(number) {
   const client = connect(url, { prefixes: { err: "http://example.com/error#" }, backoff: [1, 10] });
   const events = client.subscribe("room/a");
+  // Without this a client would try for ever to reach a server that has stopped.
+  const giveUp = setTimeout(() => client.close(), 2000);
   const reading = (async () => { for await (const event of events) if (event === number) break; })();
   await Promise.all([
     ends("opened", client.opened),
@@ -106,6 +108,7 @@ async function session(number) {
     ends("call", client.call({ uri: "add", timeout: 100 }, 1, 2)),
     ends("publish", (async () => client.publish("relay", number))()),
   ]);
+  clearTimeout(giveUp);
   client.close();
   await ends("reading", reading);
 }
