@@ -1,15 +1,19 @@
 """Pages in a real Chromium: those of foreign origins do not get in, whatever cookies the browser sends for them."""
 
+import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 from aiohttp import web
+from aiohttp_session.cookie_storage import EncryptedCookieStorage
+from cryptography.fernet import Fernet
 from playwright.async_api import Browser
 
-from wampkit import AllowHosts, AllowOrigins, App, Connection
+from wampkit import AllowHosts, AllowOrigins, App, Connection, Sessions
 
-from .browser import served
+from .browser import served, window
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -115,6 +119,54 @@ async def test_a_page_that_points_its_name_here(chromium: Browser, hosts: list[s
         told = await tried(chromium, f"http://evil.example:{port}", f"ws://evil.example:{port}/ws")
         assert told == ("closed 1006" if hosts else "welcome")
         assert await tried(chromium, f"http://localhost:{port}", f"ws://localhost:{port}/ws") == "welcome"
+
+
+WHO = """
+url => new Promise(done => {
+    const socket = new WebSocket(url, "wamp");
+    socket.onmessage = event => {
+        const message = JSON.parse(event.data);
+        if (message[0] === 0) socket.send(JSON.stringify([2, "1", "who"]));
+        else done(message[2]);
+    };
+    socket.onclose = event => done(`closed ${event.code}`);
+})
+"""
+
+
+async def test_a_neighbouring_hosts_cookie_is_not_the_session(chromium: Browser) -> None:
+    """A page of a neighbouring host can hide a session's cookie in one of another name; the visitor is not that one."""
+    key = Fernet.generate_key()
+    cookies = {
+        user: Fernet(key).encrypt(json.dumps({"created": time.time(), "session": {"user": user}}).encode()).decode()
+        for user in ("ann", "eve")
+    }
+    seen = Seen()
+    app = App(middlewares=[seen, Sessions(EncryptedCookieStorage(Fernet(key), max_age=60))])
+
+    @app.rpc("who")
+    async def who(connection: Connection) -> str | None:
+        return connection.user  # type: ignore[no-any-return]  # it is a text here
+
+    told = {}
+    async with serving(app) as port:
+        for name, neighbour in {
+            "none": "other=1",
+            "space": f"x=y AIOHTTP_SESSION={cookies['eve']}",
+            "bare word": f"x AIOHTTP_SESSION={cookies['eve']}",
+            "quoted": f'x="y" AIOHTTP_SESSION={cookies["eve"]}',
+            "same name": f"AIOHTTP_SESSION={cookies['eve']}",
+        }.items():
+            async with window(chromium) as visitor:
+                opened = await visitor.new_page()
+                await opened.goto(f"http://shop.site.example:{port}/")
+                await opened.evaluate("text => document.cookie = text", f"AIOHTTP_SESSION={cookies['ann']}; Path=/ws")
+                await opened.goto(f"http://evil.site.example:{port}/")
+                await opened.evaluate("text => document.cookie = text", f"{neighbour}; Domain=site.example; Path=/ws")
+                await opened.goto(f"http://shop.site.example:{port}/")
+                told[name] = await opened.evaluate(WHO, f"ws://shop.site.example:{port}/ws")
+    assert told == {"none": "ann", **dict.fromkeys(("space", "bare word", "quoted", "same name"), None)}
+    assert [each["AIOHTTP_SESSION"] for each in seen.cookies].count(cookies["eve"]) >= 3, "aiohttp falls for it"
 
 
 async def test_a_wildcard_lets_names_below_a_host_in(chromium: Browser) -> None:

@@ -190,12 +190,13 @@ def test_there_is_one_logger() -> None:
                 continue
             owner, name = node.func.value, node.func.attr
             of_logging = isinstance(owner, ast.Name) and owner.id == "logging"
-            # A filter may be put on another logger; the root has the handlers.
-            foreign = "wampkit" not in ast.unparse(node) and (path.stem in ("httplog", "storage") or not node.args)
-            if of_logging and ((name == "getLogger" and not foreign) or name in LOG_METHODS):
+            # A filter or a handler of somebody else's logger may be touched.
+            own = [each for each in node.args if ast.unparse(each) == "__name__" or "wampkit" in ast.unparse(each)]
+            if of_logging and ((name == "getLogger" and own) or name in LOG_METHODS):
                 wrong.append(f"{path.name}:{node.lineno}: {ast.unparse(node)}")
-            past = node.args and not of_logging and isinstance(owner, ast.Name) and owner.id != "logger"
-            if name in LOG_METHODS and past:
+            source = ast.unparse(owner)
+            may_be_one = isinstance(owner, ast.Name) or "log" in source.lower()
+            if name in LOG_METHODS and node.args and may_be_one and source not in ("logging", "logger"):
                 wrong.append(f"{path.name}:{node.lineno}: {ast.unparse(node)}")
     assert wrong == []
 

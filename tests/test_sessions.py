@@ -1,6 +1,7 @@
 """`Sessions` with cookies: who a client is, why it is nobody, and when its connections end."""
 
 import asyncio
+import itertools
 import json
 import logging
 import re
@@ -23,6 +24,7 @@ from wampkit import (
     Connection,
     DeclarationError,
     KeyRing,
+    NotAllowed,
     Session,
     SessionReadOnly,
     Sessions,
@@ -346,6 +348,58 @@ async def test_two_session_cookies_are_none(order: int, form: str) -> None:
         assert await _status(server, *[line.encode() for line in lines]) == 101
         assert [each.user for each in server.app.connections] == [None]
     assert noted.notes == ["two session cookies came, of which one may be somebody else's"]
+
+
+NEIGHBOURS = (
+    *("x=y AIOHTTP_SESSION={eve}", "x=y\tAIOHTTP_SESSION={eve}", "x AIOHTTP_SESSION={eve}"),
+    *('x="y" AIOHTTP_SESSION={eve}', "x= AIOHTTP_SESSION={eve}", "x=y  AIOHTTP_SESSION = {eve}"),
+    *("x=y AIOHTTP_SESSION={eve} z=1", "=AIOHTTP_SESSION={eve}", "AIOHTTP_SESSION={eve}", "AIOHTTP_SESSION ={eve}"),
+    *("AIOHTTP_SESSION", "AIOHTTP_SESSION=", " AIOHTTP_SESSION={eve}", 'x="', 'y="', 'x="y', "x='", "x", "$Version=1"),
+    *("$Path=/ AIOHTTP_SESSION={eve}", "Path=/", "expires=Mon, 01 Jan", "x={{}}", "x=\\", 'x="\\"', ";;"),
+    *("x=Wed, 01-Jan-2031 00:00:00 GMT AIOHTTP_SESSION={eve}", "x=1,AIOHTTP_SESSION={eve}"),
+    *("x=1, AIOHTTP_SESSION={eve}", "x=\x85AIOHTTP_SESSION={eve}", "XAIOHTTP_SESSION={eve}"),
+)
+"""Cookies that somebody else may have set, `Cookie` headers of clients that are no browsers included."""
+
+
+@rows("joint", ["; ", ";", "\r\nCookie: "])
+async def test_a_neighbours_cookie_is_never_the_session(joint: str) -> None:
+    """However one or two such cookies stand around the session's, nobody is somebody else.
+
+    What aiohttp makes of the header is the judge: whoever it would let in by another cookie is nobody.
+    """
+    ann, eve = _cookie(user="ann"), _cookie(user="eve")
+    own, foreign = f"AIOHTTP_SESSION={ann}", [each.format(eve=eve) for each in NEIGHBOURS]
+    headers = [[one, own] for one in foreign] + [[own, one] for one in foreign]
+    headers += [[one, own, other] for one, other in itertools.permutations(foreign[:20], 2)]
+    seen: list[tuple[str | None, Any]] = []
+
+    class Judge:
+        async def connect(self, connection: Connection) -> None:
+            seen.append((connection.request.cookies.get("AIOHTTP_SESSION"), connection.user))
+            raise NotAllowed("seen")
+
+    wrong = []
+    async with serve(_app(Sessions(_storage()), Judge())) as server:
+        for pairs in headers:
+            assert await _status(server, f"Cookie: {joint.join(pairs)}".encode("latin-1")) in (400, 403)
+            if seen and (seen[-1][1] == "eve" or (seen[-1][0] == eve and seen[-1][1] is not None)):
+                wrong.append(pairs)
+    assert wrong == []
+    read = [cookie for cookie, _ in seen]
+    assert read.count(eve) > 20, "the table tries what aiohttp falls for"
+    assert [user for _, user in seen].count("ann") > 10, "harmless cookies harm nobody"
+
+
+async def test_a_cookie_within_another_is_none() -> None:
+    """A visitor without a session does not get the one that stands in a cookie of another name."""
+    noted = Noted(_storage())
+    async with serve(_app(noted)) as server:
+        for hidden in ("x=y ", "x ", 'x="y" ', "x=y,", "x=", "x=y\t"):
+            cookie = f"{hidden}AIOHTTP_SESSION={_cookie(user='eve')}"
+            assert await _status(server, f"Cookie: {cookie}".encode()) == 101
+            assert [each.user for each in server.app.connections] == [None] * len(server.app.connections)
+    assert noted.notes[0] == "the session's cookie came within another cookie, which somebody else may have set"
 
 
 async def test_other_cookies_do_not_matter() -> None:

@@ -13,6 +13,7 @@ import contextvars
 import copy
 import logging
 import math
+import re
 import sys
 import time
 import weakref
@@ -37,12 +38,16 @@ PATIENCE = 5.0
 NO_COOKIE = "no cookie came"
 SECOND_HEADER = "the cookie came in a second Cookie header, of which only the first is read"
 TWO_COOKIES = "two session cookies came, of which one may be somebody else's"
+HIDDEN_COOKIE = "the session's cookie came within another cookie, which somebody else may have set"
 NOT_DECRYPTED = "the cookie came but does not decrypt (wrong or rotated-out key, or altered)"
 FROM_THE_FUTURE = "the cookie was made over a minute from now: the clocks of the servers differ"
 NO_SESSION = "the cookie came, but what it stands for is no session"
 EXPIRED = "the cookie has expired"
 UNKNOWN = "the storage knows no such session"
 EMPTY = "the session is empty"
+
+_IN_NAMES = r"A-Za-z0-9!#$%&'*+.^_`|~\-"
+"""What names of cookies are made of (RFC 6265), for a set of a regular expression."""
 
 CLOCK_SKEW = 60
 """Seconds that Fernet allows a token to be from the future."""
@@ -92,6 +97,7 @@ class Storage:
     def __init__(self, storage: AbstractStorage) -> None:
         self._storage = storage
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._named = re.compile(rf"(?<![{_IN_NAMES}]){re.escape(storage.cookie_name)}\s*=")
         fernet = getattr(storage, "_fernet", None)
         self._fernet = fernet if isinstance(fernet, Fernet) else None
         self._encrypts = self._fernet is not None or hasattr(storage, "_secretbox")  # that of NaClCookieStorage
@@ -113,9 +119,11 @@ class Storage:
         Raises:
             SessionUnavailable: The storage does not answer within `PATIENCE` seconds, or fails.
         """
-        inside, cookies = self._count_cookies(request)
-        if cookies > 1:
+        inside, cookies, written = self._count_cookies(request)
+        if written > 1:
             return Missing(TWO_COOKIES)
+        if written > cookies:
+            return Missing(HIDDEN_COOKIE)
         try:
             async with self._asking(request):
                 return self._judged(await self._storage.load_session(request), request, inside, cookies)
@@ -165,14 +173,21 @@ class Storage:
 
     # ---- judging what came
 
-    def _count_cookies(self, request: web.Request) -> tuple[int, int]:
-        """How many cookies of the session's name are in the header that aiohttp reads, and how many in all."""
+    def _count_cookies(self, request: web.Request) -> tuple[int, int, int]:
+        """How many cookies have the session's name: in the header that aiohttp reads, in all, and by their text.
+
+        Browsers separate cookies by semicolons. aiohttp's parser also ends one at white space, and takes semicolons
+        between quotes for part of one, so that a cookie of a neighbouring host can hold one of the session's name, or
+        hide the real one. Therefore the name may stand before a `=` once only, wherever that is.
+        """
         name = self._storage.cookie_name
+        headers = request.headers.getall("Cookie", [])
         counts = [
-            sum(part.partition("=")[0].strip() == name for part in header.split(";"))
-            for header in request.headers.getall("Cookie", [])
+            sum(key.strip() == name for key, equals, _ in (part.partition("=") for part in header.split(";")) if equals)
+            for header in headers
         ]
-        return (counts[0], sum(counts)) if counts else (0, 0)
+        written = sum(len(self._named.findall(header)) for header in headers)
+        return (counts[0] if counts else 0, sum(counts), written)
 
     def _judged(
         self, loaded: aiohttp_session.Session, request: web.Request, inside: int, cookies: int
