@@ -423,6 +423,16 @@ async def test_binary_and_huge_messages_end_the_connection(other: Foreign) -> No
                 await client.call("echo", timeout=5)
 
 
+async def test_a_message_may_have_four_mebibytes(other: Foreign) -> None:
+    """A larger one ends the connection, unless `max_message_size` is raised."""
+    other.answers = {"large": [3, "x" * (5 << 20)]}
+    async with connect(other.url, reconnect=False, max_message_size=6 << 20) as client:
+        assert len(await client.call("large")) == 5 << 20
+    async with connect(other.url, reconnect=False) as client:
+        with pytest.raises(ConnectionLost, match="exceeds limit|too large|size"):
+            await client.call("large")
+
+
 @pytest.mark.parametrize("first", ['[8, "t", 1]', "hello", '[0, 1, 1, "x"]'])
 async def test_what_does_not_welcome_is_no_server(other: Foreign, first: str) -> None:
     """A server whose first message is no WELCOME is refused with an error that says what it is not."""

@@ -140,6 +140,37 @@ async def test_a_slow_reader_loses_the_oldest(other: Foreign, caplog: pytest.Log
     assert caplog.text.count("are dropped") == 1
 
 
+async def test_events_wait_within_so_many_bytes(other: Foreign) -> None:
+    """Over `max_events_size` the oldest go too; one event alone may be larger."""
+    async with connect(other.url, max_events_size=1000) as client, client.subscribe("t") as events:
+        for number in range(10):
+            await client.publish("t", [number, "x" * 300])
+        await client.call("echo")
+        assert ([(await events.get(timeout=5))[0] for _ in range(3)], events.dropped) == ([7, 8, 9], 7)
+        await client.publish("t", ["large", "x" * 3000])
+        assert (await events.get(timeout=5))[0] == "large"
+        for _ in range(3):
+            await client.publish("t", ["again", "x" * 300])
+        await client.call("echo")
+        assert (len([await events.get(timeout=5) for _ in range(3)]), events.dropped) == (3, 7)
+
+
+async def test_events_of_unknown_topics_are_kept_within_bounds(other: Foreign) -> None:
+    """While the server owes the URI of a subscription, the last 1,000 events and 4 MiB of messages are kept."""
+    other.mark = ".wampkit"
+    other.answers = {"wampkit:subscription": []}
+    async with connect(other.url) as client:
+        for count, size, first in ((1500, 10, 500), (100, 100_000, 59)):
+            starting = asyncio.ensure_future(client.subscribe(f"p:{count}").start())
+            await eventually(lambda topic=f"p:{count}": [each[3] for each in other.sent(2)][-1:] == [topic])
+            for number in range(count):
+                await other.sockets[0].send_json([8, f"http://p/{count}", [number, "x" * size]])
+            await other.sockets[0].send_json([3, other.sent(2)[-1][1], f"http://p/{count}"])
+            events = await asyncio.wait_for(starting, 10)
+            assert [(await events.get(timeout=5))[0] for _ in range(count - first)] == list(range(first, count))
+            await no_event(events, within=0.02)
+
+
 async def test_closing_the_client_ends_iteration(other: Foreign) -> None:
     """`async for` ends, and `get` raises, when the client is closed for good; what came before is still had."""
     client = await connect(other.url).open()

@@ -14,6 +14,8 @@ const text: string = await client.call<number>("calc:add", 2, 3); // wrong
 client.publish("a"); // wrong
 client.publish("a", 1, { exclude: client.sessionId }); // wrong
 client.publish("a", 1, { excludeme: true }); // wrong
+client.publish("a", 1, { timeout: 5 }); // wrong
+client.publish("a", 1).then(); // wrong
 client.subscribe("a", (event, uri: number) => event); // wrong
 client.subscribe<number>("a").stop(1); // wrong
 for (const event of client.subscribe("a")) console.log(event); // wrong

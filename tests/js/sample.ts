@@ -1,6 +1,6 @@
 // Every part of the client's declarations, used as an app would; `tsc --strict` must find nothing wrong.
 import { CallError, ConnectionLost, connect, deriveKey, sign } from "wampkit";
-import type { Client, Fresh, Options, Permissions, Procedure, Receivers, State, StateListener, Stop, Subscription, WebSocketConstructor } from "wampkit";
+import type { Client, Confirmed, Fresh, Options, Permissions, Procedure, Receivers, State, StateListener, Stop, Subscription, WebSocketConstructor } from "wampkit";
 
 declare class PackageWebSocket {
   constructor(address: string | URL, protocols?: string | string[], options?: object);
@@ -27,6 +27,8 @@ const options: Options = {
   keepalive: 0,
   maxEvents: 10,
   keepPublishes: 10,
+  maxMessageSize: 1_000_000,
+  welcome: false,
   authkey: "alice",
   secret: () => "s3cr3t",
   authextra: { app: "sample" },
@@ -73,6 +75,11 @@ function publishes(): void {
   client.publish("chat:lobby", null);
 }
 
+async function confirmed(): Promise<boolean> {
+  const rules: Confirmed = { confirm: true, timeout: 1_000, signal: new AbortController().signal, exclude: ["a"] };
+  return (await client.publish("chat:lobby", null, rules)) && client.publish("chat:lobby", null, { confirm: true });
+}
+
 function states(): void {
   const listener: StateListener = (state, error) => console.log(state.length, error?.message);
   const off: () => void = client.on("state", listener);
@@ -86,4 +93,4 @@ function states(): void {
 
 const key: Promise<string> = deriveKey("p4ss", { salt: "s", iterations: "1000", keylen: 32 });
 export const signature: Promise<string> = deriveKey("p4ss", null).then(async () => sign("challenge", await key));
-export { calls, events, publishes, states };
+export { calls, confirmed, events, publishes, states };

@@ -63,6 +63,12 @@ export interface Options {
   /** How many events of one iterated subscription wait; beyond that the oldest is dropped. Default: 10,000. */
   maxEvents?: number;
 
+  /**
+   * Characters of the largest message taken; a larger one ends the connection, since it may cost a second and a hundred
+   * times its size. Default: 4 Mi.
+   */
+  maxMessageSize?: number;
+
   /** How many publishes are kept while there is no connection; beyond that, and by default, `publish` throws. Default: 0. */
   keepPublishes?: number;
 
@@ -77,6 +83,12 @@ export interface Options {
 
   /** Whether to log in as nobody, where the server wants a login even so. */
   anonymous?: boolean;
+
+  /**
+   * Whether the server begins with WELCOME. False is for those that do not, such as the client of League of Legends: the
+   * connection is open at once, has no session id, and empty messages count as signs of life. Default: true.
+   */
+  welcome?: boolean;
 
   /** The WebSocket to use. Default: the runtime's. Node below 22 has none: take that of the package `ws`. */
   WebSocket?: WebSocketConstructor;
@@ -95,7 +107,10 @@ export type StateListener = (state: State, error: Error | null) => void;
 export interface Client {
   readonly state: State;
 
-  /** Why there is no connection: a `ConnectionLost`, or the `CallError` of a refused login. */
+  /**
+   * Why there is no connection: a `ConnectionLost`, with code 1002 where the server does not speak WAMP v1; or the
+   * `CallError` of a refused login, whose `uri` is "" where it was given up here.
+   */
   readonly error: Error | null;
 
   /** Settled once: with this client when it is first open, or rejected when it is closed before. */
@@ -136,7 +151,16 @@ export interface Client {
   subscribe<Event = any>(topic: string): Subscription<Event>;
 
   /**
-   * Publish an event. WAMP v1 does not tell whether anybody received it.
+   * Publish an event, and wait until a wampkit server has taken it. Other servers cannot be asked: they are sent it all the
+   * same. As with a call, `timeout` and `signal` give up the waiting.
+   *
+   * @returns Whether the server has confirmed it; false where it cannot tell. The app may have dropped what it confirms.
+   * @throws As `call`: a `CallError` says why it was refused.
+   */
+  publish(topic: string, event: unknown, rules: Confirmed): Promise<boolean>;
+
+  /**
+   * Publish an event. WAMP v1 tells neither whether it was taken nor whether anybody received it.
    *
    * @throws {ConnectionLost} There is no connection, and it was not kept.
    */
@@ -166,13 +190,21 @@ export interface Receivers {
   eligible?: readonly string[];
 }
 
+/** A publish whose fate is told. */
+export interface Confirmed extends Receivers {
+  confirm: true;
+  timeout?: number;
+  signal?: AbortSignal;
+}
+
 /** Ends a subscription. */
 export interface Stop {
   (): void;
 
   /**
    * Settled when the server has first decided: the topic's full URI, or null if it is refused. WAMP v1 itself has no such
-   * answer: with servers other than wampkit's, and at the end of the client, it is undefined.
+   * answer: with servers other than wampkit's, where none comes within `openTimeout`, and at the end of the client, it is
+   * undefined.
    */
   readonly ready: Promise<string | null | undefined>;
 }
@@ -205,7 +237,7 @@ export interface Permissions {
 
 /** The server answered a call with CALLERROR. */
 export class CallError extends Error {
-  /** The error URI as the server sent it. */
+  /** The error URI, in full if the server shortened it with this client's own prefixes. */
   readonly uri: string;
   /** The server's sentence, maybe empty. */
   readonly description: string;

@@ -288,7 +288,7 @@ function connect(url, options = {}) {
   return client;
 }
 
-function open(socket, { welcome = true }, onEvent, resolve) {
+function open(socket, { welcome = true, maxMessageSize = 4 << 20 }, onEvent, resolve) {
   const calls = new Map();
   let count = 0;
   let welcomed = false;
@@ -326,11 +326,12 @@ function open(socket, { welcome = true }, onEvent, resolve) {
       calls.delete(id);
       if (type === RESULT) waiting?.resolve(value);
       else waiting?.reject(new CallError(resolve(text(value)), text(description), details));
-    } else if (type !== PREFIX || !isText(value) || !begun()) {
-      const why = "the server does not speak WAMP v1";
-      socket.close(1000, why); // pages must not say 1002
-      end(why, 1002);
-    }
+    } else if (type !== PREFIX || !isText(value) || !begun()) leave("the server does not speak WAMP v1", 1002);
+  }
+
+  function leave(why, code) {
+    socket.close(1000, why); // pages must not say another code
+    end(why, code);
   }
 
   socket.onopen = () => {
@@ -339,7 +340,8 @@ function open(socket, { welcome = true }, onEvent, resolve) {
   };
   socket.onmessage = ({ data }) => {
     link.heard = Date.now();
-    if (data !== "" || welcome) take(parse(data), data.length);
+    if (data.length > maxMessageSize) leave(`the server sent over ${maxMessageSize} characters`, 1009);
+    else if (data !== "" || welcome) take(parse(data), data.length);
   };
   // In Node 20 an error may be all.
   socket.onerror = socket.onclose = ({ code = 1006, reason }) => {
