@@ -37,8 +37,8 @@ async def test_a_snippet_prints_what_is_shown(name: str, tmp_path: Path) -> None
 
 
 def test_every_part_has_a_snippet() -> None:
-    """Connecting, calls and events are shown by snippets that run."""
-    assert list(SNIPPETS) == ["connecting.mjs", "calls.mjs", "events.mjs"]
+    """Connecting, calls, events and publishes are shown by snippets that run."""
+    assert list(SNIPPETS) == ["connecting.mjs", "calls.mjs", "events.mjs", "confirming.mjs"]
     assert len(APP) == 1
 
 

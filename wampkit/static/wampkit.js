@@ -288,7 +288,7 @@ function connect(url, options = {}) {
   return client;
 }
 
-function open(socket, { welcome = true, maxMessageSize = 4 << 20 }, onEvent, resolve) {
+function open(socket, { welcome = true, maxMessageSize = 4_194_304 }, onEvent, resolve) {
   const calls = new Map();
   let count = 0;
   let welcomed = false;
