@@ -223,6 +223,23 @@ def test_doubles_that_take_a_decoder_long_do_not(no_collector: None) -> None:
     assert expensive == {}
 
 
+def test_the_collector_does_not_run_while_a_long_text_is_decoded() -> None:
+    """A text of many lists is decoded without a look at them by the collector, which goes on as it was."""
+    data = HOSTILE["lists"]
+    for enabled in (True, False):
+        (gc.enable if enabled else gc.disable)()
+        try:
+            for text in (data, data + b"x"):
+                gc.collect()
+                before = sum(each["collections"] for each in gc.get_stats())
+                with contextlib.suppress(ProtocolError):
+                    read_json(text)
+                assert sum(each["collections"] for each in gc.get_stats()) - before <= 3
+                assert gc.isenabled() is enabled
+        finally:
+            gc.enable()
+
+
 def test_a_short_message_is_not_expensive_either(no_collector: None) -> None:
     """The same holds in messages that are too short for the other passes."""
     begin = b'[8,"t",['
