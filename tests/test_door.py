@@ -16,6 +16,7 @@ from cryptography.fernet import Fernet
 
 from wampkit import AllowAddresses, AllowHosts, App, Connection, Limits, NotAllowed, Sessions, Tickets, TrustedProxies
 
+from .demo_app import make_app
 from .tables import rows
 from .wire import CALL, Peer, RawPeer, eventually, fds, handshake, message, serve, sockets_of
 
@@ -508,3 +509,58 @@ async def test_a_request_after_the_stop_gets_an_answer() -> None:
         assert (await server.ask(handshake())).startswith(b"HTTP/1.1 503 ")
         with pytest.raises(aiohttp.WSServerHandshakeError):
             await Peer.open(server.url)
+
+
+# ---- headers that come twice, and other versions
+
+
+async def test_subprotocols_in_several_lines_are_one_offer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`wamp` in a second Sec-WebSocket-Protocol line is taken, as RFC 6455 wants, and answered."""
+    wrong = {}
+    for road in ("direct", "public"):
+        monkeypatch.setenv("WAMPKIT_INLET", road)
+        async with serve(make_app()) as server:
+            for lines in (
+                ["wamp.2.json", "wamp"],
+                ["wamp", "wamp.2.json"],
+                ["a, b", "c,wamp , d"],
+                ["wamp", "wamp"],
+            ):
+                peer = await server.tcp()
+                offer = [f"Sec-WebSocket-Protocol: {line}" for line in lines]
+                await peer.send(handshake("/ws", *offer, protocol=None))
+                head = (await peer.read_head()).decode()
+                if not head.startswith("HTTP/1.1 101 ") or "Sec-WebSocket-Protocol: wamp\r\n" not in head + "\r\n":
+                    wrong[road, str(lines)] = head
+                    continue
+                assert (await peer.read_message())[0] == 0
+                await peer.send_message(2, "c", "ping")
+                assert await peer.read_message() == [3, "c", "pong"]
+            assert b" 400 " in (await server.ask(handshake("/ws", "Sec-WebSocket-Protocol: b", protocol="a")))[:20]
+    assert wrong == {}
+
+
+async def test_another_version_of_websocket_is_told_which_one_is_spoken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any version but 13 is answered with 426 and the version that is spoken: older clients name their origin in a
+    header that no gate looks at."""
+    wrong = {}
+    for road in ("direct", "public"):
+        monkeypatch.setenv("WAMPKIT_INLET", road)
+        async with serve(make_app()) as server:
+            for lines in (["8"], ["7"], ["0"], ["14"], ["13, 8"], ["013"], [""], ["x"], ["13", "8"], ["8", "13"]):
+                whole = handshake("/ws", *[f"Sec-WebSocket-Version: {line}" for line in lines])
+                answer = await server.ask(whole.replace(b"Sec-WebSocket-Version: 13\r\n", b"", 1))
+                if not answer.startswith(b"HTTP/1.1 426 ") or b"Sec-WebSocket-Version: 13\r\n" not in answer:
+                    wrong[road, str(lines)] = answer
+            peer = await server.tcp()
+            await peer.send(handshake("/ws", "Sec-WebSocket-Version: 13"))
+            assert b" 101 " in await peer.read_head()
+    assert wrong == {}
+
+
+async def test_two_different_keys_are_refused() -> None:
+    """A handshake with two keys has no answer that is right for both."""
+    async with serve(make_app()) as server:
+        answer = await server.ask(handshake("/ws", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="))
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert b"one Sec-WebSocket-Key" in answer

@@ -50,8 +50,8 @@ LAYERS: list[set[str]] = [
     },
     {"background", "browser", "origins", "protocol", "binding", "router", "work", "inlet", "hub", "session"},
     {"connection", "link", "storage"},
-    {"login"},
-    {"dialing"},
+    {"login", "direct"},
+    {"dialing", "roads"},
     {
         "connections",
         "gates",

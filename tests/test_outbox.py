@@ -1,8 +1,10 @@
 """The way out: order, joining, fairness, and what becomes of clients that read slowly."""
 
 import asyncio
+import base64
 import contextlib
 import json
+import os
 from typing import Any
 
 import aiohttp
@@ -11,7 +13,7 @@ import pytest
 from wampkit import App, Connection, Limits
 
 from .tables import rows
-from .wire import CALL, EVENT, RESULT, SUBSCRIBE, RawPeer, Server, eventually, message, serve
+from .wire import CALL, EVENT, RESULT, SUBSCRIBE, RawPeer, Server, eventually, handshake, message, serve
 
 
 def make(**options: Any) -> App:
@@ -342,8 +344,6 @@ async def test_compressed_frames_are_smaller() -> None:
     async with serve(app) as server:
         raw = await server.tcp()
         extension = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"
-        from .wire import handshake
-
         await raw.send(handshake("/ws", extension))
         assert b"permessage-deflate" in await raw.read_head()
         await raw.read_frame()
@@ -377,3 +377,22 @@ async def test_the_kernel_takes_little_for_a_peer_that_reads_nothing() -> None:
                 await app.publish("t:a", "x" * 10_000)
                 await asyncio.sleep(0)
     assert 1024 * 1024 <= most <= 1.2 * 1024 * 1024
+
+
+async def test_a_slow_reader_that_compresses_loses_events_and_no_connection() -> None:
+    """With slow_reader="drop" the oldest events are dropped for clients that negotiated compression, too."""
+    app = make(compression=True, limits=Limits(queue=100_000, slow_reader="drop"), keepalive=None)
+    async with serve(app) as server:
+        raw = await server.tcp(rcvbuf=4096)
+        await raw.send(handshake("/ws", "Sec-WebSocket-Extensions: permessage-deflate"))
+        assert b"permessage-deflate" in await raw.read_head()
+        await raw.send_message(SUBSCRIBE, "t:a")
+        await eventually(lambda: len(app.topics) == 1)
+        (connection,) = app.connections
+        for _ in range(400):
+            # What cannot be compressed.
+            await app.publish("t:a", base64.b64encode(os.urandom(6000)).decode())
+            await asyncio.sleep(0)
+        await eventually(lambda: connection.dropped > 0)
+        assert not connection.closed
+        assert app.counters.slow_readers == 0

@@ -13,23 +13,23 @@ from collections.abc import Awaitable, Iterable
 from typing import TYPE_CHECKING, Any
 from typing import Protocol as Interface
 
-from aiohttp import WebSocketError, WSMsgType, web
+from aiohttp import WSCloseCode, WSMsgType, web
 
 from .addresses import owner_of
 from .complaints import Complaints
 from .errors import ProtocolError, quote
 from .flood import Allowance
 from .forwarded import Remote
-from .frames import close_frame, ping_frame, pong_frame, text_frame
+from .frames import close_frame, is_close_code, ping_frame, pong_frame, text_frame
 from .heartbeat import Heartbeat
 from .hub import Hub
-from .inlet import Inlet, Socket, inlet_of
+from .inlet import Inlet, Socket, describe_broken
 from .logs import KIND
 from .messages import Message
-from .outbox import DeflatingOutbox, DroppingOutbox, Outbox
+from .outbox import DeflatingOutbox, Outbox, make_outbox
 from .permissions import Permissions
 from .protocol import Protocol
-from .sockets import abort, buffered_bytes, give_up, has_failed, prepare_socket
+from .sockets import abort, buffered_bytes, give_up, has_failed, prepare_socket, uncork
 from .threads import ThreadPools
 from .work import Work
 
@@ -142,8 +142,8 @@ class Connection:
         self.close_code: int | None = None
         self.close_reason = ""
         self.work = Work(hub.starter, hub.limits, self)
-        self.outbox = _outbox(self, hub)
         self._hub = hub
+        self.outbox = self._make_outbox(0)
         self._allowance = self._rate()
         self._control_allowance: Allowance | None = None
         self._complaints: Complaints | None = None
@@ -244,9 +244,17 @@ class Connection:
         prepare_socket(transport, self._hub.options.keepalive)
         self._transport = transport
         if window:
-            self.outbox = DeflatingOutbox(self, self._hub.flusher, self._hub.limits.queue, window)
+            self.outbox = self._make_outbox(window)
         self.outbox.open(transport)
         self.outbox.send(head + text_frame(self.protocol.welcome()))
+        if not head:
+            # The answer to the handshake was written before and waits for this.
+            self.outbox.flush()
+            uncork(transport)
+
+    def _make_outbox(self, window: int) -> Outbox:
+        limits = self._hub.limits
+        return make_outbox(self, self._hub.flusher, limits.queue, limits.slow_reader, window)
 
     def too_slow(self, why: str) -> None:
         """More waits for the peer than may."""
@@ -284,7 +292,7 @@ class Connection:
         """Read until the connection ends, handing each message to `handler`."""
         assert self._transport is not None
         self._handler = handler
-        self._inlet = inlet_of(socket, self._transport)
+        self._inlet = socket.inlet(self._transport)
         self.work.enter_context()
         return self._inlet.read_into(self._take)
 
@@ -391,7 +399,9 @@ class Connection:
             self.close(error.code, error.reason)
 
     def _answer_close(self, code: int | None, reason: str | None) -> None:
-        if not self.closed:
+        if not self.closed and code and not is_close_code(code):
+            self._break_off(WSCloseCode.PROTOCOL_ERROR, "a close code that may not be sent")
+        elif not self.closed:
             self.close_code, self.close_reason = code or 1005, reason or ""
             self.outbox.send(close_frame(code or 1000, ""))
             self.outbox.close()
@@ -400,13 +410,17 @@ class Connection:
     def _lost(self, error: object) -> None:
         if self.close_code is not None:
             return
-        if isinstance(error, WebSocketError):
-            self._hub.counters.malformed += 1
-            self.close_code, self.close_reason = error.code, f"broken frame: {error}"
-            self.complaints.add("malformed", f"{self.close_reason} (close code {error.code})")
-            self.close(error.code, self.close_reason)
+        broken = describe_broken(error)
+        if broken is not None:
+            self._break_off(*broken)
         else:
             self.close_code, self.close_reason = ABNORMAL, "the connection was lost"
+
+    def _break_off(self, code: int, what: str) -> None:
+        """Close because of a frame that is none."""
+        self._hub.counters.malformed += 1
+        self.complaints.add("malformed", f"broken frame: {what} (close code {code:d})")
+        self.close(code, f"broken frame: {what}")
 
     # ---- keepalive
 
@@ -534,8 +548,3 @@ class Connection:
         """
         self.work.forget()
         self._handler = NOBODY
-
-
-def _outbox(connection: Connection, hub: Hub) -> Outbox:
-    kind = Outbox if hub.limits.slow_reader == "close" else DroppingOutbox
-    return kind(connection, hub.flusher, hub.limits.queue)

@@ -17,11 +17,12 @@ from .fatal import is_fatal
 from .forwarded import Remote, Remotes, TrustedProxies, peer_of
 from .handshakes import ClientLeft, Handshakes
 from .hub import Hub
-from .inlet import Socket, direct_road, head_of, is_handshake, open_socket
+from .inlet import Socket, is_handshake
 from .node import Node
 from .places import Places
 from .protocol import SUBPROTOCOL, Protocol
 from .refusals import Refused, log_refusal
+from .roads import direct_road, open_socket
 from .sockets import abort
 
 __all__ = ["Door"]
@@ -32,6 +33,8 @@ _OF_THE_TEXT = ("Content-Type", "Content-Length", "Server", "Connection")
 
 CLIENT_CLOSED_REQUEST = 499
 """What nginx, too, writes into an access log for a client that did not wait for its answer."""
+
+OFFER = "Sec-WebSocket-Protocol"
 
 
 class Door:
@@ -221,12 +224,12 @@ class Door:
         # aiohttp refuses what reaches its limit.
         most = self._hub.limits.message_size + 1
         socket = open_socket(
-            direct=self._direct, protocols=(SUBPROTOCOL,), max_msg_size=most, compress=self._hub.options.compression
+            self._direct, protocols=(SUBPROTOCOL,), max_msg_size=most, compress=self._hub.options.compression
         )
         # aiohttp would tell its own version and Python's.
         socket.headers["Server"] = self._ident
         try:
-            await socket.prepare(request)
+            await socket.prepare(_with_one_offer(request))
         except ConnectionError:
             raise ClientLeft from None
         except (web.HTTPBadRequest, ValueError):
@@ -237,7 +240,7 @@ class Door:
     async def _welcome(self, connection: Connection, socket: Socket, transport: asyncio.Transport) -> None:
         """Send WELCOME and run the connect hooks; what they raise closes the connection."""
         node = self._node
-        connection.open(transport, head_of(socket), window=int(socket.compress))
+        connection.open(transport, socket.head, window=int(socket.compress))
         node.connections.add(connection)
         self._hub.counters.connections += 1
         if node.hooks.greet:
@@ -280,6 +283,21 @@ def _as_from_its_page(request: web.Request, remote: Remote) -> web.Request:
     return request.clone(headers=headers)
 
 
+def _offer_of(request: web.Request) -> str | None:
+    """The subprotocols that a handshake offers, in one line or in several, which mean the same."""
+    offers = request.headers.getall(OFFER, None)
+    return None if offers is None else ", ".join(offers)
+
+
+def _with_one_offer(request: web.Request) -> web.Request:
+    """A handshake as aiohttp reads it, which looks at the first line alone."""
+    if len(request.headers.getall(OFFER, [])) < 2:
+        return request
+    headers = request.headers.copy()
+    headers[OFFER] = _offer_of(request) or ""
+    return request.clone(headers=headers)
+
+
 def _check_handshake(request: web.Request, require_subprotocol: bool, most: int) -> None:
     """Refuse what is no WebSocket handshake for WAMP v1; aiohttp would let a foreign subprotocol in without one."""
     if not is_handshake(request):
@@ -290,7 +308,15 @@ def _check_handshake(request: web.Request, require_subprotocol: bool, most: int)
     # All of it is kept as long as the connection.
     if len(request.raw_path) + sum(len(name) + len(value) for name, value in request.raw_headers) > most:
         raise web.HTTPRequestHeaderFieldsTooLarge(text=f"the URL and headers of this handshake exceed {most} bytes")
-    offer = request.headers.get("Sec-WebSocket-Protocol")
+    headers = request.headers
+    if {version.strip() for version in headers.getall("Sec-WebSocket-Version", ["13"])} != {"13"}:
+        raise web.HTTPUpgradeRequired(
+            text="this server speaks version 13 of the WebSocket protocol (RFC 6455)",
+            headers={"Upgrade": "websocket", "Sec-WebSocket-Version": "13"},
+        )
+    if len(set(headers.getall("Sec-WebSocket-Key", []))) > 1:
+        raise web.HTTPBadRequest(text="a WebSocket handshake has one Sec-WebSocket-Key")
+    offer = _offer_of(request)
     if offer is None:
         if require_subprotocol:
             raise web.HTTPBadRequest(text="offer the WebSocket subprotocol 'wamp'")

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator
 from functools import lru_cache
 
-__all__ = ["close_frame", "deflated", "ping_frame", "pong_frame", "text_frame"]
+__all__ = ["Heads", "close_frame", "deflated", "is_close_code", "ping_frame", "pong_frame", "text_frame"]
 
 _TEXT, _CLOSE, _PING, _PONG = 0x81, 0x88, 0x89, 0x8A
 _COMPRESSED = 0x40
@@ -46,6 +46,48 @@ def _header(first: int, size: int) -> bytes:
     if size < 65536:
         return bytes((first, 126)) + size.to_bytes(2, "big")
     return bytes((first, 127)) + size.to_bytes(8, "big")
+
+
+# ---- what clients send
+
+
+def is_close_code(code: int) -> bool:
+    """Whether a close frame may carry a code (RFC 6455, 7.4): 1004 to 1006 and 1015 are not for the wire."""
+    return 1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999
+
+
+class Heads:
+    """Follows the heads of a client's frames through the chunks in which they arrive."""
+
+    __slots__ = ("_head", "_rest")
+
+    def __init__(self) -> None:
+        self._head = b""  # the beginning of a head that is not whole
+        self._rest = 0  # bytes of the current frame that are still to come
+
+    def find_unmasked(self, chunk: bytes) -> int:
+        """Where in a chunk the first frame begins that is not masked (0 if it began before), or -1 for nowhere."""
+        size = len(chunk)
+        if not self._rest and not self._head and size > 1 and 0 <= chunk[1] - 128 == size - 6 < 126:
+            return -1  # one short frame, as nearly always
+        known = len(self._head)
+        data = self._head + chunk
+        size += known
+        at = self._rest
+        while at + 1 < size:
+            length = data[at + 1] - 128
+            if length < 0:
+                return max(at - known, 0)
+            if length < 126:
+                at += 6 + length
+                continue
+            extended = 2 if length == 126 else 8
+            if at + 2 + extended > size:
+                break
+            at += 6 + extended + int.from_bytes(data[at + 2 : at + 2 + extended], "big")
+        self._head = data[at:] if at < size else b""
+        self._rest = max(at - size, 0)
+        return -1
 
 
 # ---- permessage-deflate (RFC 7692)

@@ -22,8 +22,8 @@ from .app import DEFAULT_PATH
 from .errors import DeclarationError, did_you_mean
 from .forwarded import TrustedProxies
 from .hosts import socket_url
-from .inlet import INLET
 from .loading import USAGE, Mistake, read_config
+from .roads import INLET
 
 __all__ = [
     "COMMAND",

@@ -11,13 +11,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Literal, Protocol
 
 from .frames import deflated
 from .logs import logger
 from .sockets import buffered_bytes
 
-__all__ = ["DeflatingOutbox", "DroppingOutbox", "Flusher", "Outbox", "Owner", "Provisional", "Receiver"]
+__all__ = ["DeflatingOutbox", "Flusher", "Outbox", "Owner", "Provisional", "Receiver", "make_outbox"]
 
 WRITES_A_TURN = 256
 """Connections with events that are written to before others have their turn: about a millisecond, so that a call
@@ -461,16 +461,50 @@ class _DroppingProvisional(Provisional):
 
 
 class DeflatingOutbox(Outbox):
-    """An outbox for a connection that negotiated compression."""
+    """An outbox for a connection that negotiated compression.
 
-    __slots__ = ("_window",)
+    Args:
+        owner: As in `Outbox`.
+        flusher: As in `Outbox`.
+        bound: As in `Outbox`; of bytes that are compressed.
+        window: The negotiated bits of the window.
+    """
+
+    __slots__ = ()
+
+    _window: int
 
     def __init__(self, owner: Owner, flusher: Flusher, bound: int, window: int) -> None:
         super().__init__(owner, flusher, bound)
-        self._window = window
+        self._window = window  # type: ignore[misc]  # a slot of the classes that are made
 
     def send(self, frame: bytes) -> None:
         super().send(deflated(frame, self._window))
 
     def send_events(self, frames: bytes, count: int) -> None:
         super().send_events(deflated(frames, self._window), count)
+
+
+class _Deflating(DeflatingOutbox):
+    __slots__ = ("_window",)
+
+
+class _DeflatingDropping(DeflatingOutbox, DroppingOutbox):
+    __slots__ = ("_window",)
+
+
+def make_outbox(
+    owner: Owner, flusher: Flusher, bound: int, slow_reader: Literal["close", "drop"], window: int
+) -> Outbox:
+    """The outbox for a policy towards slow readers, compressing or not.
+
+    Args:
+        owner: As in `Outbox`.
+        flusher: As in `Outbox`.
+        bound: As in `Outbox`.
+        slow_reader: As in `Limits`.
+        window: The bits of the window if compression was negotiated, else 0.
+    """
+    if window:
+        return (_DeflatingDropping if slow_reader == "drop" else _Deflating)(owner, flusher, bound, window)
+    return (DroppingOutbox if slow_reader == "drop" else Outbox)(owner, flusher, bound)
