@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import aiohttp
 import pytest
 from aiohttp import web
 
@@ -58,6 +59,32 @@ async def test_a_server_on_every_address_tells_one_that_opens(tmp_path: Path, ho
     async with command("run", "--host", host, "--port", "0", "--debug", "shop:app", cwd=tmp_path) as server:
         assert (await server.url()).startswith(url)
         assert (await server.printed(r"open (\S+) in a browser"))[1].startswith(url.replace("ws", "http", 1))
+
+
+async def test_another_path_than_the_sockets_leads_there(tmp_path: Path) -> None:
+    """In development / shows the console and other paths name the socket's; the client asks after the path."""
+    write(tmp_path, shop=APP)
+    seen = {}
+    for options in ([], ["--debug"]):
+        async with command("run", *options, "--port", "0", "shop:app", cwd=tmp_path) as server:
+            url = await server.url()
+            root = url.replace("ws", "http", 1).removesuffix("/ws")
+            async with aiohttp.ClientSession() as http:
+                for path in ("/", "/other"):
+                    async with http.get(root + path) as answer:
+                        shown = "console" if answer.url.path == "/ws" else await answer.text()
+                        seen[*options, path] = (answer.status, shown)
+                async with http.post(f"{root}/ws") as answer:
+                    assert answer.status == 405
+            done = await asyncio.to_thread(wampkit, "call", f"{url}s", "add", "1", "2", cwd=tmp_path)
+            assert done.stderr.endswith("HTTP 404 Not Found; is the socket at another path, such as /ws?\n")
+    plain = (404, "404: Not Found")
+    assert seen == {
+        ("/",): plain,
+        ("/other",): plain,
+        ("--debug", "/"): (200, "console"),
+        ("--debug", "/other"): (404, "there is no page here; the socket is at /ws\n"),
+    }
 
 
 MISTAKES = [

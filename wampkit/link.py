@@ -401,7 +401,8 @@ async def _handshake(session: aiohttp.ClientSession, url: str, options: LinkOpti
             max_msg_size=options.max_message_size,
         )
     except aiohttp.WSServerHandshakeError as error:
-        reason = f"{_shown(url)}: the server refused the handshake: {_status(error)}"
+        hint = "; is the socket at another path, such as /ws?" if error.status == 404 else ""
+        reason = f"{_shown(url)}: the server refused the handshake: {_status(error)}{hint}"
         raise HandshakeRefused(reason, error.status) from None
     except _RedirectedError as error:
         status, what = error.args

@@ -291,6 +291,8 @@ async def _serve(
     site = web.Application()
     # What could be answered has been when aiohttp shuts down: `app.drain` below comes first.
     app.setup(site, settings.path, drain=0.0)
+    if settings.development:
+        _point_to_the_socket(site, settings.path, bool(app.console))
     hide_versions(site, app.ident)
     _hide_versions_from_no_http(app.ident)
     runner = web.AppRunner(
@@ -320,6 +322,17 @@ async def _serve(
         for socket_ in sockets:
             socket_.close()
         await _clean_up(runner)
+
+
+def _point_to_the_socket(site: web.Application, path: str, console: bool) -> None:
+    """Tell a developer who opens another path than the socket's where to look; `/` leads to the console."""
+
+    async def elsewhere(request: web.Request) -> web.StreamResponse:
+        if console and request.path == "/":
+            raise web.HTTPTemporaryRedirect(path)
+        raise web.HTTPNotFound(text=f"there is no page here; the socket is at {path}\n")
+
+    site.router.add_get("/{path:.*}", elsewhere)
 
 
 async def _beating(beat: Callable[[], None], timeout: float, serving: Coroutine[Any, Any, None]) -> None:
