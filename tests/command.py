@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
+import random
 import re
 import signal
 import socket
@@ -17,6 +19,9 @@ __all__ = ["PATIENCE", "Command", "command", "environment", "free_port", "wampki
 
 ROOT = Path(__file__).parent.parent
 
+PORTS = itertools.cycle(random.sample(range(10_000, 30_000), 20_000))
+"""Each process goes through the ports in an order of its own."""
+
 PATIENCE = 20.0
 """Seconds after which a process has had long enough to say something or to end."""
 
@@ -24,6 +29,7 @@ PATIENCE = 20.0
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment of a command: this checkout's wampkit, and no options but the given ones."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("WAMPKIT_")}
+    kept["RES_OPTIONS"] = "timeout:1 attempts:1"  # a name server that does not answer is soon given up
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return {**kept, "PYTHONPATH": path, **(extra or {})}
 
@@ -41,11 +47,12 @@ def wampkit(*args: str, cwd: Path, env: Mapping[str, str] | None = None) -> subp
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nobody listens on, of those that no system gives away by itself: tests beside this take another."""
+    for port in PORTS:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 class Command:

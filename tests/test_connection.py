@@ -419,7 +419,7 @@ async def test_a_peer_that_vanishes_is_1006(how: str) -> None:
         if how == "half":
             assert await peer.read_to_end() == b""
             peer.close()
-        await eventually(lambda: fds() == before)
+        await eventually(lambda: fds() <= before)
 
 
 async def test_data_behind_a_close_is_ignored() -> None:
@@ -476,7 +476,7 @@ async def test_a_peer_that_does_not_answer_a_close_is_cut() -> None:
         await peer.send(message(PUBLISH, "t:relay", 1))
         assert await ends.first() == (4000, "go")
         peer.close()
-        await eventually(lambda: fds() == before)
+        await eventually(lambda: fds() <= before)
 
 
 async def test_a_stalled_peer_that_is_closed_is_cut() -> None:
@@ -494,7 +494,7 @@ async def test_a_stalled_peer_that_is_closed_is_cut() -> None:
             await asyncio.sleep(0)
         connection.close(4000, "go")
         assert await ends.first() == (4000, "go")
-        await eventually(lambda: fds() == before + 1)
+        await eventually(lambda: fds() <= before + 1)
 
 
 # ---- slow readers
@@ -528,7 +528,7 @@ async def test_a_stalled_reader_is_cut_and_holds_up_nobody() -> None:
         assert code == 4008
         assert "slow" in reason
         assert stalled.id not in {each.id for each in app.topics[T + "relay"]}
-        await eventually(lambda: fds() == held - 1)
+        await eventually(lambda: fds() <= held - 1)
         assert before < held
 
 

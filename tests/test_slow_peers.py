@@ -330,7 +330,7 @@ async def test_with_drop_a_dead_client_is_cut_all_the_same() -> None:
                 await app.publish(T, "x" * 20_000)
                 await asyncio.sleep(0.002)
         assert ends.codes == [1006]
-        await eventually(lambda: fds() == before + 1)
+        await eventually(lambda: fds() <= before + 1)
 
 
 # ---- S04: slow, but alive
@@ -418,7 +418,7 @@ async def test_a_peer_that_sends_and_never_reads_is_cut() -> None:
                     await peer.send_frame(10, b"unasked")
                 await asyncio.sleep(0.005)
         assert ends.codes == [1006]
-        await eventually(lambda: fds() == before + 1)
+        await eventually(lambda: fds() <= before + 1)
         await eventually(lambda: sockets_of(server) == 0)
 
 
@@ -468,7 +468,7 @@ async def test_a_goodbye_to_a_stalled_peer_has_a_deadline(how: str) -> None:
             await asyncio.wait_for(app.drain(0.1), 4)
         await asyncio.wait_for(connection.wait_closed(), 4)
         await eventually(lambda: ends.codes == [4000 if how == "close" else 1012])
-        await eventually(lambda: fds() == before + 1)
+        await eventually(lambda: fds() <= before + 1)
         await eventually(lambda: sockets_of(server) == 0)
 
 
@@ -483,7 +483,7 @@ async def test_stopping_waits_for_no_stalled_peer() -> None:
             await fill(app, server.connection(peer), waits=MIB)
         await asyncio.wait_for(app.stop(), 4)
         assert ends.codes == [1001] * 3
-        await eventually(lambda: fds() == before + 3)
+        await eventually(lambda: fds() <= before + 3)
         await eventually(lambda: sockets_of(server) == 0)
 
 
