@@ -14,7 +14,7 @@ from typing import Any, ClassVar, TypeAlias
 import msgspec
 
 from .errors import ProtocolError, quote
-from .strict_json import MAX_NESTING, read_json
+from .strict_json import MAX_NESTING, SHORT, decode_short, read_json
 
 __all__ = [
     "NAMES",
@@ -214,7 +214,13 @@ def decode(data: bytes | str, nesting: int = MAX_NESTING) -> Message:
         ProtocolError: 1007 if the text is not JSON in UTF-8, nests too deep or holds a number that no double can;
             1002 if it is JSON but no WAMP v1 message.
     """
-    elements = read_json(data, nesting)
+    if len(data) <= SHORT and len(data) <= 2 * nesting:
+        try:
+            elements = decode_short(data)
+        except (ValueError, RecursionError):
+            elements = read_json(data, nesting)
+    else:
+        elements = read_json(data, nesting)
     if type(elements) is not list or not elements:
         raise ProtocolError(MALFORMED_MESSAGE, "a WAMP message is a JSON list that begins with its type number")
     code = elements[0]
