@@ -93,7 +93,7 @@ async def echo(value: Any, conn: Connection) -> Any:
     return [value, conn.request.headers.get("X-Test"), conn.request.headers.get("Origin")]
 
 
-router = Router("admin:", middlewares=[admins])
+router = Router("admin/", middlewares=[admins])
 
 
 @router.rpc("stop")
@@ -134,7 +134,7 @@ procedure  fail          ()
 procedure  crash         ()
 procedure  echo          (value: Any) -> Any
 procedure  say           (topic: str, *events: Any) -> None
-procedure  admin:stop    (*reasons)
+procedure  admin/stop    (*reasons)
 topic      room/{name}   handler (event: Message) -> dict
 topic      secret        server only
 topic      lobby         relay
@@ -193,7 +193,7 @@ def test_routes_with_middlewares(project: Path) -> None:
     """--middlewares shows what handshakes pass, and what each route's messages pass, outermost first."""
     lines = wampkit("routes", "shop:app", "--middlewares", cwd=project).stdout.splitlines()
     assert lines[0] == "handshake  AllowOrigins > Users"
-    assert lines[lines.index("procedure  admin:stop    (*reasons)") + 1] == "           through Users > timing > admins"
+    assert lines[lines.index("procedure  admin/stop    (*reasons)") + 1] == "           through Users > timing > admins"
     assert lines[lines.index("topic      lobby         relay") + 1] == "           through Users > timing"
 
 

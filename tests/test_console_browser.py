@@ -94,7 +94,8 @@ class Message(Struct):
 
 def make(**options: Any) -> App:
     """An app with something of each kind."""
-    app = App(prefixes={"calc": "http://example.com/calc#"}, console=True, **options)
+    literal = {name: f"{name}:" for name in ("chat", "closed", "evil", "many", "open", "t", "user")}
+    app = App(prefixes={"calc": "http://example.com/calc#", **literal}, console=True, **options)
 
     @app.rpc("calc:add")
     async def add(x: float, y: float = 1.5) -> float:
@@ -383,7 +384,7 @@ async def test_thousands_of_routes(chromium: Browser) -> None:
 SERVED = """
 from wampkit import App
 
-app = App()
+app = App(prefixes={"t": "t:"})
 
 
 @app.rpc("t:one")

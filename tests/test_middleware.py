@@ -446,13 +446,13 @@ async def test_a_wrong_middleware_is_refused(wrong: Any, words: str) -> None:
 
         async def handler() -> None: ...
 
-        router.add_rpc("some:procedure", handler, middlewares=[wrong] if where == "route" else [])
+        router.add_rpc("some/procedure", handler, middlewares=[wrong] if where == "route" else [])
         app.include(router)
         with pytest.raises(DeclarationError) as caught:
             await app.start()
         if not isinstance(wrong, ConnectTakesTwo):
             assert words in str(caught.value)
-        assert "some:procedure" in str(caught.value)
+        assert "some/procedure" in str(caught.value)
         assert not app.running
 
 
@@ -460,7 +460,7 @@ async def test_a_gate_at_a_route_is_refused() -> None:
     """A middleware that only acts on handshakes belongs to the app, and says so elsewhere."""
     app = App()
 
-    @app.rpc("some:procedure", middlewares=[GateOnly()])
+    @app.rpc("some/procedure", middlewares=[GateOnly()])
     async def handler() -> None: ...
 
     with pytest.raises(DeclarationError, match=r"App\(middlewares=\[\.\.\.\]\)"):

@@ -227,6 +227,18 @@ ROWS: list[tuple[str, str, list[str]]] = [
         ["App("],
     ),
     ("a handler that yields", "@app.rpc('x')  # here\nasync def f():\n    yield 1", ["does not yield"]),
+    (
+        "an undeclared prefix",
+        "app.topic('zz:a')  # here",
+        ["'zz' is declared nowhere", "App(prefixes={'zz': ", "full URI"],
+    ),
+    (
+        "an undeclared prefix of a router",
+        "r = Router('zz:')\n@r.rpc('a')  # here\nasync def f(): ...\napp.include(r)",
+        ["'zz' is declared nowhere"],
+    ),
+    ("a scheme that is misused", "app.topic('urn:a')  # here", ["'urn' is declared nowhere"]),
+    ("error_uris of a prefix", "App(error_uris={'timeout': 'zz:late'})  # here", ["'zz' is declared nowhere"]),
     # ---- errors
     ("an error's sentence", "WampError('no description here')  # here", ["the URI comes first", "http://example.com/"]),
     ("an error without anything", "WampError()  # here", ["needs the error's URI", "http://example.com/error#"]),
@@ -284,6 +296,8 @@ RIGHT = [
     "site = web.Application()\napp.setup(site, '/a')\nApp().setup(site, '/b')",
     "app.setup(web.Application())\napp.setup(web.Application())",
     "WampError('http://example.com/error#a', 'a b')\nNotFound()\nNotFound('a b')",
+    "for name in ('calc/add', 'urn:example:a', 'tag:a@b,2020:c', 'http://x/#a', 'a/b:c', '1:2', '{a}:b'):\n    app.topic(name)",
+    "app.prefixes = {'t': 't:', 'room': 'room/'}\nfor name in ('t:x', 'room:a'):\n    app.topic(name)",
     "def check(message): return True\nrequires(check)",
 ]
 
@@ -440,19 +454,23 @@ async def test_errors_that_are_raised_wrongly_are_logged_with_the_cure(caplog: p
     async def kind() -> None:
         raise NotFound
 
-    for handler in (bare, sentence, fragments, kind):
+    async def prefix() -> None:
+        raise WampError("zz:error", "nobody knows it")
+
+    for handler in (bare, sentence, fragments, kind, prefix):
         app.rpc(handler.__name__)(handler)
     async with serve(app) as server:
         peer = await server.peer()
-        answers = {name: (await peer.call(name))[2] for name in ("bare", "sentence", "fragments", "kind")}
+        answers = {name: (await peer.call(name))[2] for name in ("bare", "sentence", "fragments", "kind", "prefix")}
     generic = "http://api.wamp.ws/error#generic"
     assert answers == {
         "bare": generic,
         "sentence": generic,
         "fragments": "http://example.com/calc#error#zero",
         "kind": "http://api.wamp.ws/error#NoSuchRPCEndpoint",
+        "prefix": "zz:error",
     }
-    for words in ("needs the error's URI", "the URI comes first", "has two '#'"):
+    for words in ("needs the error's URI", "the URI comes first", "has two '#'", "'zz' is declared nowhere"):
         assert words in caplog.text
 
 

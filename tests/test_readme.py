@@ -224,7 +224,7 @@ async def test_the_snippets_do_what_they_say(name: str, written: Path) -> None:
                     assert await known.call("whoami") == ["ann", ["staff"], "light"]
             elif name == "members":
                 assert await client.call("whoami") == "ann"
-                async with client.subscribe("inbox:ann") as events, client.subscribe("inbox:bob") as other:
+                async with client.subscribe("inbox/ann") as events, client.subscribe("inbox/bob") as other:
                     assert other.accepted is False
                     await client.call("warn", "ann", "careful")
                     assert await events.get(timeout=5) == {"text": "careful"}
@@ -237,7 +237,7 @@ async def test_the_snippets_do_what_they_say(name: str, written: Path) -> None:
                         await nobody.call("whoami")
             else:
                 with pytest.raises(CallError, match="not allowed here"):
-                    await client.call("admin:restart")
+                    await client.call("admin/restart")
                 async with client.subscribe("loud") as events:
                     await client.publish("loud", "hello", exclude_me=False)
                     assert await events.get(timeout=5) == "HELLO"

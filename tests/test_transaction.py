@@ -582,11 +582,11 @@ async def test_what_json_cannot_carry_is_named_with_its_cure(caplog: pytest.LogC
     """The log says of a result or an event of which type it is, where it comes from, and what to do about it."""
     app = App(debug=True)
 
-    @app.rpc("result:{name}")
+    @app.rpc("result/{name}")
     async def result(name: str) -> Any:
         return CURES[name][0]()
 
-    @app.rpc("publish:{name}")
+    @app.rpc("publish/{name}")
     async def publish(name: str) -> None:
         await app.publish("topic", CURES[name][0]())
 
@@ -599,8 +599,8 @@ async def test_what_json_cannot_carry_is_named_with_its_cure(caplog: pytest.LogC
         wrong = []
         for name, (_, kind, cure) in CURES.items():
             where: dict[str, Awaitable[Any]] = {
-                f"procedure 'result:{name}'": peer.call(f"result:{name}"),
-                f"procedure 'publish:{name}'": peer.call(f"publish:{name}"),
+                f"procedure 'result/{name}'": peer.call(f"result/{name}"),
+                f"procedure 'publish/{name}'": peer.call(f"publish/{name}"),
                 "PUBLISH 'topic'": peer.send(PUBLISH, "topic", name),
             }
             for place, message in where.items():

@@ -17,7 +17,7 @@ from .names import Names
 from .router import Table
 from .threads import Threads
 from .topics import Topics
-from .uris import expand
+from .uris import declare_prefix, expand, undeclared_prefix
 
 __all__ = ["Answers", "Calls"]
 
@@ -105,18 +105,26 @@ class Calls:
         error = await self._failures.explained(connection, error, what)
         try:
             uri, description, details = answer_for(error, self._answers.error_uris, debug=self._answers.debug)
-            uri = expand(uri, self._answers.prefixes)
-            if uri.count("#") > 1:
-                connection.complaints.add(
-                    ("two fragments", uri),
-                    f"{what} answered with the error URI {quote(uri)}, which has two '#': a URI has one at most",
-                )
+            uri = self._error_uri(connection, uri, what)
             text = connection.protocol.error(message.id, uri, description, details)
         except Exception as failure:
             await self._failures.report(connection, failure, f"{what}: writing its error as JSON")
             self._send_error(connection, message, "internal", "the error cannot be written as JSON")
         else:
             connection.outbox.send(text_frame(text))
+
+    def _error_uri(self, connection: Connection, name: str, what: str) -> str:
+        """The full error URI of what the app raised; one that no caller can rely on is told in the log."""
+        uri = expand(name, self._answers.prefixes)
+        prefix = undeclared_prefix(name, self._answers.prefixes)
+        problem = "it has two '#', and a URI has one at most" if uri.count("#") > 1 else None
+        if prefix is not None:
+            problem = declare_prefix(prefix)
+        if problem is not None:
+            connection.complaints.add(
+                ("error URI", name), f"{what} answered with the error URI {quote(uri)}: {problem}"
+            )
+        return uri
 
     def _send_error(self, connection: Connection, message: messages.Call, kind: str, description: str) -> None:
         text = connection.protocol.error(message.id, self._answers.error_uris[kind], description)

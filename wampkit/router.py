@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeAlias, TypeVar
 from .errors import DeclarationError
 from .logs import logger
 from .signatures import called_from, explain_options, is_method, without_parentheses
-from .uris import Pattern, expand, is_pattern
+from .uris import Pattern, declare_prefix, expand, is_pattern, undeclared_prefix
 
 if TYPE_CHECKING:
     from .middleware import Middleware
@@ -137,7 +137,8 @@ class Router:
     """Procedures and topics that belong together, to be included in an app or in another router.
 
     Args:
-        prefix: Put before each URI that is declared here, such as `http://example.com/admin#` or `admin:`.
+        prefix: Put before each URI that is declared here, such as `http://example.com/admin#` or `admin/`, or `admin:`
+            where the app declares that prefix.
         middlewares: Message middlewares for all of them, outermost first, inside those of the app.
         requires: A rule, or several, for all of them, besides their own: `requires("admin")`.
     """
@@ -425,6 +426,9 @@ def gather(router: Router, prefixes: Mapping[str, str]) -> list[Declaration]:
             raise DeclarationError(f"{each.label}: a URI cannot be empty")
         if each.declared.startswith(RESERVED):
             raise DeclarationError(f"{each.label}: names that begin with {RESERVED!r} are wampkit's own")
+        prefix = undeclared_prefix(each.declared, prefixes)
+        if prefix is not None:
+            raise DeclarationError(f"{each.label}: {declare_prefix(prefix)}")
         if is_pattern(each.uri):
             each.pattern = _pattern(each)
         shape = each.uri if each.pattern is None else each.pattern.shape

@@ -15,7 +15,7 @@ from .lifecycle import Lifespan, check_lifespan
 from .limits import Limits
 from .middleware import Middleware, middlewares_of
 from .router import rules_of
-from .uris import check_prefixes, check_uri, expand
+from .uris import check_prefixes, check_uri, declare_prefix, expand, undeclared_prefix
 
 __all__ = ["OPTIONS", "Settings"]
 
@@ -48,6 +48,12 @@ class Settings:
     javascript: bool
     console: bool | tuple[Any, ...] | None
     loopback_only: bool = False
+
+    def __post_init__(self) -> None:
+        for kind, uri in self.error_uris.items():
+            prefix = undeclared_prefix(uri, self.prefixes)
+            if prefix is not None:
+                raise DeclarationError(f"error_uris: the URI of {kind!r}: {declare_prefix(prefix)}")
 
     @classmethod
     def of(cls, **given: Any) -> Self:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from .errors import DeclarationError
 
-__all__ = ["Pattern", "check_prefixes", "check_uri", "expand", "is_pattern"]
+__all__ = ["Pattern", "check_prefixes", "check_uri", "declare_prefix", "expand", "is_pattern", "undeclared_prefix"]
 
 _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _VARIABLE = re.compile(r"\{([^{}]*)\}")
@@ -33,7 +33,7 @@ def expand(name: str, prefixes: Mapping[str, str]) -> str:
 
 
 def check_prefixes(prefixes: object) -> dict[str, str]:
-    """Prefixes as they were declared, checked: a name each, and the beginning of an absolute URI.
+    """Prefixes as they were declared, checked: a name each, and a URI, or the beginning of a name such as `room/`.
 
     Raises:
         DeclarationError: Something else was given.
@@ -47,12 +47,48 @@ def check_prefixes(prefixes: object) -> dict[str, str]:
         if prefix == "wampkit":
             raise DeclarationError("prefixes: 'wampkit' is wampkit's own; choose another prefix")
         check_uri(uri, f"prefixes: what {prefix!r} stands for")
-        if not _ABSOLUTE.match(uri):
+        if not _ABSOLUTE.match(uri) and uri[-1] not in "/#.:":
             raise DeclarationError(
                 f"prefixes: {prefix!r} stands for {uri!r}, which is no URI; write a whole one, such as "
                 f"'http://example.com/{prefix}#'"
             )
     return dict(prefixes)
+
+
+_PREFIX = re.compile(r"[A-Za-z_][\w.+-]*")
+_SCHEMES = {
+    "urn": ":",
+    "tag": ":",
+    "did": ":",
+    "mailto": "@",
+    "acct": "@",
+    "sip": "@",
+    "xmpp": "@",
+    "info": "/",
+    "tel": "+",
+}
+"""Schemes of URIs without `//` that are used as names, and what surely stands in such a URI behind the first colon."""
+
+
+def undeclared_prefix(name: str, prefixes: Mapping[str, str]) -> str | None:
+    """The prefix of what looks like a CURIE and is none, as nothing is declared for it; else None.
+
+    A URL has `//` behind its scheme. Of the URIs without it those count that nobody would write as a CURIE, such as
+    `urn:example:door`.
+    """
+    prefix, colon, reference = name.partition(":")
+    if not colon or prefix in prefixes or reference.startswith("//") or not _PREFIX.fullmatch(prefix):
+        return None
+    sign = _SCHEMES.get(prefix.lower())
+    return None if sign is not None and sign in reference else prefix
+
+
+def declare_prefix(prefix: str) -> str:
+    """What is to be done about a prefix that is declared nowhere, as the end of an error."""
+    return (
+        f"the prefix {prefix!r} is declared nowhere; declare it, App(prefixes={{{prefix!r}: "
+        f"'http://example.com/{prefix}#'}}), or write the full URI; {{{prefix!r}: '{prefix}:'}} keeps the name as it is"
+    )
 
 
 def check_uri(uri: object, what: str) -> None:
