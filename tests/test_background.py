@@ -26,7 +26,9 @@ class Kept:
 
     def __init__(self) -> None:
         storage = aiohttp_session.SimpleCookieStorage(max_age=3600)
-        self.app = app = App(keepalive=KEEPALIVE, console=True, middlewares=[Sessions(storage, check_every=0.05)])
+        self.app = app = App(
+            keepalive=KEEPALIVE, console=True, middlewares=[Sessions(storage, check_every=0.05, plain=True)]
+        )
         self.errors: list[tuple[BaseException, Connection | None]] = []
         self.ticks = 0
         self.mistake: BaseException | None = None

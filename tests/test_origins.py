@@ -21,6 +21,7 @@ LISTS: dict[str, list[str]] = {
     "wild port": ["https://*.EXAMPLE.com:8443"],
     "same": ["same-origin"],
     "idn": ["https://exämple.com", "https://*.straße.de"],
+    "literal": ["127.0.0.1", "example.com", "null", "file://"],
     "any": ["*"],
 }
 
@@ -88,7 +89,9 @@ ALLOWED: dict[str, set[str]] = {
     "https://example.com:x": set(),
     "https://example.com.": set(),
     "https://www.example.com.": set(),
-    "https://example.com/": set(),
+    "https://example.com/": {"exact", "odd", "same"},  # as programs write it
+    "https://www.example.com/": {"wild"},
+    "https://example.com//": set(),
     "https://example.com/path": set(),
     "https://example.com?x": set(),
     "https://example.com#x": set(),
@@ -116,14 +119,21 @@ ALLOWED: dict[str, set[str]] = {
     "https://www.straße.de": set(),
     # no origins
     "": set(),
-    "null": set(),
+    "null": {"literal"},
+    "null/": set(),
+    "file://": {"literal"},
+    "file:///": set(),
     "NULL": set(),
     "*": set(),
     "same-origin": set(),
-    "file://": set(),
     "https://": set(),
     "https://:443": set(),
-    "example.com": set(),
+    "example.com": {"literal"},
+    "127.0.0.1": {"literal"},
+    "127.0.0.1:8080": set(),
+    "www.example.com": set(),
+    "EXAMPLE.com": set(),
+    "example.com/": set(),
     "//example.com": set(),
     "https:example.com": set(),
     "https:/example.com": set(),
@@ -214,7 +224,8 @@ REASONS = [
     (["https://example.com"], "https://EXAMPLE.com", "lower case"),
     (["https://example.com"], "https://a@example.com", "names a user"),
     (["https://example.com"], "https://b\\example.com", "backslash"),
-    (["https://example.com"], "https://example.com/", "path"),
+    (["https://example.com"], "https://example.com//", "path"),
+    (["example.com"], "https://example.com", "write https://example.com for its pages"),
     (["https://example.com"], "https://example.com?", "query"),
     (["https://example.com"], "https://example.com#", "fragment"),
     (["https://example.com"], "https://%65xample.com", "escape"),
@@ -256,6 +267,9 @@ def test_the_log_hints_at_a_proxy() -> None:
         ("http://[::ffff:127.0.0.1]", "http://[::ffff:7f00:1]"),
         ("chrome-extension://abcdef", "chrome-extension://abcdef"),
         ("https://my_app.example", "https://my_app.example"),
+        ("https://Example.com/", "https://example.com"),
+        ("127.0.0.1", "127.0.0.1"),
+        ("null", "null"),
     ],
 )
 def test_entries_are_normalised(entry: str, normal: str) -> None:
@@ -266,10 +280,10 @@ def test_entries_are_normalised(entry: str, normal: str) -> None:
 @rows(
     "entry",
     [
-        "example.com", "https://", "https://example.com/", "https://example.com/x", "", "ws://example.com",
+        "a b", "https://", "https://example.com//", "https://example.com/x", "", "ws://example.com", "127.1",
         "wss://example.com", "https://u@h", "http://h:99999", "http://h:0", "http://h:", "https://*", "https://*.",
         "https://*example.com", "https://a.*.com", "https://*.*.com", "*.example.com", "http://127.1", "http://0x7f.1",
-        "http://[::1", "http://[fe80::1%25eth0]", "http://*.127.0.0.1", "http://*.[::1]", "null", "file://",
+        "http://[::1", "http://[fe80::1%25eth0]", "http://*.127.0.0.1", "http://*.[::1]", "file:///", "file:///x",
         "https://example.com.", "https://exa mple.com", "https://example..com", "app://*.example.com", "same-origin ",
     ],
 )  # fmt: skip

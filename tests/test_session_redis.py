@@ -403,6 +403,24 @@ def _alone(redis: Redis, **options: Any) -> App:
     return app
 
 
+async def test_changed_roles_do_not_reach_who_has_become_another(redis: Redis) -> None:
+    """The roles of a session are its own user's: they are not given to the user whom the app has put in its place."""
+    app = _alone(redis, check_every=0.1)
+
+    def become(connection: Connection) -> None:
+        if "other" in connection.request.query:
+            connection.user, connection.roles = "device", frozenset({"sensor"})
+
+    app.on_connect(become)
+    async with serve(app) as server:
+        await _put(redis, "s1", user="ann", roles=["staff"])
+        ann = await server.peer(headers=_headers("s1"))
+        device = await server.peer(headers=_headers("s1"), params={"other": "1"})
+        await _put(redis, "s1", user="ann", roles=["admin"])
+        await eventually(lambda: server.connection(ann).roles == {"admin"})
+        assert server.connection(device).roles == {"sensor"}
+
+
 async def test_changed_roles_reach_the_connection(redis: Redis) -> None:
     """Roles that change in the session change on its connections within the interval; other roles stay."""
     app = _alone(redis, check_every=0.2)

@@ -155,6 +155,45 @@ async def test_a_user_that_cannot_be_one_is_nobody() -> None:
     assert noted.notes == ["what the session has for its user is a list, which is not hashable"]
 
 
+@rows("ticket_first", [True, False])
+async def test_user_and_roles_come_from_one_source(ticket_first: bool) -> None:
+    """Of a ticket and a session on one handshake the later in the list holds, with its user and its roles alone."""
+    tickets, sessions = Tickets(KEY), Sessions(_storage(), roles="roles")
+    app = _app(*((tickets, sessions) if ticket_first else (sessions, tickets)))
+    member, guest = _cookie(user="ann", roles=["member"]), _cookie(roles=["guest"])
+    told = {}
+    async with serve(app) as server:
+        for name, cookie, ticket in (
+            ("both", member, ("mallory", ["device"])),
+            ("session", member, None),
+            ("ticket", None, ("mallory", ["device"])),
+            ("no user in the session", guest, ("mallory", ["device"])),
+            ("nobody", guest, None),
+        ):
+            params = {"ticket": tickets.issue(ticket[0], roles=ticket[1])} if ticket else {}
+            peer = await server.peer(headers=_headers(cookie) if cookie else {}, params=params)
+            told[name] = (await peer.result("who"))[:2]
+    assert told == {
+        "both": ["ann", ["member"]] if ticket_first else ["mallory", ["device"]],
+        "session": ["ann", ["member"]],
+        "ticket": ["mallory", ["device"]],
+        "no user in the session": ["mallory", ["device"]],
+        "nobody": [None, ["guest"]],
+    }
+
+
+def test_a_storage_that_any_visitor_can_write_is_refused() -> None:
+    """A plain cookie without a signature makes anybody admin: Sessions says so, and what to take instead."""
+
+    class Own(SimpleCookieStorage):
+        pass
+
+    for storage in (SimpleCookieStorage(max_age=60), Own(max_age=60)):
+        with pytest.raises(DeclarationError, match=r"any visitor could write one.*use EncryptedCookieStorage\(KeyRing"):
+            Sessions(storage)
+        Sessions(storage, plain=True)
+
+
 async def test_required_refuses_whoever_is_nobody() -> None:
     """With `required` a client without user gets 403; one whom another middleware knows is let in."""
     tickets = Tickets(KEY)
@@ -322,7 +361,7 @@ async def test_no_cookie_breaks_the_door(name: str, caplog: pytest.LogCaptureFix
 
 async def test_no_plain_cookie_breaks_the_door(caplog: pytest.LogCaptureFixture) -> None:
     """The same holds for a storage that does not even encrypt."""
-    async with serve(_app(Sessions(SimpleCookieStorage(max_age=60), required=True))) as server:
+    async with serve(_app(Sessions(SimpleCookieStorage(max_age=60), required=True, plain=True))) as server:
         for value in [*UNKEYED.values(), *KEYED.values()]:
             if len(value) < 4000:
                 line = b"Cookie: AIOHTTP_SESSION=" + value.replace(b'"', b'\\"')
@@ -685,7 +724,7 @@ async def test_a_storage_that_fails_is_no_bad_cookie(error: Exception, caplog: p
     """While the storage fails who brings a cookie gets 503, to come again, and who brings none is let in."""
     storage = _Broken(max_age=60)
     storage.error = error
-    async with serve(_app(Sessions(storage))) as server:
+    async with serve(_app(Sessions(storage, plain=True))) as server:
         for _ in range(5):
             answer = await server.ask(handshake(server.path, "Cookie: AIOHTTP_SESSION=topsecret"))
             assert answer.startswith(b"HTTP/1.1 503 ")

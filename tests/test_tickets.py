@@ -311,6 +311,23 @@ async def test_processes_that_share_their_store_take_a_ticket_once() -> None:
     assert 10 < expires - time.time() <= 20
 
 
+async def test_a_ticket_is_not_good_again_when_the_clock_is_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was used stays used, though the clock has been past its end in between; tickets made since are good."""
+    ahead = 0.0
+    clock = time.time
+    monkeypatch.setattr("time.time", lambda: clock() + ahead)
+    async with serve(_app(Tickets(KEY))) as server:
+        issue = server.app.tickets.issue
+        first = issue("ann", ttl=30)
+        assert (await _who(server, first))[0] == "ann"
+        ahead = 40.0
+        # This is when ids whose time is over are forgotten.
+        assert (await _who(server, issue("bob", ttl=30)))[0] == "bob"
+        ahead = 5.0
+        await _refused(server, first)
+        assert (await _who(server, issue("carol", ttl=30)))[0] == "carol"
+
+
 async def test_a_store_that_fails_lets_nobody_in(caplog: pytest.LogCaptureFixture) -> None:
     """While the shared store fails tickets get 503, and those without one pass."""
 

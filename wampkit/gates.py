@@ -260,7 +260,9 @@ class AllowOrigins:
     Args:
         *origins: Scheme, host and port: `https://example.com`, `http://localhost:3000`; `https://*.example.com` for
             all names below a host, itself not included; "same-origin" for pages that come from the very host and
-            port that they connect to; or "*" for the pages of any site, which turns the check off.
+            port that they connect to; or "*" for the pages of any site, which turns the check off. A bare host such as
+            `example.com` or `127.0.0.1`, "null" and "file://" mean a header of that very text: old clients that are no
+            browsers send such. Of these "null" is nearly as good as "*", as any site's page can send it from a frame.
         allow_missing: Whether clients that send no Origin, which every browser does, are let in.
 
     Raises:

@@ -21,9 +21,14 @@ ANY = "*"
 SAME = "same-origin"
 
 _WRITTEN = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[^\s\[\]]*\]|[^\s/?#@\\:\[\]]+)(?::([0-9]{1,5}))?")
+_BARE = re.compile(r"(\[[^\s\[\]]*\]|[^\s/?#@\\:\[\]*]+)(?::[0-9]{1,5})?")
+_SLASHED = re.compile(r"[a-z][a-z0-9+.-]*://[^/]+/")
 _LABELS = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)*")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
+
+LITERAL = ("null", "file://")
+"""What files and sandboxed frames send; an entry like any text that is no origin, and never meant by another."""
 
 SOCKET_SCHEMES = ("ws", "wss")
 SHOWN = 3
@@ -83,7 +88,9 @@ class Origins:
     Args:
         entries: `https://example.com`, `http://localhost:3000`, `https://*.example.com` for all names below (and not
             that one itself), "same-origin" for pages that came from the very host and port that they connect to, or
-            "*" for all. Schemes of packaged apps, as in `capacitor://localhost`, can be named too.
+            "*" for all. Schemes of packaged apps, as in `capacitor://localhost`, can be named too. A bare host such as
+            `example.com` or `127.0.0.1`, "null" and "file://" stand for a header of that very text, which old clients
+            that are no browsers send.
 
     Raises:
         ValueError: One of them is no origin.
@@ -97,13 +104,15 @@ class Origins:
         texts = list(entries)
         self.any = ANY in texts
         self.same = SAME in texts
-        self._rules = [_rule(text) for text in texts if text not in (ANY, SAME)]
+        self._literal = {text: None for text in texts if isinstance(text, str) and _is_literal(text)}
+        self._rules = [_rule(text) for text in texts if text not in (ANY, SAME, *self._literal)]
         self._exact = frozenset(str(rule) for rule in self._rules if not rule.wild)
         self._wild = [rule for rule in self._rules if rule.wild]
 
     def __iter__(self) -> Iterator[str]:
         """The entries in their normal form."""
-        return iter([*([SAME] if self.same else []), *map(str, self._rules), *([ANY] if self.any else [])])
+        rest = [*self._literal, *([ANY] if self.any else [])]
+        return iter([*([SAME] if self.same else []), *map(str, self._rules), *rest])
 
     def judge(self, headers: Sequence[str], hosts: Sequence[str], *, secure: bool) -> Verdict:
         """Whether the sender of a handshake may connect.
@@ -120,6 +129,10 @@ class Origins:
         if len(headers) > 1:
             return Verdict(False, f"{len(headers)} Origin headers came")
         origin = headers[0]
+        if origin in self._literal:
+            return Verdict(True, f"the text {quote(origin)} is in the list")
+        # Programs write the root's slash, which no browser does: it changes nothing.
+        origin = origin[:-1] if _SLASHED.fullmatch(origin) else origin
         fault = _fault(origin)
         if fault is not None:
             return Verdict(False, fault)
@@ -139,14 +152,32 @@ class Origins:
             if origin == str(own):
                 return Verdict(True, f"the origin {quote(origin)} is the server's own")
             rules.append(own)
-        return Verdict(False, _difference(given, rules, own))
+        why = _difference(given, rules, own)
+        bare = given.host if given.host in self._literal else None
+        if bare is not None:
+            why += f"; {bare!r} in the list is a header of that text alone: write {given} for its pages"
+        return Verdict(False, why)
+
+
+def _is_literal(text: str) -> bool:
+    """Whether an entry is a text that no page of a web site sends: a bare host, or what files and frames send."""
+    if text in (*LITERAL, ANY, SAME):
+        return text in LITERAL
+    found = _BARE.fullmatch(text)
+    if found is None:
+        return False
+    try:
+        normal_host(found[1])
+    except ValueError:
+        return False
+    return True
 
 
 def _rule(text: str) -> _Rule:
     if not isinstance(text, str):
         raise ValueError(f"{text!r} is no text; write each origin as an argument of its own")
     scheme, separator, rest = text.partition("://")
-    found = _WRITTEN.fullmatch(f"{scheme.lower()}{separator}{rest}")
+    found = _WRITTEN.fullmatch(f"{scheme.lower()}{separator}{rest}".removesuffix("/"))
     if found is None or (found[3] is not None and not 0 < int(found[3]) < 65536):
         raise ValueError(f"{text!r} is no origin; write scheme://host or scheme://host:port, or same-origin")
     scheme, name = found[1], found[2]

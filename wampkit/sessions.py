@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
-from aiohttp_session import AbstractStorage
+from aiohttp_session import AbstractStorage, SimpleCookieStorage
 
 from .connection import Connection
 from .errors import DeclarationError, quote
@@ -52,13 +52,16 @@ class Sessions:
         user: Which key of the session names the user, or a function of the `Session` that returns the user or None:
             `async def`, or `def`, which runs in a worker thread. One that raises KeyError knows nobody. It fills
             `connection.user`.
-        roles: The same for the names of the user's roles. They are added to `connection.roles`.
+        roles: The same for the names of the user's roles. They become `connection.roles`: whatever tells the user tells
+            the roles with it, and of several middlewares that do the last one holds. A session without a user gives
+            its roles to a client of whom nobody knows by then who it is.
         id: The same for the id by which `app.connections(session_id=...)` finds connections; None for the key of the
             storage on the server. A session in a cookie has no such key: put a random value into it at login, such as
             `session["sid"] = secrets.token_urlsafe()`, and say `id="sid"`.
         required: Whether a client of whom nobody knows by now who it is, is refused with 403.
         check_every: Seconds between two looks at a session on the server.
         endless: Whether a storage without `max_age` may be used, whose cookies are good for ever.
+        plain: Whether `SimpleCookieStorage` may be used, whose cookie any visitor can write: for tests alone.
 
     Raises:
         DeclarationError: One of them cannot work.
@@ -74,8 +77,9 @@ class Sessions:
         required: bool = False,
         check_every: float = 30.0,
         endless: bool = False,
+        plain: bool = False,
     ) -> None:
-        _check_storage(storage, endless)
+        _check_storage(storage, endless, plain)
         for name, value in (("user", user), ("roles", roles), ("id", id)):
             if not (isinstance(value, str) or callable(value) or (value is None and name != "user")):
                 raise DeclarationError(f"Sessions: {name} is a key of the session or a function of it, not {value!r}")
@@ -132,13 +136,14 @@ class Sessions:
     async def _welcome(self, connection: Connection, record: SessionRecord, found: Found) -> str:
         facts = await self.facts(record, found)
         record.take(found, facts)
-        connection.roles |= facts.roles
         if found.expires is not None:
             for watch in self._watches:
                 watch.expect(found.expires)
         if facts.user is None:
+            if connection.user is None:
+                connection.roles |= facts.roles
             return facts.note
-        connection.user = facts.user
+        connection.user, connection.roles = facts.user, facts.roles
         return f"session of user {quote(facts.user)}, {remaining(found.expires)}"
 
     def _unavailable(self, error: SessionUnavailable) -> web.HTTPException:
@@ -333,7 +338,7 @@ async def _asked(what: str | Callable[[Session], Any] | None, session: Session, 
         return None
 
 
-def _check_storage(storage: Any, endless: bool) -> None:
+def _check_storage(storage: Any, endless: bool, plain: bool) -> None:
     if not isinstance(storage, AbstractStorage):
         raise DeclarationError(
             f"Sessions takes a storage of aiohttp-session, such as EncryptedCookieStorage(KeyRing(key), max_age=3600), "
@@ -344,6 +349,13 @@ def _check_storage(storage: Any, endless: bool) -> None:
             "Sessions: this storage has no max_age, so its cookies would be good for ever and a stolen one could not "
             "be stopped; give it one, such as max_age=86400 (seconds), on the web side too, or say Sessions(..., "
             "endless=True)"
+        )
+
+    if isinstance(storage, SimpleCookieStorage) and not plain:
+        raise DeclarationError(
+            f"Sessions: the cookie of a {type(storage).__name__} is plain text without a signature, so any visitor "
+            "could write one and be any user; use EncryptedCookieStorage(KeyRing(key), max_age=...), on the web side "
+            "too (in tests alone: Sessions(..., plain=True))"
         )
 
 

@@ -56,7 +56,8 @@ class Tickets:
         required: Whether a client without a ticket is refused.
         spent: Remembers spent tickets where several processes serve, each of which would else take a ticket once:
             `spent(id, expires)` notes the ticket `id` until `expires`, in seconds since 1970, and returns whether it
-            had been noted before: an `async def`, or a `def`, which runs in a worker thread. With Redis:
+            had been noted before: an `async def`, or a `def`, which runs in a worker thread. Without it a ticket that
+            was used is good once more after a restart, until it expires; keep `ttl` short. With Redis:
             `return not await redis.set(id, 1, nx=True, exat=int(expires) + 1)`.
 
     Raises:
@@ -103,7 +104,7 @@ class Tickets:
         Args:
             user: What `connection.user` will be: a text, a number or the like.
             ttl: Seconds for which it is good, at most a day.
-            roles: What is added to `connection.roles`.
+            roles: What `connection.roles` will be.
             attributes: What is added to `connection.attributes`; JSON must be able to carry it.
 
         Raises:
@@ -148,8 +149,7 @@ class Tickets:
         # A page that is looked at with a ticket connects with it next.
         if is_handshake(connection.request):
             await self._spend(connection, content["id"], content["expires"])
-        connection.user = content["user"]
-        connection.roles |= frozenset(content["roles"])
+        connection.user, connection.roles = content["user"], frozenset(content["roles"])
         connection.attributes.update(content["attributes"])
         return f"ticket of user {quote(connection.user)}"
 
@@ -189,6 +189,8 @@ class Tickets:
     async def _spend(self, connection: Connection, id: str, expires: float) -> None:
         if self._spent is None:
             again = self._remembered.add(id, expires)
+            if expires <= self._remembered.forgotten:
+                raise Refused(REFUSAL, why="the clock was set back, so that whether it was used before is not known")
         else:
             again = await self._spend_together(connection, id, expires)
         if again:
@@ -207,9 +209,15 @@ class Tickets:
 
 
 class _Remembered:
-    """The tickets that were used here, each until it would have expired."""
+    """The tickets that were used here, each until it would have expired.
+
+    Attributes:
+        forgotten: When the last of those that are forgotten expired. Where the clock has been set back since, tickets
+            that expire before it may be of these.
+    """
 
     def __init__(self) -> None:
+        self.forgotten = 0.0
         self._ids: set[str] = set()
         self._by_expiry: list[tuple[float, str]] = []
 
@@ -217,7 +225,9 @@ class _Remembered:
         """Remember a ticket; whether it was remembered already."""
         now = time.time()
         while self._by_expiry and self._by_expiry[0][0] < now:
-            self._ids.discard(heapq.heappop(self._by_expiry)[1])
+            expired, old = heapq.heappop(self._by_expiry)
+            self.forgotten = max(self.forgotten, expired)
+            self._ids.discard(old)
         if id in self._ids:
             return True
         self._ids.add(id)

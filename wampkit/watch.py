@@ -177,8 +177,9 @@ class Watch:
             if facts.user != before.user:
                 self._end([connection], "the session belongs to another user now")
             elif facts.roles != before.roles or found.data != data:
-                # Roles of other makers stay. What else a session holds may be what a rule reads.
-                connection.roles = (connection.roles - before.roles) | facts.roles
+                if connection.user == facts.user:  # or another was established since, by a ticket or a login
+                    # Roles of other makers stay. What else a session holds may be what a rule reads.
+                    connection.roles = (connection.roles - before.roles) | facts.roles
                 self._recheck(connection)
 
     def _recheck(self, connection: Connection) -> None:
