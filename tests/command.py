@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import os
 import random
@@ -14,6 +15,8 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+
+from .forked import Forks
 
 __all__ = ["PATIENCE", "Command", "command", "environment", "free_port", "wampkit", "write"]
 
@@ -36,14 +39,12 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 
 def wampkit(*args: str, cwd: Path, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run a command that ends by itself."""
-    return subprocess.run(
-        [sys.executable, "-m", "wampkit", *args],
-        cwd=cwd,
-        env=environment(env),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-    )
+    return _forks().run(args, cwd, environment(env))
+
+
+@functools.cache
+def _forks() -> Forks:
+    return Forks(environment(), PATIENCE)
 
 
 def free_port() -> int:

@@ -7,10 +7,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
@@ -18,6 +16,7 @@ from aiohttp import web
 from yarl import URL
 
 from .command import PATIENCE, Command, command, environment, free_port, wampkit, write
+from .tables import rows
 from .wire import CALL, ERROR, Peer
 
 Outcome = subprocess.CompletedProcess[str]
@@ -321,8 +320,8 @@ MISTAKES = [
 
 
 @pytest.fixture(scope="module")
-def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[str, Any], Outcome]]:
-    """Each command of `MISTAKES`, run beside others: what stands for its placeholders, and how it ended."""
+def mistaken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the apps of `MISTAKES`."""
     directory = tmp_path_factory.mktemp("mistakes")
     write(
         directory,
@@ -333,22 +332,14 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[s
         sour="from wampkit import App\napp = App()\n\n@app.on_startup\ndef start():\n"
         "    raise OSError('the database is gone')\n",
     )
-    names = {"here": directory, "free": free_port()}
-
-    def end_of(args: str) -> tuple[dict[str, Any], Outcome]:
-        return names, wampkit(*args.format(**names).split(), cwd=directory)
-
-    commands = [args for args, _, _ in MISTAKES]
-    with ThreadPoolExecutor(4) as pool:
-        return dict(zip(commands, pool.map(end_of, commands), strict=True))
+    return directory
 
 
-@pytest.mark.parametrize(("args", "text", "code"), MISTAKES)
-def test_a_mistake_is_one_line(
-    outcomes: dict[str, tuple[dict[str, Any], Outcome]], args: str, text: str, code: int
-) -> None:
+@rows(("args", "text", "code"), MISTAKES)
+def test_a_mistake_is_one_line(mistaken: Path, args: str, text: str, code: int) -> None:
     """Each mistake is one clear line on stderr and a non-zero exit code."""
-    names, done = outcomes[args]
+    names = {"here": mistaken, "free": free_port()}
+    done = wampkit(*args.format(**names).split(), cwd=mistaken)
     (line,) = done.stderr.splitlines()
     assert line.startswith(text.format(**names))
     assert "pigeon" not in line, "the password of a broker"

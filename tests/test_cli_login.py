@@ -114,16 +114,7 @@ async def test_a_login_that_fails_is_one_line(
     async with members() as server:
         (tmp_path / "binary").write_bytes(b"\xff\xfe")
         env = {} if secret is None else {"WAMPKIT_SECRET": secret}
-        done = await asyncio.to_thread(
-            subprocess.run,
-            [sys.executable, "-m", "wampkit", "call", *args.split(), server.url, "whoami"],
-            cwd=tmp_path,
-            env=environment(env),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-        )
+        done = await asyncio.to_thread(wampkit, "call", *args.split(), server.url, "whoami", cwd=tmp_path, env=env)
         (line,) = done.stderr.splitlines()
         assert line.startswith(said)
         assert (done.stdout, done.returncode) == ("", code)
