@@ -293,6 +293,12 @@ def test_what_is_no_origin_is_refused_at_once(entry: str) -> None:
         AllowOrigins(entry)
 
 
+def test_texts_that_are_no_origins_are_described_as_such() -> None:
+    """`wampkit check` tells them from the origins of pages."""
+    gate = AllowOrigins("https://example.com", "127.0.0.1", "null")
+    assert gate.describe() == "lets in pages of https://example.com and the Origin '127.0.0.1' and the Origin 'null'"
+
+
 def test_a_list_in_the_place_of_an_origin_is_refused() -> None:
     """Origins are arguments of their own; a list of them is an error that says so."""
     with pytest.raises(DeclarationError, match="argument of its own"):

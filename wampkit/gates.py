@@ -301,8 +301,9 @@ class AllowOrigins:
         if self.any:
             return "lets in the pages of any site"
         shown = {SAME: "the server's own origin"}
-        pages = ", ".join(shown.get(each, each) for each in self._origins)
+        pages = ", ".join(shown.get(each, each) for each in self._origins if each not in self._origins.literal)
         kinds = [f"pages of {pages}"] if pages else []
+        kinds += [f"the Origin {each!r}" for each in self._origins.literal]
         return f"lets in {' and '.join([*kinds, *(['clients without Origin'] if self._allow_missing else [])])}"
 
 

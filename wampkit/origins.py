@@ -98,20 +98,21 @@ class Origins:
     Attributes:
         any: Whether all pages of the world may connect.
         same: Whether those of the own origin may.
+        literal: The entries that are no origins, and stand for a header of that very text.
     """
 
     def __init__(self, entries: Iterable[str]) -> None:
         texts = list(entries)
         self.any = ANY in texts
         self.same = SAME in texts
-        self._literal = {text: None for text in texts if isinstance(text, str) and _is_literal(text)}
-        self._rules = [_rule(text) for text in texts if text not in (ANY, SAME, *self._literal)]
+        self.literal = {text: None for text in texts if isinstance(text, str) and _is_literal(text)}
+        self._rules = [_rule(text) for text in texts if text not in (ANY, SAME, *self.literal)]
         self._exact = frozenset(str(rule) for rule in self._rules if not rule.wild)
         self._wild = [rule for rule in self._rules if rule.wild]
 
     def __iter__(self) -> Iterator[str]:
         """The entries in their normal form."""
-        rest = [*self._literal, *([ANY] if self.any else [])]
+        rest = [*self.literal, *([ANY] if self.any else [])]
         return iter([*([SAME] if self.same else []), *map(str, self._rules), *rest])
 
     def judge(self, headers: Sequence[str], hosts: Sequence[str], *, secure: bool) -> Verdict:
@@ -129,7 +130,7 @@ class Origins:
         if len(headers) > 1:
             return Verdict(False, f"{len(headers)} Origin headers came")
         origin = headers[0]
-        if origin in self._literal:
+        if origin in self.literal:
             return Verdict(True, f"the text {quote(origin)} is in the list")
         # Programs write the root's slash, which no browser does: it changes nothing.
         origin = origin[:-1] if _SLASHED.fullmatch(origin) else origin
@@ -153,7 +154,7 @@ class Origins:
                 return Verdict(True, f"the origin {quote(origin)} is the server's own")
             rules.append(own)
         why = _difference(given, rules, own)
-        bare = given.host if given.host in self._literal else None
+        bare = given.host if given.host in self.literal else None
         if bare is not None:
             why += f"; {bare!r} in the list is a header of that text alone: write {given} for its pages"
         return Verdict(False, why)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from functools import cache
 from typing import Any
@@ -10,10 +9,9 @@ from typing import Any
 import aiohttp
 
 from .inlet import Socket
+from .logs import logger
 
 __all__ = ["INLET", "direct_road", "open_socket"]
-
-logger = logging.getLogger("wampkit")
 
 WRITTEN_FOR = ((3, 14, 5), (3, 15))
 """The aiohttp versions, from the first to before the second, whose private names the direct road knows."""
