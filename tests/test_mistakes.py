@@ -378,6 +378,20 @@ async def test_several_rules_are_an_apps_and_its_consoles() -> None:
         assert (await peer.call("wampkit:console"))[3] == "this needs the role 'admin'"
 
 
+async def test_an_app_that_runs_twice_says_where() -> None:
+    """An app in two aiohttp applications that run at once is refused with the path at which it runs."""
+    app = App()
+    first, second = web.Application(), web.Application()
+    app.setup(first, "/first")
+    await app.start()
+    try:
+        with pytest.raises(RuntimeError, match=r"running already at '/first'.*another App"):
+            await app.start()
+        app.setup(second, "/first")
+    finally:
+        await app.stop()
+
+
 # ---- names
 
 

@@ -73,7 +73,13 @@ class _Option(Generic[Kept, Given]):
         return value
 
     def __set__(self, app: App, value: Given) -> None:
-        late = "after App.setup" if self._mounted and app._mounted else "while the app runs" if app.running else None
+        late = (
+            "after App.setup"
+            if self._mounted and app._path is not None
+            else "while the app runs"
+            if app.running
+            else None
+        )
         if late is not None:
             raise AttributeError(
                 f"app.{self._name} cannot change {late}: set it before, or give it to App({self._name}=...)"
@@ -221,7 +227,7 @@ class App(Live):
             javascript=javascript,
             console=console,
         )
-        self._mounted = False
+        self._path: str | None = None
         self._console = Console(self)
         self._router = Router()
         self._hooks = Hooks()
@@ -347,7 +353,7 @@ class App(Live):
             DeclarationError: The path is taken, or the app has another path of this application.
         """
         mount(self, web_app, path, drain)
-        self._mounted = True
+        self._path = path
 
     def web_app(self, path: str = DEFAULT_PATH) -> web.Application:
         """An aiohttp application that serves this app alone: for `aiohttp.web.run_app`, gunicorn and the like."""
@@ -363,7 +369,8 @@ class App(Live):
             DeclarationError: A declaration cannot work.
         """
         if self._node is not None:
-            raise RuntimeError("the app is running already")
+            at = f" at {self._path!r}" if self._path is not None else ""
+            raise RuntimeError(f"the app is running already{at}; an app runs once at a time, so make another App")
         self._router.close()
         try:
             await self._start()

@@ -70,7 +70,7 @@ class WampError(Exception):
     kind: ClassVar[str | None] = None
 
     def __init__(self, uri: str = "", description: str = "", details: Any = None) -> None:
-        if not isinstance(uri, str) or not uri or any(each.isspace() for each in uri):
+        if not isinstance(uri, str) or uri.split() != [uri]:
             raise DeclarationError(_no_error_uri(type(self).__name__, uri))
         super().__init__(uri, description, details)
         self.uri = uri
