@@ -14,7 +14,17 @@ __all__ = ["Failure", "Fault", "build", "command", "figures"]
 
 HERE = Path(__file__).parent
 SOURCE = HERE / "wampload.c"
-EXECUTABLE = HERE / ".build" / "wampload"
+
+
+def _folder() -> Path:
+    """Where the generator is built: beside its source, or in the user's cache where nothing can be written there."""
+    beside = HERE / ".build"
+    if os.access(beside if beside.exists() else HERE, os.W_OK):
+        return beside
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wampkit-benchmarks"
+
+
+EXECUTABLE = _folder() / "wampload"
 
 
 class Failure(Exception):
@@ -35,7 +45,7 @@ def build() -> None:
         return
     if shutil.which("gcc") is None:
         raise Failure("gcc is needed to build the load generator; install it (Debian: apt install gcc libc6-dev)")
-    EXECUTABLE.parent.mkdir(exist_ok=True)
+    EXECUTABLE.parent.mkdir(parents=True, exist_ok=True)
     made = EXECUTABLE.with_suffix(f".{os.getpid()}")
     done = subprocess.run(
         ["gcc", "-O2", "-w", "-o", str(made), str(SOURCE)], capture_output=True, text=True, check=False

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import AsyncIterator, Generator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +15,10 @@ if TYPE_CHECKING:
     from playwright.async_api import Browser
 
 pytest_plugins = ["pytester"]
+
+if not os.access(Path(__file__).parent.parent, os.W_OK):
+    # What Hypothesis learns of Unicode would be kept in the checkout.
+    os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(Path(tempfile.gettempdir(), f"hypothesis-{os.getuid()}")))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -23,7 +23,7 @@ from wampkit import (
 
 from .command import command, write
 from .tables import rows, table
-from .wire import Server, eventually, handshake, serve
+from .wire import Server, eventually, handshake, has_ipv6, serve
 
 Gate = type[BlockAddresses] | type[AllowAddresses]
 
@@ -70,6 +70,7 @@ def test_what_is_no_network_is_refused_at_once(gate: Gate, network: str) -> None
         gate(network)
 
 
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6 on loopback")
 async def test_an_ipv4_address_in_ipv6_clothes() -> None:
     """On a dual-stack socket an IPv4 client appears as ::ffff:a.b.c.d and is blocked all the same."""
     runner = web.AppRunner(App(middlewares=[BlockAddresses("127.0.0.0/8")]).web_app())

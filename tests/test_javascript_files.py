@@ -175,7 +175,8 @@ def _files_in(folder: Path) -> set[str]:
 async def test_npm_packs_it(tmp_path: Path) -> None:
     """`npm pack` in the folder makes a package with these files alone, which Node imports by its name."""
     folder = tmp_path / "static"
-    shutil.copytree(STATIC, folder)
+    shutil.copytree(STATIC, folder, copy_function=shutil.copyfile)
+    folder.chmod(0o755)  # the checkout's may be one that nothing can be written to
     quiet = {"npm_config_cache": str(tmp_path / "npm"), "npm_config_update_notifier": "false"}
     status, out = await tool("npm", "pack", "--json", "--pack-destination", str(tmp_path), cwd=folder, env=quiet)
     assert status == 0

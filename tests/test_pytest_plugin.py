@@ -1,7 +1,9 @@
 """The fixtures of the pytest plugin, each used by a test suite of its own, in which every warning is an error."""
 
 import sys
+import tomllib
 from importlib.metadata import entry_points
+from pathlib import Path
 
 import pytest
 
@@ -102,7 +104,7 @@ class Suite:
         self.pytester.makeini(ini)
         self.pytester.makepyfile(chat=CHAT)
         self.pytester.makepyfile(tests)
-        plugin = [] if INSTALLED else ["-p", "wampkit.pytest_plugin"]
+        plugin = [] if INSTALLED else ["-p", "pytest_wampkit"]
         warnings = ["-W", "error", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
         # Hypothesis is slow to import, and no suite here uses it.
         return [*plugin, *warnings, "-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
@@ -898,3 +900,29 @@ def test_a_broken_declaration(suite: Suite) -> None:
     )
     result.assert_outcomes(passed=1, errors=1)
     result.stdout.fnmatch_lines(["E *DeclarationError: *"])
+
+
+def test_a_project_that_does_not_use_it_pays_nothing(suite: Suite) -> None:
+    """pytest loads the plugin in every project of the environment: it imports the package when a fixture is used."""
+    result = suite.run_apart(
+        """
+        import sys
+
+        def heavy():
+            return {"wampkit", "aiohttp", "msgspec"} & sys.modules.keys()
+
+        def test_before():
+            assert heavy() == set()
+
+        def test_use(rpc):
+            assert heavy() == {"wampkit", "aiohttp", "msgspec"}
+        """,
+        *("-p", "no:wampkit", "-p", "pytest_wampkit"),
+    )
+    result.assert_outcomes(passed=2)
+
+
+def test_pytest_is_told_of_the_plugin() -> None:
+    """The package's metadata names the module that imports nothing."""
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+    assert project["entry-points"]["pytest11"] == {"wampkit": "pytest_wampkit"}

@@ -17,7 +17,7 @@ from wampkit.loading import Mistake
 from wampkit.server import bind
 
 from .command import PATIENCE, Command, command, free_port, write
-from .wire import CALL, RESULT, Peer, RawPeer, eventually
+from .wire import CALL, RESULT, Peer, RawPeer, eventually, has_ipv6
 
 APP = """
 import asyncio
@@ -220,6 +220,7 @@ def test_a_privileged_port(monkeypatch: pytest.MonkeyPatch) -> None:
         bind("127.0.0.1", 80)
 
 
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6 on loopback")
 async def test_ipv6(project: Path) -> None:
     """An IPv6 address is served and shown in brackets."""
     async with running(project, "--host", "::1") as (_, url):

@@ -23,7 +23,7 @@ from aiohttp import WSMsgType, web
 
 from wampkit import App, Connection
 
-__all__ = ["PATIENCE", "Peer", "RawPeer", "Server", "eventually", "fds", "serve", "sockets_of"]
+__all__ = ["PATIENCE", "Peer", "RawPeer", "Server", "eventually", "fds", "has_ipv6", "serve", "sockets_of"]
 
 PATIENCE = 20.0
 """Seconds after which something that should come at once hangs: what a loaded machine never needs, and no measure."""
@@ -42,6 +42,16 @@ async def eventually(condition: Callable[[], object], what: str = "", timeout: f
 def fds() -> int:
     """How many files and sockets this process has open."""
     return len(os.listdir("/proc/self/fd"))
+
+
+def has_ipv6() -> bool:
+    """Whether this machine has IPv6 on loopback."""
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
 
 
 class Peer:
