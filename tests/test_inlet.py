@@ -16,6 +16,7 @@ from wampkit.inlet import BATCH
 from wampkit.roads import direct_road
 
 from .demo_app import make_app
+from .loops import on_uvloop
 from .wire import CALL, PUBLISH, SUBSCRIBE, eventually, frame, handshake, message, serve
 
 FLOODING = 1000
@@ -291,6 +292,28 @@ async def test_a_flood_that_was_kept_leaves_turns_to_others(road: str) -> None:
         assert ran.index("other") < 8 * BATCH
         await opening
         await eventually(lambda: len(ran) == FLOODING + 1)
+
+
+@on_uvloop
+async def test_a_flood_of_empty_fragments_leaves_turns_to_others() -> None:
+    """Frames that are handed to nobody take a chunk a turn; uvloop alone would read 32 chunks at a time."""
+    flood = frame(0, b"", final=False) * 3_300_000
+    async with serve(make_app()) as server:
+        loop, peer = asyncio.get_running_loop(), await server.raw()
+        await peer.send_frame(1, b"[", final=False)
+        turns, flooding = 0, True
+
+        def count() -> None:
+            nonlocal turns
+            turns += 1
+            if flooding:
+                loop.call_soon(count)
+
+        peer.sock.setblocking(True)
+        loop.call_soon(count)
+        await asyncio.to_thread(peer.sock.sendall, flood)
+        flooding = False
+        assert turns > len(flood) / 256_000 / 4  # what the kernel still holds was not read
 
 
 async def test_fragments_and_control_frames_between(road: str) -> None:

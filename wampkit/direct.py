@@ -35,6 +35,9 @@ for _class, _names in _USED.items():
         if not hasattr(_class, _name):
             raise ImportError(f"aiohttp's {_class.__name__} has no {_name}")
 
+LARGE = 64 * 1024
+"""Bytes of a chunk behind which others have their turn: uvloop reads up to 32 full ones, of 250 kB, at a time."""
+
 COMPILED = WebSocketDataQueue.__module__.endswith("_c")
 """Whether aiohttp's parser is the compiled one, whose fields are 0 and None from the start."""
 
@@ -104,6 +107,12 @@ class _Queue(WebSocketDataQueue):
         if self._begun and self._free and not self._kept:
             self._left = BATCH
 
+    def rest(self) -> None:
+        """Read on in the next turn of the loop, whatever the chunk held: fragments are handed to nobody."""
+        if not self._paused:
+            self._pause()
+            self._turns.call_soon(self._work_off)
+
     def _keep(self, frame: tuple[WSMsgType, Any, Any]) -> None:
         if self._done.done():
             return
@@ -165,10 +174,11 @@ def _keep_all(kind: WSMsgType, data: Any, extra: Any) -> bool:
 class _Chunks:
     """Tells the queue where a chunk of the wire begins, and keeps unmasked frames from the parser, which takes them."""
 
-    __slots__ = ("_begin", "_fail", "_failed", "_feed", "_find_unmasked", "feed_eof")
+    __slots__ = ("_begin", "_fail", "_failed", "_feed", "_find_unmasked", "_rest", "feed_eof")
 
     def __init__(self, queue: _Queue, parser: WebSocketReader) -> None:
         self._begin = queue.begin_chunk
+        self._rest = queue.rest
         self._fail = queue.set_exception
         self._feed = parser.feed_data
         self._find_unmasked = Heads().find_unmasked
@@ -181,6 +191,8 @@ class _Chunks:
         self._begin()
         unmasked = self._find_unmasked(data)
         if unmasked < 0:
+            if len(data) >= LARGE:
+                self._rest()
             return self._feed(data)
         self._failed = True
         self._feed(data[:unmasked])
