@@ -57,6 +57,10 @@ def block(*args: object):
 async def item(name: str):
     return 1
 
+@app.rpc("tell", requires=anyone)
+async def tell(room: str):
+    await app.publish(f"t:{room}", 1)
+
 @app.rpc("figures", requires=anyone)
 async def figures():
     gc.collect()
@@ -265,6 +269,13 @@ async def remembered(meter: Meter) -> None:
     await told(peer)
 
 
+async def published(meter: Meter) -> None:
+    peer = await meter.peer()
+    for number in range(40):
+        await peer.send_message(CALL, "1", "tell", str(number) * 500_000)
+        await peer.read_message()
+
+
 ROWS: dict[str, list[Callable[[Meter], Awaitable[None]]]] = {
     "a connection that does nothing": [idle],
     "the headers of its handshake": [headers],
@@ -280,7 +291,7 @@ ROWS: dict[str, list[Callable[[Meter], Awaitable[None]]]] = {
     "what it does not read": [unread],
     "events that wait for `on_subscribe`": [undecided],
     "a login that it does not end": [login],
-    "URIs that the server remembers": [remembered],
+    "URIs that the server remembers": [remembered, published],
 }
 """What clients do, by the row of the table that says how much it may cost."""
 

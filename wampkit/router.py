@@ -362,6 +362,9 @@ Fits: TypeAlias = Callable[[Mapping[str, str]], bool]
 REMEMBERED = 1024
 """URIs whose pattern a table remembers."""
 
+LONGEST_REMEMBERED = 1024
+"""Characters of those among them that come from an app, which may have made them of what a client sent."""
+
 
 class Table(Generic[T]):
     """What a URI means, for one kind of thing: exact names first, then patterns, the most literal first."""
@@ -395,7 +398,7 @@ class Table(Generic[T]):
 
     def find(self, uri: str) -> tuple[T, Mapping[str, str]] | None:
         """The item that `uri` means, with the variables' values; None if there is none."""
-        return self._exact.get(uri) or self.match(uri)
+        return self._exact.get(uri) or (self.match(uri) if len(uri) <= LONGEST_REMEMBERED else self._match(uri))
 
     def exact(self, uri: str) -> tuple[T, Mapping[str, str]] | None:
         """The item of exactly this name, with no variables; None if there is none."""
