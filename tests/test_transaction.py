@@ -373,6 +373,39 @@ async def test_a_call_that_times_out_publishes_nothing() -> None:
         assert saw[2].startswith("this call was given up")
 
 
+async def test_a_dependency_whose_call_was_given_up_publishes_nothing() -> None:
+    """Nor does a `def` dependency that goes on in its thread, also where the handler itself is async."""
+    app = App()
+    app.topic(NEWS)
+    saw: list[str] = []
+    go, over = threading.Event(), asyncio.Event()
+
+    async def tell() -> None:
+        over.set()
+
+    def unit() -> Iterator[None]:
+        yield
+
+    def lookup(_: Annotated[None, Depends(unit)]) -> None:
+        go.wait(5)
+        try:
+            run_on_loop(app.publish(NEWS, "too late"))
+        except RuntimeError as error:
+            saw.append(str(error))
+        run_on_loop(tell())
+
+    @app.rpc("f", timeout=0.05)
+    async def f(_: Annotated[None, Depends(lookup)]) -> None: ...
+
+    async with listening(app) as (_, caller, listener):
+        assert (await caller.call("f"))[2] == "http://api.wamp.ws/error#timeout"
+        go.set()
+        await asyncio.wait_for(over.wait(), 5)
+        await listener.settle()
+        assert events_of(listener) == []
+        assert saw[0].startswith("this call was given up")
+
+
 async def test_a_timeout_does_not_cut_a_commit_in_a_thread_off() -> None:
     """A clean-up in a thread cannot be stopped, so all wait for it, and the answer is true."""
     app = App()

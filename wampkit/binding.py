@@ -110,6 +110,7 @@ class Plan:
         async with scope:
             try:
                 positional, keywords = await self.arguments(values, scope)
+                scope.complete = True
                 result = await self.call(scope.threads, scope.connection, positional, keywords)
             except BaseException as error:
                 if scope.endings:
@@ -126,7 +127,8 @@ class Plan:
             try:
                 result = await self.run(values, scope)
             except BaseException as error:
-                transaction.roll_back(given_up=not self.is_async and isinstance(error, asyncio.CancelledError))
+                in_thread = not self.is_async or not scope.complete
+                transaction.roll_back(given_up=in_thread and isinstance(error, asyncio.CancelledError))
                 raise
             await transaction.commit()
             return result

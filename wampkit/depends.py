@@ -70,10 +70,11 @@ class Scope:
 
     Attributes:
         values: What has been made for the message, by its provider's key.
+        complete: Whether all of it has been made, so that the handler has begun.
         endings: What `at_end` added.
     """
 
-    __slots__ = ("_entered", "connection", "endings", "message", "threads", "topic", "values", "variables")
+    __slots__ = ("_entered", "complete", "connection", "endings", "message", "threads", "topic", "values", "variables")
 
     def __init__(
         self, connection: Any, message: Any, topic: Any, variables: Mapping[str, str], threads: Threads
@@ -84,6 +85,7 @@ class Scope:
         self.variables = variables
         self.threads = threads
         self.values: dict[Any, Any] = {}
+        self.complete = False
         self.endings: tuple[Callable[[BaseException | None], Awaitable[None]], ...] = ()
         self._entered: list[tuple[str, contextlib.AbstractAsyncContextManager[Any]]] = []
 

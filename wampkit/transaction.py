@@ -71,7 +71,7 @@ class Transaction:
         """Drop what was held back.
 
         Args:
-            given_up: Whether the handler still runs in a thread, which cannot be stopped.
+            given_up: Whether the handler or a dependency may still run in a thread, which cannot be stopped.
         """
         self._events.clear()
         self._open = False
