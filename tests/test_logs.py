@@ -261,6 +261,16 @@ def test_inventing_kinds_and_addresses_does_not_flood(caplog: pytest.LogCaptureF
     assert told == 20_000
 
 
+def test_what_clients_do_wrong_hides_no_error_of_the_app(caplog: pytest.LogCaptureFixture) -> None:
+    """When there are too many kinds of warnings, the next error is still written at once, with its traceback."""
+    throttle = LogThrottle()
+    for number in range(1000):
+        throttle.add(number, f"mistake {number}")
+    throttle.add("gate", "a middleware failed", level=logging.ERROR, error=ValueError("boom"))
+    record = caplog.records[-1]
+    assert (record.getMessage(), record.exc_info is not None) == ("a middleware failed", True)
+
+
 def test_what_was_quiet_for_long_makes_room(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     """Old kinds and old addresses are forgotten for new ones, which have their lines again."""
     clock = time.monotonic()

@@ -92,6 +92,8 @@ MOST_KINDS_SHOWN = 1000
 
 MOST_OWNERS = 500
 
+_OTHERS = object()
+
 KIND = 200
 """Characters of a text that tell one kind from another."""
 
@@ -130,7 +132,7 @@ class LogThrottle:
             error: An exception whose traceback belongs to the line.
         """
         now = time.monotonic()
-        self._kind(owner, kind, now).add(text, level, error, now)
+        self._kind(owner, kind, level, now).add(text, level, error, now)
 
     def close(self) -> None:
         """Write what was counted and not written."""
@@ -139,14 +141,15 @@ class LogThrottle:
                 each.write_rest()
         self._owners.clear()
 
-    def _kind(self, owner: Hashable, name: Hashable, now: float) -> _Kind:
+    def _kind(self, owner: Hashable, name: Hashable, level: int, now: float) -> _Kind:
         kinds = self._of(owner, now)
         if name not in kinds and len(kinds) >= self._kinds:
             for each in [each for each, kind in kinds.items() if kind.is_quiet(now)]:
                 del kinds[each]
             if len(kinds) >= self._kinds:
-                name = None
-        return kinds.setdefault(name, _Kind("like this" if name is not None else "of other kinds"))
+                # By level, so that mistakes of clients cannot hide an error of the app.
+                return kinds.setdefault((_OTHERS, level), _Kind("of other kinds"))
+        return kinds.setdefault(name, _Kind("like this"))
 
     def _of(self, owner: Hashable, now: float) -> dict[Hashable, _Kind]:
         kinds = self._owners.pop(owner, None)
