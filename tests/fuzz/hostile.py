@@ -99,6 +99,8 @@ class _Hostile:
     def _say(self, payload: bytes) -> None:
         self._report.messages += 1
         for chunk in self._grammar.chunks(self._grammar.frames(payload, masked=False)):
+            if self._writer.transport.is_closing():
+                raise ConnectionResetError  # uvloop raises RuntimeError once it has closed the socket
             self._writer.write(chunk)
 
     async def _listen(self) -> None:
