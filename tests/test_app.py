@@ -9,10 +9,10 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from wampkit import App, Call, Connection, DeclarationError, Depends, Publish, Router, Subscribe, Topic
+from wampkit import App, Call, Connection, DeclarationError, Depends, Publish, Subscribe, Topic
 
 from .tables import rows
-from .wire import CALL, ERROR, RESULT, Peer, eventually, serve
+from .wire import CALL, RESULT, Peer, eventually, serve
 
 T = "http://example.com/"
 
@@ -143,21 +143,6 @@ async def test_app_publish_takes_curies_of_the_app() -> None:
 # ---- routing
 
 
-async def test_the_more_literal_route_wins() -> None:
-    """Of two routes that match a URI the more literal one answers, wherever it was declared."""
-    app = App()
-    app.add_rpc("a/{x}/c", lambda x: f"variable {x}")
-    app.add_rpc("a/b/{y}", lambda y: f"literal {y}")
-    app.add_rpc("a/b/c", lambda: "exact")
-    async with serve(app) as server:
-        peer = await server.peer()
-        assert await peer.result("a/b/c") == "exact"
-        assert await peer.result("a/b/d") == "literal d"
-        assert await peer.result("a/x/c") == "variable x"
-        for uri in "a/x/d", "a//c", "a/b/", "a/b/c/d", "A/b/c":
-            assert (await peer.call(uri))[0] == ERROR
-
-
 async def test_variables_are_converted() -> None:
     """A URI's variables arrive by name, converted to their annotations; a URI whose variables do not fit is none."""
 
@@ -175,36 +160,6 @@ async def test_variables_are_converted() -> None:
         assert await peer.result("item/5/red/2026-01-01T00:00:00", 1) == [1, 5, "red", 2026]
         for uri in "item/x/red/2026-01-01T00:00:00", "item/5/blue/2026-01-01T00:00:00", "item/5/red/now":
             assert (await peer.call(uri, 1))[2].endswith("NoSuchRPCEndpoint")
-
-
-async def test_routers_nest_and_prefix() -> None:
-    """Routers put their prefix before what they declare, in each other, as URIs or CURIEs."""
-    app = App(prefixes={"adm": "http://example.com/admin#"})
-    inner = Router("users/")
-    inner.add_rpc("list", lambda: "list")
-    outer = Router("adm:")
-    outer.include(inner, prefix="v1/")
-    app.include(outer)
-    async with serve(app) as server:
-        peer = await server.peer()
-        assert await peer.result("http://example.com/admin#v1/users/list") == "list"
-        assert await peer.result("adm:v1/users/list") == "list"
-
-
-async def test_handlers_stay_functions() -> None:
-    """Decorated handlers can be called as they are, by unit tests and by each other."""
-    app = App()
-
-    @app.rpc("add")
-    async def add(x: int, y: int) -> int:
-        return x + y
-
-    @app.topic("shout")
-    async def shout(event: str) -> str:
-        return event.upper()
-
-    assert await add(1, 2) == 3
-    assert await shout("a") == "A"
 
 
 # ---- declarations that cannot work
@@ -357,19 +312,6 @@ async def test_a_declaration_that_cannot_work_stops_the_start(declare: Any, word
         assert word in str(caught.value), str(caught.value)
     with pytest.raises(DeclarationError):
         app.declarations()
-
-
-def test_some_declarations_are_refused_at_once() -> None:
-    """What can be seen to be wrong where it is written is refused there."""
-    app = App()
-    with pytest.raises(DeclarationError, match="relay"):
-        app.topic("x", relay=True)(_handler)
-    with pytest.raises(DeclarationError, match="timeout"):
-        app.rpc("x", timeout=0)(_handler)
-    with pytest.raises(DeclarationError, match="function"):
-        app.add_rpc("x", 5)  # type: ignore[arg-type]
-    with pytest.raises(DeclarationError, match="exception class"):
-        app.error_handler(5)  # type: ignore[arg-type]
 
 
 async def test_declarations_list_what_is_served() -> None:

@@ -269,20 +269,6 @@ async def test_a_peers_text_is_escaped_and_shortened_in_the_log(caplog: pytest.L
 # ---- frames
 
 
-async def test_fragments_and_pings_between_them_are_fine() -> None:
-    """A message in fragments, with a ping between them, is one message; the ping is answered with its payload."""
-    async with serve(make()) as server:
-        peer = await server.raw()
-        text = b'[2,"1","t:echo","abc"]'
-        await peer.send_frame(1, text[:5], final=False)
-        await peer.send_frame(9, b"between")
-        assert await peer.read_frame() == (10, b"between")
-        await peer.send_frame(0, text[5:9], final=False)
-        await peer.send_frame(0, b"", final=False)
-        await peer.send_frame(0, text[9:])
-        assert await peer.read_message() == [RESULT, "1", "abc"]
-
-
 @rows(
     ("data", "code"),
     [

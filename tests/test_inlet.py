@@ -322,7 +322,9 @@ async def test_fragments_and_control_frames_between(road: str) -> None:
         peer = await server.raw()
         await peer.send_frame(1, b'[2,"c",', final=False)
         await peer.send_frame(9, b"hi")
-        await peer.send_frame(0, b'"ping"]')
+        await peer.send_frame(0, b'"pi', final=False)
+        await peer.send_frame(0, b"", final=False)
+        await peer.send_frame(0, b'ng"]')
         assert await peer.read_frame() == (10, b"hi")
         assert await peer.read_message() == [3, "c", "pong"]
 

@@ -188,21 +188,6 @@ async def test_starting_twice_is_an_error() -> None:
         assert await (await server.peer()).result("echo", 1) == 1
 
 
-async def test_declaring_while_running_is_an_error() -> None:
-    """A procedure, topic or router that comes after the start is refused."""
-    from wampkit import Router
-
-    app, _ = make()
-    async with serve(app):
-        for declare in (
-            lambda: app.add_rpc("late", lambda: 1),
-            lambda: app.topic("late"),
-            lambda: app.include(Router()),
-        ):
-            with pytest.raises((DeclarationError, RuntimeError)):
-                declare()
-
-
 async def test_what_needs_a_running_app_says_so() -> None:
     """Publishing and the registers say that the app does not run, before and after."""
     app, _ = make()

@@ -108,21 +108,6 @@ def test_the_defaults_are_documented() -> None:
 # ---- messages
 
 
-async def test_the_largest_message_is_taken_and_one_byte_more_closes() -> None:
-    """A message of exactly `message_size` bytes is answered, one byte more closes with 1009."""
-    size = 2000
-    async with serve(make(message_size=size)) as server:
-        begin, end = '[2,"1","echo","', '"]'
-        room = size - len(begin) - len(end)
-        peer = await server.peer()
-        for length in (room - 1, room):
-            await peer.send_text(begin + "x" * length + end)
-            assert (await peer.next())[:2] == [RESULT, "1"]
-        await peer.send_text(begin + "x" * (room + 1) + end)
-        assert (await peer.closed())[0] == 1009
-        assert await is_well(server)
-
-
 async def test_by_default_one_mebibyte_of_argument_is_taken() -> None:
     """1 MiB and its envelope is answered, 1 MiB and 8 KiB closes with 1009."""
     async with serve(make()) as server:

@@ -217,29 +217,6 @@ async def test_dropping_keeps_the_newest_events_and_the_connection(to: str) -> N
         assert await peer.read_message() == [RESULT, "1", "alive"]
 
 
-async def test_dropping_never_drops_an_answer() -> None:
-    """Results stand between events that are dropped, and all of them arrive, in order."""
-    app = make(limits=Limits(queue=50_000, slow_reader="drop"), keepalive=None)
-    async with serve(app) as server:
-        peer = await _stalled(server, app)
-        connection = server.connection(peer)
-        calls = 0
-        async with asyncio.timeout(20):
-            while connection.dropped < 300 or calls < 20:
-                await app.publish("t:a", "x" * 2000)
-                if calls < 20:
-                    await peer.send_message(CALL, str(calls), "echo", calls)
-                    calls += 1
-                await asyncio.sleep(0)
-        await peer.send_message(CALL, "last", "echo", "last")
-        answers: list[Any] = []
-        while not answers or answers[-1] != "last":
-            message = await peer.read_message()
-            if message[0] == RESULT:
-                answers.append(message[1])
-        assert answers == [*map(str, range(20)), "last"]
-
-
 async def test_a_client_whose_answers_pile_up_is_cut_all_the_same() -> None:
     """Where answers alone pass the bound, dropping does not help, and the connection is cut with 4008."""
     app = make(limits=Limits(queue=50_000, slow_reader="drop"), keepalive=None)
@@ -356,27 +333,6 @@ async def test_compressed_frames_are_smaller() -> None:
 
 
 # ---- the kernel's share
-
-
-async def test_the_kernel_takes_little_for_a_peer_that_reads_nothing() -> None:
-    """What a stalled peer costs is the queue, to which the kernel's buffers of the server's socket add little."""
-    import fcntl
-    import struct
-    import termios
-
-    app = make(keepalive=None)
-    most = 0
-    async with serve(app) as server:
-        peer = await _stalled(server, app)
-        connection = server.connection(peer)
-        descriptor = connection.request.transport.get_extra_info("socket").fileno()  # type: ignore[union-attr]
-        async with asyncio.timeout(20):
-            while not connection.closed:
-                queued = struct.unpack("i", fcntl.ioctl(descriptor, termios.TIOCOUTQ, b"\0" * 4))[0]
-                most = max(most, connection.unsent + queued)
-                await app.publish("t:a", "x" * 10_000)
-                await asyncio.sleep(0)
-    assert Limits().queue <= most < 1.5 * Limits().queue
 
 
 async def test_a_slow_reader_that_compresses_loses_events_and_no_connection() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from wampkit import App, DeclarationError, Router, Topic
 
-from .wire import serve
+from .wire import ERROR, serve
 
 
 async def started(app: App) -> None:
@@ -102,6 +102,20 @@ async def test_the_more_literal_route_wins() -> None:
     assert told == ["anyone", "admin", "root", "deep"]
 
 
+async def test_each_segment_of_a_route_counts() -> None:
+    """The more literal of routes that match is taken wherever the text stands; an empty or another segment is none."""
+    app = App()
+    app.add_rpc("a/{x}/c", lambda x: f"variable {x}")
+    app.add_rpc("a/b/{y}", lambda y: f"literal {y}")
+    app.add_rpc("a/b/c", lambda: "exact")
+    async with serve(app) as server:
+        peer = await server.peer()
+        told = [await peer.result(uri) for uri in ("a/b/c", "a/b/d", "a/x/c")]
+        assert told == ["exact", "literal d", "variable x"]
+        for uri in "a/x/d", "a//c", "a/b/", "a/b/c/d", "A/b/c":
+            assert (await peer.call(uri))[0] == ERROR
+
+
 async def test_routers_put_prefixes_together() -> None:
     """A router's prefix stands before its URIs, that of the router around it before both; CURIEs expand at the end."""
     app = App(prefixes={"site": "http://example.com/"})
@@ -119,7 +133,9 @@ async def test_routers_put_prefixes_together() -> None:
         "http://example.com/news",
     ]
     async with serve(app) as server:
-        assert await (await server.peer()).result("http://example.com/admin/users#list") == "users"
+        peer = await server.peer()
+        assert await peer.result("http://example.com/admin/users#list") == "users"
+        assert await peer.result("site:admin/users#list") == "users"
 
 
 async def test_what_is_declared_after_including_counts() -> None:
@@ -161,6 +177,8 @@ def test_wrong_declarations_are_refused_at_once() -> None:
     app = App()
     with pytest.raises(DeclarationError, match="is no function"):
         app.add_rpc("x", "not callable")  # type: ignore[arg-type]
+    with pytest.raises(DeclarationError, match="exception class"):
+        app.error_handler(5)  # type: ignore[arg-type]
     with pytest.raises(DeclarationError, match="seconds above 0"):
         app.rpc("x", timeout=0)(lambda: None)
     with pytest.raises(DeclarationError, match="relay has no handler"):
@@ -178,8 +196,13 @@ async def test_nothing_is_declared_while_the_app_runs() -> None:
     await app.start()
     try:
         for late in (app, router):
-            with pytest.raises(DeclarationError, match="comes too late"):
-                late.topic("x")
+            for declare in (
+                lambda late=late: late.topic("x"),
+                lambda late=late: late.add_rpc("x", lambda: 1),
+                lambda late=late: late.include(Router()),
+            ):
+                with pytest.raises(DeclarationError, match="too late"):
+                    declare()
     finally:
         await app.stop()
 

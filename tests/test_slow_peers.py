@@ -4,10 +4,9 @@ Of the plan of faults these are, with what other files hold of it:
 
 S01 stalled among fast: `test_stalled_subscribers_cost_little_and_readers_nothing`; the time that readers lose is for
     the benchmarks
-S02 many stalled at once: the same test, `test_a_stalled_client_keeps_little_in_the_kernel`; test_outbox's
-    `test_the_kernel_takes_little_for_a_peer_that_reads_nothing`
-S03 the bound: `test_the_queue_is_the_bound`, `test_what_one_turn_sends_counts_too`,
-    `test_with_drop_the_queue_is_the_bound_too`, and what test_outbox says of "drop"
+S02 many stalled at once: the same test, `test_a_stalled_client_keeps_little_in_the_kernel`
+S03 the bound: `test_the_queue_is_the_bound`, `test_with_drop_the_queue_is_the_bound_too`, test_outbox's
+    `test_a_burst_to_a_stalled_reader_within_one_turn_is_bounded`, and what it says of "drop"
 S04 slow but alive: `test_a_slow_reader_below_the_limit_stays`, `test_a_result_larger_than_the_queue_arrives`,
     `test_an_event_larger_than_the_queue_arrives`,
     test_keepalive's `test_a_client_that_reads_slowly_but_reads_stays`, test_connection's
@@ -206,23 +205,6 @@ async def test_the_queue_is_the_bound(size: int) -> None:
     assert max(waited) == waited[-1]
 
 
-@on_each_loop
-async def test_what_one_turn_sends_counts_too() -> None:
-    """Events that are published in one go, faster than anything could be written, do not pass by the bound."""
-    limit = 300_000
-    app, ends = make(**limits(queue=limit))
-    event = "x" * 20_000
-    async with serve(app) as server:
-        connection = server.connection(await stalled(server))
-        await fill(app, connection, waits=limit // 2)
-        for _ in range(100):
-            await app.publish(T, event)
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        assert connection.closed or connection.unsent <= limit + size_of(event)
-        await fill_until_cut(app, ends)
-
-
 async def fill_until_cut(app: App, ends: Ends) -> None:
     """Publish until somebody is cut for being too slow."""
     async with asyncio.timeout(20):
@@ -325,7 +307,7 @@ async def test_with_drop_a_dead_client_is_cut_all_the_same() -> None:
     async with serve(app) as server:
         before = fds()
         await stalled(server)
-        async with asyncio.timeout(0.6 + 1):
+        async with asyncio.timeout(20):
             while not ends.seen:
                 await app.publish(T, "x" * 20_000)
                 await asyncio.sleep(0.002)
@@ -411,7 +393,7 @@ async def test_a_peer_that_sends_and_never_reads_is_cut() -> None:
     async with serve(app) as server:
         before = fds()
         peer = await stalled(server)
-        async with asyncio.timeout(0.6 + 1):
+        async with asyncio.timeout(20):
             while not ends.seen:
                 await app.publish(T, "x" * 20_000)
                 with contextlib.suppress(ConnectionError):  # the end may come between the look and the sending
@@ -608,7 +590,7 @@ async def test_a_frozen_client_that_thaws_too_late_is_cut_cleanly() -> None:
     async with serve(app) as server, freezable(server) as client:
         client.freeze()
         count = 1
-        async with asyncio.timeout(0.6 + 1):
+        async with asyncio.timeout(20):
             while not ends.seen:
                 await app.publish(T, [count, "x" * 1000])
                 count += 1
