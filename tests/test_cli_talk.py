@@ -52,6 +52,33 @@ async def test_without_a_url_the_server_of_this_directory_is_meant(tmp_path: Pat
         assert done.stderr == f"wampkit: ws://127.0.0.1:{elsewhere}/socket: Connection refused\n"
 
 
+async def test_a_subscriber_whose_topics_are_all_refused_ends(tmp_path: Path) -> None:
+    """A script learns of it by the exit code instead of waiting for ever; one topic that is left is waited for."""
+    write(tmp_path, shop=APP)
+    async with command("run", "--port", "0", "shop:app", cwd=tmp_path) as server:
+        url = await server.url()
+        done = await asyncio.to_thread(wampkit, "subscribe", url, "nowhere", "nor-here", cwd=tmp_path)
+        assert done.returncode == 1
+        assert "refused the subscription to 'nowhere'" in done.stderr
+        assert done.stderr.endswith("wampkit: no subscription is left to wait for\n")
+        async with command("subscribe", url, "nowhere", "news", "--count", "1", cwd=tmp_path) as subscriber:
+            await subscriber.said("subscribed")
+            await asyncio.to_thread(wampkit, "publish", url, "news", "1", cwd=tmp_path)
+            await subscriber.printed("1")
+
+
+async def test_a_server_without_tls_is_told(tmp_path: Path) -> None:
+    """What OpenSSL calls a wrong version number is a server that speaks no TLS."""
+    write(tmp_path, shop=APP)
+    async with command("run", "--port", "0", "shop:app", cwd=tmp_path) as server:
+        url = (await server.url()).replace("ws://", "wss://")
+        done = await asyncio.to_thread(wampkit, "call", url, "add", cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (
+            1,
+            f"wampkit: {url}: there is no TLS; is it ws:// instead of wss://?\n",
+        )
+
+
 @pytest.mark.parametrize(("host", "url"), [("0.0.0.0", "ws://127.0.0.1:"), ("::", "ws://[::1]:")])
 async def test_a_server_on_every_address_tells_one_that_opens(tmp_path: Path, host: str, url: str) -> None:
     """No browser and no client can connect to 0.0.0.0 or ::."""

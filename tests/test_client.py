@@ -209,8 +209,10 @@ async def test_a_redirect_is_not_followed(caplog: pytest.LogCaptureFixture) -> N
                         await client.open()
                     sent.append((refused.value.reason, refused.value.status))
                     where = f"a redirect to '{host}'" if host else "a redirect to another path"
+                    hint = "" if host else "; is the socket there, such as at /ws?"
                     expected = (
-                        f"ws://{here}/: the server refused the handshake: HTTP {status}, {where}, which is not followed"
+                        f"ws://{here}/: the server refused the handshake: HTTP {status}, {where}, which is not "
+                        f"followed{hint}"
                     )
                     if (refused.value.reason, refused.value.status) != (expected, status):
                         wrong.append((status, location, refused.value.reason))

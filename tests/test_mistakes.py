@@ -116,6 +116,35 @@ ROWS: list[tuple[str, str, list[str]]] = [
         "def user(conn):  # here\n    ...\n@app.rpc('x')\nasync def f(u: Annotated[Any, Depends(user)]): ...",
         ["conn: Connection"],
     ),
+    # ---- habits of other frameworks
+    (
+        "a dependency as default",
+        "def db(): ...\n@app.rpc('x')  # here\nasync def f(a: int = Depends(db)): ...",
+        ["write a: Annotated[Any, Depends(db)]"],
+    ),
+    (
+        "a dependency as annotation",
+        "def db(): ...\n@app.rpc('x')  # here\nasync def f(a: Depends(db)): ...",
+        ["write a: Annotated[Any, Depends(db)]"],
+    ),
+    (
+        "a type in a variable",
+        "@app.rpc('x/{id:int}')  # here\nasync def f(id): ...",
+        ["write {id} and annotate the parameter, id: int", "{id:path}"],
+    ),
+    ("anyone with parentheses", "app.rpc('x', requires=anyone())  # here", ["anyone without parentheses"]),
+    (
+        "a middleware of aiohttp",
+        "@web.middleware\nasync def mw(request, handler): ...\nApp(middlewares=[mw])  # here",
+        ["mw is a middleware of aiohttp", "web.Application(middlewares=[...])"],
+    ),
+    ("a path with a query", "app.setup(web.Application(), '/ws?room=1')  # here", ["'/ws?room=1' is no path"]),
+    ("a path without slash", "app.setup(web.Application(), 'ws')  # here", ["'ws' is no path such as '/ws'"]),
+    (
+        "two handlers of an error",
+        "@app.error_handler(KeyError)\ndef f(e): ...\n@app.error_handler(KeyError)  # here\ndef g(e): ...",
+        ["g, /user/mistake.py:3", "is the second for this class, after f, /user/mistake.py:1"],
+    ),
     # ---- rules
     ("user None", "requires(user=None)  # here", ["user=None", "requires()"]),
     ("user empty", "requires(user='')  # here", ["user=''", "requires()"]),
@@ -298,6 +327,7 @@ RIGHT = [
     "WampError('http://example.com/error#a', 'a b')\nNotFound()\nNotFound('a b')",
     "for name in ('calc/add', 'urn:example:a', 'tag:a@b,2020:c', 'http://x/#a', 'a/b:c', '1:2', '{a}:b'):\n    app.topic(name)",
     "app.prefixes = {'t': 't:', 'room': 'room/'}\nfor name in ('t:x', 'room:a'):\n    app.topic(name)",
+    "app.setup(web.Application(), '/ws/{tenant}')",
     "def check(message): return True\nrequires(check)",
 ]
 

@@ -97,7 +97,7 @@ def test_patterns_agree_with_regular_expressions(literals: list[str], uri: str) 
         ("a/{}", "identifier"),
         ("a/{1}", "identifier"),
         ("a/{b c}", "identifier"),
-        ("a/{b:int}", "identifier"),
+        ("a/{b:int}", "annotate the parameter, b: int"),
         ("a/{b}/{b}", "twice"),
         ("a/{b}{c}", "touch"),
     ],

@@ -31,7 +31,7 @@ from .router import Declaration, Router, Table, TopicDeclaration, gather, warn_o
 from .serving import compile_routes
 from .sessions import reads_sessions
 from .settings import OPTIONS, Settings
-from .signatures import explain_options
+from .signatures import explain_options, location
 from .tickets import Tickets, tickets_of
 
 __all__ = ["App"]
@@ -329,7 +329,12 @@ class App(Live):
 
         def register(function: F) -> F:
             check_hook(function, 1, f"error_handler({kind.__name__})", "the exception")
-            self._error_handlers[kind] = function
+            first = self._error_handlers.setdefault(kind, function)
+            if first is not function:
+                raise DeclarationError(
+                    f"error_handler({kind.__name__}): {location(function)}, is the second for this class, after "
+                    f"{location(first)}; remove one of them"
+                )
             return function
 
         return register

@@ -268,6 +268,7 @@ class _Compiler:
     ) -> Any:
         name = parameter.name
         label = f"{where}: parameter {name!r}"
+        _refuse_misplaced_depends(parameter, annotation, label)
         slot = self._injected(annotation, label) or self._variable(plan, parameter, annotation, variables, label)
         if slot is None:
             self._refuse_unannotated(parameter, annotation, label)
@@ -366,6 +367,16 @@ class _Compiler:
             raise DeclarationError(
                 f"{where}: parameter {extra!r} is nothing that this handler can be given; annotate it as something "
                 f"injected (Connection, Topic, Depends), name it after a variable of the URI, or remove it"
+            )
+
+
+def _refuse_misplaced_depends(parameter: inspect.Parameter, annotation: Any, label: str) -> None:
+    """Refuse a dependency as a default, as FastAPI takes it, and in the place of the type."""
+    for given in (parameter.default, annotation):
+        if isinstance(given, Depends):
+            raise DeclarationError(
+                f"{label}: {given!r} belongs to the annotation; write {parameter.name}: Annotated[Any, {given!r}], "
+                "with the type of what it gives in place of Any"
             )
 
 

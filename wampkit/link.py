@@ -360,6 +360,9 @@ def _wire(ws: Socket) -> TransportSocket | socket.socket | None:
 # ---- the handshake
 
 
+_ELSEWHERE = "another path"
+
+
 class _RedirectedError(Exception):
     """The server answers a handshake with a redirect."""
 
@@ -373,7 +376,7 @@ async def _refuse_redirect(_: object, __: object, redirect: aiohttp.TraceRequest
         redirect.response.close()
         where = urlsplit(redirect.response.headers.get("Location", "")).netloc.rpartition("@")[2]
         status = redirect.response.status
-        raise _RedirectedError(status, f"HTTP {status}, a redirect to {quote(where) if where else 'another path'}")
+        raise _RedirectedError(status, f"HTTP {status}, a redirect to {quote(where) if where else _ELSEWHERE}")
 
 
 _NO_REDIRECTS = aiohttp.TraceConfig()
@@ -407,6 +410,8 @@ async def _handshake(session: aiohttp.ClientSession, url: str, options: LinkOpti
     except _RedirectedError as error:
         status, what = error.args
         reason = f"{_shown(url)}: the server refused the handshake: {what}, which is not followed"
+        if what.endswith(_ELSEWHERE):
+            reason += "; is the socket there, such as at /ws?"
         raise HandshakeRefused(reason, status) from None
     except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError):
         raise ValueError(f"{quote(url)} is no WebSocket URL; write ws://host:port/path") from None
@@ -426,6 +431,8 @@ def _shown(url: str) -> str:
 
 def _why(error: OSError) -> str:
     """The system's own words. TLS and the resolver count their errors otherwise, and bring words of their own."""
+    if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
+        return "there is no TLS; is it ws:// instead of wss://?"
     if error.errno and not isinstance(error, ssl.SSLError | socket.gaierror):
         return os.strerror(error.errno)
     return error.strerror or str(error)

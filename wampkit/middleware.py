@@ -95,6 +95,11 @@ def split(middlewares: Iterable[Any], owner: str, *, gates: bool) -> tuple[list[
         name = middleware_name(middleware)
         if inspect.isclass(middleware):
             raise DeclarationError(f"{owner}: middleware {name} is a class; put an instance into the list: {name}(...)")
+        if hasattr(middleware, "__middleware_version__"):
+            raise DeclarationError(
+                f"{owner}: {name} is a middleware of aiohttp; put it into web.Application(middlewares=[...]), as "
+                "those of wampkit take (message, call_next)"
+            )
         connect = getattr(middleware, "connect", None)
         message = getattr(middleware, "message", None)
         if connect is None and message is None:

@@ -83,6 +83,8 @@ def mount(app: Mountable, web_app: web.Application, path: str, drain: float) -> 
 def _check(app: Mountable, web_app: web.Application, path: str) -> None:
     if not isinstance(web_app, web.Application):
         raise DeclarationError(f"App.setup takes an aiohttp.web.Application, not {web_app!r}")
+    if not isinstance(path, str) or (path and not path.startswith("/")) or any(each in path for each in "?# "):
+        raise DeclarationError(f"setup: {path!r} is no path such as '/ws', which has no query")
     served = web_app.setdefault(SERVED, {})
     for taken, other in served.items():
         if other is app:

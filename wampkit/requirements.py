@@ -179,9 +179,11 @@ class _Anyone:
     async def check(self, message: Incoming) -> None:
         """Nothing is refused."""
 
-    def __call__(self, handler: F) -> F:
+    def __call__(self, *handlers: F) -> F:
         """The same for every route that a handler serves."""
-        return _mark(handler, self)
+        if len(handlers) != 1:
+            raise DeclarationError("write anyone without parentheses: requires=anyone, or @anyone above a function")
+        return _mark(handlers[0], self)
 
     def __repr__(self) -> str:
         return "anyone"

@@ -102,13 +102,15 @@ async def subscribe(server: Server, topics: Sequence[str], on_event: Callable[[s
         say: Called with a line for the user about the connection.
 
     Raises:
-        Mistake: The connection could not be made, or is lost for good.
+        Mistake: The connection could not be made, or is lost for good, or the server refused all topics.
     """
     async with _connected(server, on_state=_narrator(say)) as client, contextlib.AsyncExitStack() as stack:
         entered = [await stack.enter_async_context(client.subscribe(topic)) for topic in dict.fromkeys(topics)]
         for each in entered:
             if each.accepted is not False:  # a refusal has been logged
                 say(f"subscribed to {json_text(each.topic)}")
+        if all(each.accepted is False for each in entered):
+            raise Mistake("no subscription is left to wait for")
         stop = _signalled()
         readers = [asyncio.create_task(_read(each, on_event)) for each in entered]
         waiter = asyncio.create_task(stop.wait())

@@ -183,6 +183,12 @@ def _check(uri: str, literals: list[str], names: list[str]) -> None:
     if any("{" in literal or "}" in literal for literal in literals):
         raise DeclarationError(f"{uri!r}: the braces do not pair; write a variable as {{name}}")
     for name in names:
+        variable, colon, kind = name.partition(":")
+        if colon and variable.isidentifier():
+            raise DeclarationError(
+                f"{uri!r}: there is no {{{name}}}; write {{{variable}}} and annotate the parameter, "
+                f"{variable}: {kind or 'int'}; {{{variable}:path}} matches slashes too"
+            )
         if not name.isidentifier():
             raise DeclarationError(f"{uri!r}: {{{name}}} is no variable; its name must be a Python identifier")
     if len(set(names)) != len(names):
