@@ -44,7 +44,7 @@ async def countdown(seconds: Annotated[float, Meta(ge=0, le=60)]) -> str:
 
 @app.rpc("calc:is_prime")
 def is_prime(n: Annotated[int, Meta(ge=0, le=10**12)]) -> bool:
-    """A blocking function: plain `def` runs in a worker thread and stalls nobody."""
+    """A blocking function: plain `def` runs in a worker thread and holds up no other call."""
     return n > 1 and all(n % divisor for divisor in range(2, int(n**0.5) + 1))
 
 

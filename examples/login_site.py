@@ -94,11 +94,23 @@ def site() -> web.Application:
     return site
 
 
-HEAD = '<!doctype html><meta charset="utf-8"><title>Login</title><link rel="icon" href="data:,">'
+HEAD = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Login</title>
+<link rel="icon" href="data:,">
+<style>
+  :root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif }
+  body { max-width: 30rem; margin: 0 auto; padding: 1rem }
+  input, button { font: inherit; padding: .3rem .6rem }
+</style>
+"""
 LOGIN = """
 <form action="/login" method="post">
   <input type="hidden" name="csrf" value="{csrf}">
-  <input name="name" placeholder="Name" required> <input name="password" type="password" required>
+  <input name="name" placeholder="Name" required>
+  <input name="password" type="password" placeholder="Password" required>
   <button>Log in</button>
 </form>
 """

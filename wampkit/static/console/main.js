@@ -129,6 +129,8 @@ function Login({ refusal }) {
   `;
 }
 
+const counted = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;
+
 function Welcome() {
   const { about, routes } = server;
   const procedures = routes.filter(({ kind }) => kind === "procedure").length;
@@ -139,7 +141,7 @@ function Welcome() {
       <p class="text">This is a WAMP v1 server. Choose a procedure to call it, or a topic to watch it and publish to it.</p>
       <dl class="facts">
         <div><dt>Address</dt><dd><code>${socketUrl.split("?")[0]}</code></dd></div>
-        <div><dt>Serves</dt><dd>${procedures} procedures, ${routes.length - procedures} topics</dd></div>
+        <div><dt>Serves</dt><dd>${counted(procedures, "procedure")}, ${counted(routes.length - procedures, "topic")}</dd></div>
         ${prefixes.map(([name, uri]) => html`<div key=${name}><dt>${name}:</dt><dd><code>${uri}</code></dd></div>`)}
         <div><dt>wampkit</dt><dd>${about.version}${about.debug ? ", in debug" : ""}</dd></div>
       </dl>
