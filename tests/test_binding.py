@@ -369,6 +369,13 @@ def wants_topic(topic: Topic) -> None: ...
 def wants_publish(publish: Publish) -> None: ...
 
 
+def says_nothing(conn) -> None: ...  # type: ignore[no-untyped-def]
+
+
+def takes_it_from_the_wire(conn: Any, anything) -> Any:  # type: ignore[no-untyped-def]
+    return conn, anything
+
+
 def generator() -> Any:
     yield 1
 
@@ -390,6 +397,7 @@ async def async_generator() -> Any:
         (wants_argument, "'count'", "a dependency is given no arguments"),
         (wants_topic, "'topic'", "publish with app.publish"),
         (wants_publish, "'publish'", "a procedure receives a Call"),
+        (says_nothing, "'conn'", "write conn: Connection, or conn: Any if they do send it"),
         (generator, "generator", "does not yield"),
         (async_generator, "async_generator", "does not yield"),
     ],
@@ -404,6 +412,14 @@ async def test_a_handler_that_cannot_work_stops_the_start(
         await app.start()
     assert function.__name__ in str(refused.value)
     assert parameter in str(refused.value)
+
+
+async def test_an_annotation_says_that_clients_send_what_is_named_like_something_injected() -> None:
+    """`conn: Any` is taken from the wire, as is any other name without an annotation."""
+    app = App()
+    app.add_rpc("x", takes_it_from_the_wire)
+    async with serve(app) as server:
+        assert await (await server.peer()).result("x", 1, 2) == [1, 2]
 
 
 async def test_the_place_of_a_wrong_handler_is_told() -> None:

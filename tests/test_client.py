@@ -380,6 +380,7 @@ async def test_a_silent_server_is_cut(other: Foreign) -> None:
         await client.wait_for(State.CLOSED, timeout=5)
         assert client.error is not None
         assert "ping" in client.error.reason
+        assert client.error.code == 1006
     release.set()
 
 

@@ -118,12 +118,12 @@ async def test_blocking_dependencies_run_in_threads() -> None:
 
 
 async def test_a_dependency_is_given_what_a_handler_is() -> None:
-    """Connection and message reach dependencies, in calls and in topics."""
+    """Connection and message reach dependencies, in calls and in topics; other parameters keep their defaults."""
     app = App()
     seen: list[str] = []
 
-    def caller(conn: Connection, call: Call) -> str:
-        return f"{conn.id} {call.id}"
+    def caller(conn: Connection, call: Call, between: str = " ") -> str:
+        return f"{conn.id}{between}{call.id}"
 
     async def place(topic: Topic) -> str:
         return topic.uri

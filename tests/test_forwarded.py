@@ -303,6 +303,7 @@ async def test_a_header_that_is_ignored_is_warned_of(
         (["10.0.0.1", "::/0"], "trusts everybody"),
         (["::ffff:0.0.0.0/96"], "trusts everybody"),
         ([10], "10"),
+        (10, "a list of addresses and networks, not 10"),
     ],
 )
 def test_wrong_proxies_are_refused_at_once(proxies: Any, words: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from wampkit import App, Connection, DeclarationError, Limits, connect
+from wampkit.flood import Allowance
 from wampkit.messages import decode
 from wampkit.work import memory_of
 
@@ -359,6 +360,15 @@ async def test_calls_beyond_the_rate_get_their_own_error() -> None:
             while (await peer.call("echo", 7))[0] == ERROR:
                 pass
         assert await is_well(server)
+
+
+async def test_what_was_spent_comes_back_at_the_rate() -> None:
+    """Whether anything may pass can be asked without taking it, and is true again once the rate has given it back."""
+    slow, fast = Allowance(1e-6, 1), Allowance(1000, 1)
+    assert (slow.spent, slow.take(), fast.take()) == (False, True, True)
+    await eventually(lambda: not fast.spent)
+    assert fast.take()
+    assert (slow.spent, slow.take()) == (True, False)
 
 
 async def test_topic_messages_beyond_the_rate_are_dropped_and_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,6 +1,7 @@
 """`Sessions` with real Redis: sessions on the server, which can be read anew, changed, and ended from elsewhere."""
 
 import asyncio
+import gc
 import json
 import logging
 import signal
@@ -340,6 +341,29 @@ async def test_a_hooks_change_to_an_ended_session_is_told(redis: Redis, caplog: 
         await eventually(lambda: "a change to a session is not written: the session has ended" in caplog.text)
 
 
+class _Slow(RedisStorage):
+    """A storage that takes its time to write."""
+
+    async def save_session(self, *args: Any) -> None:
+        await asyncio.sleep(0.2)
+        await super().save_session(*args)
+
+
+async def test_the_stop_waits_for_what_hooks_have_changed(redis: Redis) -> None:
+    """What `on_disconnect` leaves in the session of a client that the stop sends away is written before it ends."""
+
+    def declare(app: App) -> None:
+        @app.on_disconnect
+        async def gone(connection: Connection) -> None:
+            connection.session["left"] = True
+
+    async with website(_Slow(redis, max_age=600), declare) as visitor:
+        await visitor.post("/login", user="ann")
+        async with visitor.connect():
+            await visitor.website.server.runner.cleanup()
+            assert await _held(redis, visitor) == {"user": "ann", "left": True}
+
+
 async def test_a_handler_can_end_the_session(redis: Redis, shop: Shop) -> None:
     """A handler that empties the session ends it: its call is answered, then its connections are closed."""
     async with website(RedisStorage(redis, max_age=600), shop) as visitor:
@@ -435,8 +459,8 @@ async def test_changed_roles_reach_the_connection(redis: Redis) -> None:
         assert connection.session["roles"] == ["staff", "new"]
 
 
-async def test_a_lost_role_ends_what_it_allowed(redis: Redis) -> None:
-    """When a session loses a role, the subscriptions that needed it end with it."""
+async def test_a_lost_role_ends_what_it_allowed(redis: Redis, caplog: pytest.LogCaptureFixture) -> None:
+    """When a session loses a role, the subscriptions that needed it end with it, and nothing else is left of that."""
     app = _alone(redis, check_every=0.2)
     app.topic("staff", subscribe=requires("staff"))
     app.topic("all")
@@ -449,6 +473,14 @@ async def test_a_lost_role_ends_what_it_allowed(redis: Redis) -> None:
         assert connection.topics == ("staff", "all")
         await _put(redis, "s1", user="ann", roles=[])
         await eventually(lambda: connection.topics == ("all",))
+        await eventually(lambda: not [task for task in _all_tasks_ever() if "recheck" in repr(task)])
+    assert "ending what a session does not allow" not in caplog.text
+
+
+def _all_tasks_ever() -> list[asyncio.Task[Any]]:
+    """Those that have ended, too, if something still holds them."""
+    gc.collect()
+    return [each for each in gc.get_objects() if isinstance(each, asyncio.Task)]
 
 
 async def test_a_session_is_looked_up_once_for_all_its_connections(redis: Redis) -> None:

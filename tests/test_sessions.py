@@ -254,6 +254,7 @@ def _note_cases() -> dict[str, tuple[str | None, str]]:
         "expired": (_cookie(age=3700, user="ann"), "the cookie has expired"),
         "old content": (_token({"created": now - 3700, "session": {"user": "ann"}}), "the cookie has expired"),
         "from the future": (_cookie(age=-300, user="ann"), "over a minute from now"),
+        "no content": (_token(b"hello"), "what it stands for is no session"),
         "empty": (_token({"created": now, "session": {}}), "the session is empty"),
         "no user": (_cookie(cart=[1]), "the session has no 'user'"),
         "user": (_cookie(user="a\nnn", age=60), r"session of user 'a\nnn', expires in 3,540 s"),
@@ -717,11 +718,19 @@ class _Broken(SimpleCookieStorage):
 
 @pytest.mark.parametrize(
     "error",
-    [ConnectionRefusedError(111, "refused"), TimeoutError(), RuntimeError("pool of 'topsecret' closed")],
+    [
+        ConnectionRefusedError(111, "refused"),
+        TimeoutError(),
+        TimeoutError(110, "Connect call failed"),
+        RuntimeError("pool of 'topsecret' closed"),
+    ],
     ids=repr,
 )
 async def test_a_storage_that_fails_is_no_bad_cookie(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
-    """While the storage fails who brings a cookie gets 503, to come again, and who brings none is let in."""
+    """While the storage fails who brings a cookie gets 503, to come again, and who brings none is let in.
+
+    The log has the storage's own words, without the cookie.
+    """
     storage = _Broken(max_age=60)
     storage.error = error
     async with serve(_app(Sessions(storage, plain=True))) as server:
@@ -736,6 +745,8 @@ async def test_a_storage_that_fails_is_no_bad_cookie(error: Exception, caplog: p
         assert (await peer.result("who"))[0] == "ann"
     assert caplog.text.count("the session storage does not answer") == 2
     assert "(3 more like this)" in caplog.text
+    said = str(error).replace("topsecret", "(cookie)").partition("'")[0] or "no answer within 5 s"
+    assert said in caplog.text
     assert "topsecret" not in caplog.text
     assert "Traceback" not in caplog.text
 
@@ -805,3 +816,12 @@ async def test_refresh_takes_no_other_session() -> None:
 def test_the_gate_says_what_it_does(required: bool, words: str) -> None:
     """What `wampkit check` shows of it says whether a session is required."""
     assert Sessions(_storage(), required=required).describe().endswith(words)
+    endless = Sessions(_storage(max_age=None), required=required, endless=True)
+    assert "AIOHTTP_SESSION that never expires)" in endless.describe()
+
+
+def test_storages_with_other_keys_are_told_apart() -> None:
+    """Workers that drew their keys at the start are found by it; where there is no key, nothing is claimed."""
+    one, same, other = (Sessions(_storage(key)).fingerprint for key in (KEY, KEY, OLD))
+    assert one == same != other
+    assert Sessions(SimpleCookieStorage(max_age=60), plain=True).fingerprint == ""

@@ -1,7 +1,9 @@
 """Subscriptions: iteration, sharing one on the wire, and learning what became of them."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -147,12 +149,15 @@ async def test_events_wait_within_so_many_bytes(other: Foreign) -> None:
             await client.publish("t", [number, "x" * 300])
         await client.call("echo")
         assert ([(await events.get(timeout=5))[0] for _ in range(3)], events.dropped) == ([7, 8, 9], 7)
-        await client.publish("t", ["large", "x" * 3000])
-        assert (await events.get(timeout=5))[0] == "large"
+        for number in range(2):
+            await client.publish("t", ["large", "x" * 3000, number])
+        await client.call("echo")
+        large = await events.get(timeout=5)
+        assert (large[0], large[2], events.dropped) == ("large", 1, 8)
         for _ in range(3):
             await client.publish("t", ["again", "x" * 300])
         await client.call("echo")
-        assert (len([await events.get(timeout=5) for _ in range(3)]), events.dropped) == (3, 7)
+        assert (len([await events.get(timeout=5) for _ in range(3)]), events.dropped) == (3, 8)
 
 
 async def test_events_of_unknown_topics_are_kept_within_bounds(other: Foreign) -> None:
@@ -259,6 +264,38 @@ async def test_a_wire_lost_while_entering_fails_all_that_enter(other: Foreign) -
         await client.wait_for(State.OPEN, timeout=5)
         await client.call("echo")
         assert len(other.sent(5)) == 1
+
+
+async def test_a_wire_lost_behind_those_that_gave_up_is_no_complaint(other: Foreign) -> None:
+    """When all that were entering have been cancelled, the loss is nothing that asyncio reports as not looked at."""
+    uncaught: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: uncaught.append(context))
+    async with connect(other.url, reconnect=False) as client:
+        tasks = await entering(other, client)
+        while tasks:
+            tasks.pop().cancel()
+        await asyncio.sleep(0)
+        await drop(client)
+        await client.wait_for(State.CLOSED, timeout=5)
+    gc.collect()
+    await asyncio.sleep(0)
+    assert uncaught == []
+
+
+async def test_leaving_waits_for_what_other_names_turn_out_to_be(other: Foreign) -> None:
+    """While the server owes the URI of one name, another is not unsubscribed, for both may be one to the server."""
+    other.mark = ".wampkit"
+    other.answers = {"wampkit:subscription": [3, "http://x/t"]}
+    async with connect(other.url) as client:
+        full = await client.subscribe("http://x/t").start()
+        other.answers = {"wampkit:subscription": []}
+        starting = asyncio.ensure_future(client.subscribe("p:t").start())
+        await eventually(lambda: [each[3] for each in other.sent(2)] == ["http://x/t", "p:t"])
+        await full.stop()
+        await other.sockets[0].send_json([3, other.sent(2)[-1][1], "http://x/t"])
+        short = await asyncio.wait_for(starting, 5)
+        await client.call("echo")
+        assert (short.uri, other.sent(6)) == ("http://x/t", [])
 
 
 async def test_a_wire_made_again_before_the_loss_is_noticed(other: Foreign) -> None:

@@ -272,6 +272,26 @@ async def test_events_wait_for_the_end_of_the_dependencies() -> None:
         assert events_of(listener) == [0, 1, 2]
 
 
+async def test_events_wait_for_no_dependency_that_ends_with_the_handler() -> None:
+    """Where no dependency is a generator, events leave while the handler still runs."""
+    app, go_on = App(), asyncio.Event()
+    app.topic(NEWS)
+
+    def made() -> str:
+        return "made"
+
+    @app.rpc("tell")
+    async def tell(conn: Connection, what: Annotated[str, Depends(made)]) -> None:
+        await app.publish(NEWS, what)
+        await go_on.wait()
+
+    async with listening(app) as (_, caller, listener):
+        await caller.send(CALL, "c", "tell")
+        assert await listener.next() == [EVENT, NEWS, "made"]
+        go_on.set()
+        assert await caller.next() == [RESULT, "c", None]
+
+
 async def test_what_cannot_be_published_is_told_where_it_is_published() -> None:
     """An unknown topic and an event that is no JSON fail at the call; an event is what it was then."""
     app = App()

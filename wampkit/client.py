@@ -182,7 +182,6 @@ class Client:
         if self._link is not None:
             self._link.cut("the client is closed")
             self._link = None
-        self._restarted_by = 0.0
         self.error = reason
         self._subscriptions.end(reason or ConnectionLost("the client is closed"))
         await self._dialer.close()

@@ -154,8 +154,7 @@ class Watch:
                     self._gate.say("facts", "asking who a session belongs to failed", logging.ERROR, error)
                     self.report(error)
 
-        if waiting:
-            await asyncio.gather(*[work() for _ in range(min(AT_ONCE, len(waiting)))])
+        await asyncio.gather(*[work() for _ in range(min(AT_ONCE, len(waiting)))])
 
     async def _judge(self, group: Collection[Connection]) -> None:
         """Act on what the storage says of one session."""
