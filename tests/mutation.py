@@ -39,7 +39,7 @@ TESTS: dict[str, str] = {
     "dispatch": "test_dispatch test_limits",
     "door": "test_door test_gates test_handshake_faults test_connection",
     "flood": "test_limits test_connection test_authentication",
-    "forwarded": "test_addresses test_forwarded",
+    "forwarded": "test_addresses test_gates test_forwarded",
     "guessing": "test_authentication",
     "inlet": "test_inlet test_connection test_faults",
     "keepalive": "test_keepalive test_half_open",
@@ -68,12 +68,24 @@ EQUIVALENT: set[tuple[str, str, str]] = {
     ("arguments", "index < len(args)", "(index <= len(args))"),
     # client: one second after the start of the loop's clock is as long past as its start.
     ("client", "0.0", "1.0"),
-    # link: behind a CLOSE frame aiohttp itself says that no frame comes any more.
-    ("link", "return False", "True"),
+    # guessing: both are None, or neither is.
+    ("guessing", "self._addresses is None or self._authkeys is None", "(self._addresses is None)"),
+    ("guessing", "self._addresses is None or self._authkeys is None", "(self._authkeys is None)"),
+    (
+        "guessing",
+        "self._addresses is None or self._authkeys is None",
+        "(self._addresses is None and self._authkeys is None)",
+    ),
+    # logins: without a salt, deriving gives the secret itself, only later.
+    ("logins", "credentials.derived or credentials.salt is None", "(credentials.derived)"),
     # storage: both numbers are only asked whether they are 0.
     ("storage", "return self._judged(loaded, request, 1, 1)", "2"),
     # watch: a session that expires within this half second, in the log.
-    ("watch", "0", "1"),
+    (
+        "watch",
+        'return "never expires" if expires is None else f"expires in {max(0, round(expires - time.time())):,} s"',
+        "1",
+    ),
 }
 """Mutants that change nothing that could be seen: module, the code as it is, the mutant.
 

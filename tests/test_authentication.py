@@ -644,6 +644,19 @@ async def test_logins_that_succeed_do_not_count() -> None:
         assert app.counters.logins == 20
 
 
+def test_who_has_no_address_is_counted_by_authkey() -> None:
+    """As on a unix socket; a login that did not fail is given back, and without a bound nothing is counted."""
+    guessing = Guessing(1)
+    assert [guessing.take(None, "alice") for _ in range(11)] == [True] * 10 + [False]
+    assert guessing.is_over(None, "alice")
+    guessing.give_back(None, "alice")
+    assert not guessing.is_over(None, "alice")
+    unbounded = Guessing(None)
+    unbounded.take(None, "alice")
+    unbounded.give_back(None, "alice")
+    assert (unbounded.is_over(None, "alice"), len(unbounded)) == (False, 0)
+
+
 def test_what_is_remembered_of_guesses_is_bounded() -> None:
     """Ten thousand addresses and authkeys are kept, and those that guess go on being refused."""
     guessing = Guessing(1)

@@ -277,9 +277,9 @@ async def test_calls_in_flight_fail_at_once(other: Foreign) -> None:
     async with connect(other.url, backoff=FAST) as client:
         calls = [asyncio.ensure_future(client.call("never")) for _ in range(3)]
         await eventually(lambda: len(other.sent(2)) == 3)
-        await drop(client)
+        await other.cut()
         failed = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 5)
-    assert [type(each) for each in failed] == [ConnectionLost] * 3
+    assert [(type(each), getattr(each, "code", None)) for each in failed] == [(ConnectionLost, 1006)] * 3
 
 
 async def test_each_attempt_asks_for_a_fresh_url_and_headers(server: Restartable) -> None:

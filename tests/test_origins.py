@@ -236,6 +236,8 @@ REASONS = [
     (["https://example.com"], "https://example.com:443", "default port"),
     (["https://example.com"], "example.com", "not scheme://host"),
     (["https://example.com"], "file://", "no host"),
+    (["https://example.com"], "https://:8443", "no host"),
+    (["https://example.com"], "https://example.com.:8443", "dot"),
 ]  # fmt: skip
 
 
