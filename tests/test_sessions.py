@@ -442,6 +442,28 @@ async def test_a_cookie_within_another_is_none() -> None:
     assert noted.notes[0] == "the session's cookie came within another cookie, which somebody else may have set"
 
 
+async def test_white_space_that_is_part_of_a_name_makes_another_name() -> None:
+    """To a browser such a cookie has another name, which `__Host-` does not guard; aiohttp drops that space."""
+    name, eve, users = "__Host-SESSION", _cookie(user="eve"), list[Any]()
+    wrong = []
+
+    class Judge:
+        async def connect(self, connection: Connection) -> None:
+            users.append(connection.user)
+            raise NotAllowed("seen")
+
+    async with serve(_app(Sessions(_storage(cookie_name=name)), Judge())) as server:
+        assert await _status(server, f"Cookie: a=b; \t {name}={eve}".encode()) == 403
+        assert users == ["eve"], "spaces and tabs are no part of a name"
+        for code in (0x0B, 0x0C, 0x1C, 0x1F, 0x85, 0xA0, 0x1680, 0x2000, 0x2028, 0x202F, 0x3000):
+            for cookie in (f"{chr(code)}{name}={eve}", f"a=b; {chr(code)}{name}={eve}", f"{name}{chr(code)}={eve}"):
+                users.clear()
+                assert await _status(server, f"Cookie: {cookie}".encode()) in (400, 403)
+                if users not in ([], [None]):
+                    wrong.append(f"{cookie.partition('=')[0]!a}")
+    assert wrong == []
+
+
 async def test_other_cookies_do_not_matter() -> None:
     """Cookies of other names beside the session's change nothing; one in a second header alone is told of."""
     noted = Noted(_storage())

@@ -178,12 +178,17 @@ class Storage:
 
         Browsers separate cookies by semicolons. aiohttp's parser also ends one at white space, and takes semicolons
         between quotes for part of one, so that a cookie of a neighbouring host can hold one of the session's name, or
-        hide the real one. Therefore the name may stand before a `=` once only, wherever that is.
+        hide the real one. Therefore the name may stand before a `=` once only, wherever that is. It also drops all that
+        Unicode calls white space around a name, where to a browser that makes another one.
         """
         name = self._storage.cookie_name
         headers = request.headers.getall("Cookie", [])
         counts = [
-            sum(key.strip() == name for key, equals, _ in (part.partition("=") for part in header.split(";")) if equals)
+            sum(
+                key.strip(" \t") == name
+                for key, equals, _ in (part.partition("=") for part in header.split(";"))
+                if equals
+            )
             for header in headers
         ]
         written = sum(len(self._named.findall(header)) for header in headers)
