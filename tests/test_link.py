@@ -245,7 +245,7 @@ async def test_why_there_is_no_connection_is_told_truly() -> None:
         await connect("ws://no-such-host.invalid/").open()
     plain = await asyncio.start_server(_speak_plainly, "127.0.0.1", 0)
     port = plain.sockets[0].getsockname()[1]
-    with pytest.raises(ConnectionLost, match="SSL"):
+    with pytest.raises(ConnectionLost, match="there is no TLS; is it ws://"):
         await connect(f"wss://127.0.0.1:{port}/").open()
     plain.close()
 
