@@ -50,7 +50,7 @@ TESTS: dict[str, str] = {
     "origins": "test_origins test_gates",
     "outbox": "test_outbox test_slow_peers test_topics",
     "protocol": "test_protocol test_messages test_dispatch",
-    "requirements": "test_rights test_requirements test_dispatch test_mistakes",
+    "requirements": "test_rights test_requirements test_dispatch test_mistakes test_authentication",
     "sessions": "test_sessions test_session_redis test_check_sessions",
     "storage": "test_sessions test_session_redis",
     "subscribing": "test_dispatch test_topics test_requirements",
