@@ -371,7 +371,7 @@ async def test_a_syntax_error_waits_for_the_next_save(project: Path) -> None:
         url = await server.url()
         write(project, served="def broken(:\n")
         await server.said(r"^wampkit: served.py:1: SyntaxError: ")
-        await server.said("waiting for a change")
+        await server.said(r"the app ended \(exit code 1\); waiting for a change")
         write(project, served=APP)
         assert await server.url(count=2) == url
         assert "Traceback" not in "".join(server.err)

@@ -147,6 +147,8 @@ class Child:
         await first_of(line, self.ended())
         if not line.cancelled() and line.result().endswith(b"\n"):  # else it died while it told
             self.started = Started(**json.loads(line.result()))
+        else:  # its end of the line closes a little before the process is gone, and has an exit code
+            await self.ended()
 
     async def silent(self, patience: float) -> None:
         """Wait until the event loop of a child that serves has given no sign of life for `patience` seconds.
