@@ -237,6 +237,24 @@ async def test_a_client_whose_answers_pile_up_is_cut_all_the_same() -> None:
         assert app.counters.slow_readers == 1
 
 
+async def test_dropping_keeps_the_connection_where_one_event_is_larger_than_the_queue() -> None:
+    """An event that is on its way cannot be dropped; it is no reason to cut its reader, and the newest follows it."""
+    app = make(limits=Limits(queue=20_000, slow_reader="drop"), keepalive=None)
+    async with serve(app) as server:
+        peer = await _stalled(server, app)
+        connection = server.connection(peer)
+        count = 0
+        async with asyncio.timeout(20):
+            while connection.dropped < 10 and not connection.closed:
+                await app.publish("t:a", [count, "x" * 300_000])
+                count += 1
+                await asyncio.sleep(0)
+        assert not connection.closed
+        got = -1
+        while got != count - 1:
+            got = (await peer.read_message())[2][0]
+
+
 async def test_what_was_dropped_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     """The log says that a client reads too slowly, and does not repeat it for each event."""
     app = make(limits=Limits(queue=20_000, slow_reader="drop"), keepalive=None)
