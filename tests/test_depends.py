@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import gc
 import threading
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any
 
@@ -193,6 +195,36 @@ async def test_a_failing_cleanup_stops_no_other(caplog: pytest.LogCaptureFixture
     assert log[3:] == ["third out", "second saw SystemExit", "second out", "first saw SystemExit", "first out"]
     assert "CALL 'f' failed, and then its dependency Log.dependency.<locals>.provide failed at its end" in caplog.text
     assert "cleanup failed" in caplog.text
+
+
+async def test_a_failing_cleanup_leaves_nothing_to_the_garbage_collector() -> None:
+    """What a dependency raises at its end is freed with the message, and with it what its frames hold."""
+    app, raised = App(), list[weakref.ref[WampError]]()
+
+    class Full(WampError):
+        pass
+
+    async def store() -> AsyncIterator[None]:
+        yield
+        error = Full("a:full", "the disk is full")
+        raised.append(weakref.ref(error))
+        try:
+            raise error
+        finally:
+            del error
+
+    @app.rpc("f")
+    async def f(_: Annotated[None, Depends(store)]) -> None: ...
+
+    async with serve(app) as server:
+        peer = await server.peer()
+        gc.disable()
+        try:
+            assert (await peer.call("f"))[2:] == ["a:full", "the disk is full"]
+            await peer.settle()
+            assert raised[0]() is None
+        finally:
+            gc.enable()
 
 
 async def test_a_failing_dependency_answers_the_call_and_cleans_up() -> None:

@@ -418,8 +418,8 @@ async def test_everything_that_is_sent_counts_against_the_rate() -> None:
     assert wrong == {}
 
 
-async def test_a_flood_of_any_kind_can_close_the_connection() -> None:
-    """With flood="close" the first frame too many closes with 1008, whatever it is."""
+async def test_a_flood_of_any_kind_can_close_the_connection(caplog: pytest.LogCaptureFixture) -> None:
+    """With flood="close" the first frame too many closes with 1008, whatever it is, and the log says that alone."""
     wrong = {}
     for opcode in (1, 2, 9, 10):
         app = make(messages_per_second=0.001, burst=2, flood="close")
@@ -430,6 +430,8 @@ async def test_a_flood_of_any_kind_can_close_the_connection() -> None:
             if (end := await peer.read_close()) != (1008, "more than 0.001 messages a second"):
                 wrong[opcode] = end
     assert wrong == {}
+    assert caplog.text.count("closed: more than 0.001 messages a second") == 4
+    assert "dropped" not in caplog.text
 
 
 async def test_the_rate_of_pings_is_not_that_of_messages() -> None:

@@ -34,6 +34,7 @@ from .tables import rows
     [
         ('[0,"s",1,"me"]', Welcome("s", 1, "me")),
         ('[0,"s",1]', Welcome("s", 1, "")),
+        ('[0,"s",1,null]', Welcome("s", 1, "")),
         ('[1,"p","u"]', Prefix("p", "u")),
         ('[2,"c","u"]', Call("c", "u", [])),
         ('[2,"","",null,[1],{"a":2}]', Call("", "", [None, [1], {"a": 2}])),
@@ -107,6 +108,24 @@ def test_what_is_json_and_no_message(text: str) -> None:
 
 
 @rows(
+    ("text", "shown"),
+    [
+        ("[9]", "'9'"),
+        ("[true]", "'True'"),
+        ('["5","t"]', "'5'"),
+        ('["' + "x" * 1000 + '"]', f"'{'x' * 24}'… (1000 characters)"),
+        ('[["' + "x" * 1000 + '"]]', "that is a list"),
+        ('[{"' + "x" * 1000 + '":1}]', "that is an object"),
+    ],
+)
+def test_an_unknown_type_is_named(text: str, shown: str) -> None:
+    """The refusal tells the type that is unknown, in a few characters however long it is."""
+    with pytest.raises(ProtocolError) as refused:
+        decode(text)
+    assert refused.value.reason == f"unknown message type {shown}"
+
+
+@rows(
     "data",
     [b"", b" ", b"x", b"[5,'t']", b'[5,"t"', b'[5,"t"]]', b'[5,"t"] x', b'[5,"t",]', b'[5,"a\nb"]', b'[3,"c",NaN]',
      b'[3,"c",Infinity]', b'[3,"c",-Infinity]', b'[3,"c",1e999]', b'[3,"c",-1e999]', b'[3,"c",' + b"9" * 309 + b"]",
@@ -115,10 +134,11 @@ def test_what_is_json_and_no_message(text: str) -> None:
      b'[5,"\\u12"]', b'[5,"\\ud800', b"[" * 100_000, b'{"a":' * 100_000],
 )  # fmt: skip
 def test_what_is_not_json(data: bytes) -> None:
-    """Text that is no JSON in UTF-8, or holds a number that no double can, is refused with 1007."""
-    with pytest.raises(ProtocolError) as refused:
-        decode(data)
-    assert refused.value.code == 1007
+    """Text that is no JSON in UTF-8, or holds a number that no double can, is refused with 1007 at any nesting."""
+    for nesting in (MAX_NESTING, 1000):
+        with pytest.raises(ProtocolError) as refused:
+            decode(data, nesting)
+        assert refused.value.code == 1007
 
 
 @rows(

@@ -35,12 +35,14 @@ class Tracer:
     def __init__(self, name: str, log: list[str]) -> None:
         self.name = name
         self.log = log
+        self.routes: list[str | None] = []
 
     async def connect(self, connection: Connection) -> None:
         self.log.append(f"{self.name}.connect")
 
     async def message(self, message: Incoming, call_next: CallNext) -> Any:
         self.log.append(f"{self.name}>{type(message).__name__}")
+        self.routes.append(message.route.uri if message.route else None)
         try:
             return await call_next(message)
         finally:
@@ -52,7 +54,10 @@ class Tracer:
 
 @pytest.mark.parametrize("code", [CALL, SUBSCRIBE, UNSUBSCRIBE, PUBLISH])
 async def test_each_message_passes_the_list_in_its_order(code: int) -> None:
-    """App, router and route middlewares run outermost first for each type of message, and return inside out."""
+    """App, router and route middlewares run outermost first for each type of message, and return inside out.
+
+    Each sees the route of the message.
+    """
     log: list[str] = []
     tracers = {name: Tracer(name, log) for name in ("app1", "app2", "outer", "inner", "route1", "route2")}
     app = App(prefixes={"t": T}, middlewares=[tracers["app1"], tracers["app2"]])
@@ -94,6 +99,7 @@ async def test_each_message_passes_the_list_in_its_order(code: int) -> None:
             "handler",
             *[f"{each}<" for each in reversed(order)],
         ]
+        assert {tuple(set(each.routes)) for each in tracers.values()} == {(f"{T}x",)}
 
 
 async def test_a_middleware_may_change_arguments_result_and_event() -> None:

@@ -533,8 +533,11 @@ async def test_a_publish_names_so_many_sessions(count: int, arrives: bool) -> No
 # ---- rights that are lost
 
 
-async def test_recheck_ends_what_is_not_allowed_any_more() -> None:
-    """After a role was taken away, no event arrives once `recheck` has returned; other subscriptions stay."""
+async def test_recheck_ends_what_is_not_allowed_any_more(caplog: pytest.LogCaptureFixture) -> None:
+    """After a role was taken away, no event arrives once `recheck` has returned; other subscriptions stay.
+
+    The log says what was ended, as it does where a SUBSCRIBE is refused.
+    """
     app = make()
     left: list[str] = []
     secret = app.topic("t:secret/{name}", relay=True, subscribe=requires("member"))
@@ -556,6 +559,8 @@ async def test_recheck_ends_what_is_not_allowed_any_more() -> None:
         assert await peer.next() == [EVENT, T + "open", "after"]
         assert sorted(left) == ["a", "b"]
         assert connection.topics == (T + "open",)
+        for name in "ab":
+            assert f"SUBSCRIBE '{T}secret/{name}' refused" in caplog.text
         await peer.close()
         await talker.close()
 

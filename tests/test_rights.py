@@ -269,11 +269,12 @@ async def test_hooks_of_a_subscription_that_lost_its_right_are_paired() -> None:
 
 
 async def test_what_a_middleware_refuses_late_does_not_stand() -> None:
-    """A message middleware that raises behind `call_next` refuses a subscription that was accepted before."""
+    """A message middleware that raises behind `call_next` undoes the subscription it refuses, not one that stood."""
+    refuses = True
 
     async def too_late(message: Incoming, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
         await call_next(message)
-        if isinstance(message, Subscribe) and message.connection.user == "ann":
+        if isinstance(message, Subscribe) and refuses:
             raise NotAllowed("not after all")
 
     app = App(middlewares=[Claims(), too_late])
@@ -284,6 +285,13 @@ async def test_what_a_middleware_refuses_late_does_not_stand() -> None:
         await peer.settle()
         assert server.connection(peer).topics == ()
         assert dict(app.topics) == {}
+        refuses = False
+        await peer.subscribe("room")
+        await peer.settle()
+        refuses = True
+        await peer.subscribe("room")
+        await peer.settle()
+        assert server.connection(peer).topics == ("room",)
         await peer.close()
 
 

@@ -95,13 +95,15 @@ async def test_subscribing_twice_is_subscribing_once() -> None:
 
 
 async def test_a_subscription_stays_with_the_uri_it_meant() -> None:
-    """Redefining a prefix moves no subscription that was made with it."""
+    """Redefining a prefix moves no subscription that was made with it; nor does one that stands for the whole URI."""
     app = make()
     async with serve(app) as server:
         one, other = await server.peer(), await server.peer()
         await one.send(PREFIX, "p", T + "relay/")
         await one.subscribe("p:a")
         await one.send(PREFIX, "p", T + "elsewhere/")
+        await one.send(PREFIX, "q", T + "relay/a")
+        await one.settle()
         await other.send(PUBLISH, "t:relay/a", 1)
         assert await one.events(1) == [1]
 
@@ -788,13 +790,16 @@ async def test_a_handler_may_publish_to_its_own_topic() -> None:
 
 
 async def test_a_publish_that_came_before_the_close_is_delivered() -> None:
-    """A client that publishes and leaves at once has published, whether its handler waits or not."""
+    """What a client publishes before it leaves is published, whether handlers wait or not; it subscribes no more."""
     app = make()
+    subscribed: list[str] = []
 
     @app.topic("t:slow")
     async def slow(event: Any) -> Any:
         await asyncio.sleep(0.02)
         return event
+
+    app.topic("t:room", relay=True).on_subscribe(lambda: subscribed.append("t:room"))
 
     async with serve(app) as server:
         listener = await server.peer()
@@ -804,10 +809,12 @@ async def test_a_publish_that_came_before_the_close_is_delivered() -> None:
         await peer.send(
             b"".join(message(PUBLISH, "t:relay/a", number) for number in range(3))
             + message(PUBLISH, "t:slow", 3)
+            + message(SUBSCRIBE, "t:room")
             + message(PUBLISH, "t:relay/a", 4)
             + close()
         )
         assert await listener.events(5) == [0, 1, 2, 3, 4]
+        assert subscribed == []
 
 
 @rows("value", ["1e400", "-1e999", "9" * 400, "NaN", "Infinity", '"\\ud800"', '{"\\udfff": 1}', "1" + "0" * 5000])

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import sqlite3
 import threading
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,8 +14,10 @@ import pytest
 
 from wampkit import (
     App,
+    CallNext,
     Connection,
     Depends,
+    Incoming,
     MemoryBroker,
     NotAllowed,
     Publication,
@@ -22,6 +25,7 @@ from wampkit import (
     WampError,
     run_on_loop,
 )
+from wampkit.transaction import Transaction
 
 from .wire import CALL, ERROR, EVENT, PUBLISH, RESULT, SUBSCRIBE, Peer, Server, serve
 
@@ -347,12 +351,42 @@ async def test_a_task_that_outlives_its_message_publishes_at_once(fails: bool) -
         assert events_of(listener) == ["later"]
 
 
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_transaction_that_has_ended_keeps_no_event(fails: bool) -> None:
+    """A task that goes on for hours with its message's transaction costs no memory for what is published in it."""
+
+    class Send:
+        async def __call__(self) -> None: ...
+
+    transaction, sends = Transaction(), [Send(), Send()]
+    kept = [weakref.ref(each) for each in sends]
+    assert transaction.hold(sends[0])
+    if fails:
+        transaction.roll_back(given_up=False)
+    else:
+        await transaction.commit()
+    assert not transaction.hold(sends[1])
+    sends.clear()
+    assert [each() for each in kept] == [None, None]
+
+
 # ---- calls that are given up
 
 
 async def test_a_call_that_times_out_publishes_nothing() -> None:
-    """A handler whose time is over is rolled back with its events; so is a `def` one, though its thread goes on."""
-    app = App()
+    """A handler whose time is over is rolled back with its events; so is a `def` one, though its thread goes on.
+
+    A middleware around it may publish what became of it.
+    """
+
+    async def tell_failures(message: Incoming, call_next: CallNext) -> Any:
+        try:
+            return await call_next(message)
+        except asyncio.CancelledError:
+            await app.publish(NEWS, f"{message.uri} failed")
+            raise
+
+    app = App(middlewares=[tell_failures])
     app.topic(NEWS)
     saw: list[str] = []
     go, over = threading.Event(), asyncio.Event()
@@ -388,7 +422,7 @@ async def test_a_call_that_times_out_publishes_nothing() -> None:
         go.set()
         await asyncio.wait_for(over.wait(), 5)
         await listener.settle()
-        assert events_of(listener) == []
+        assert events_of(listener) == ["async failed", "def failed"]
         assert saw[:2] == ["CancelledError", "CancelledError"]
         assert saw[2].startswith("this call was given up")
 

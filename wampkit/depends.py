@@ -113,8 +113,8 @@ class Scope:
         for ending in self.endings:
             await ending(error)
 
-    async def __aenter__(self) -> Scope:
-        return self
+    async def __aenter__(self) -> None:
+        """Nothing is entered yet: each dependency is when it is first asked for."""
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -153,7 +153,7 @@ class Work:
             asyncio.get_running_loop().call_soon(self._next_jobs)
 
     def _call_ended(self, task: asyncio.Task[None]) -> None:
-        self._count(-self._calls.pop(task, 0))
+        self._count(-self._calls.pop(task))
 
     def _count(self, more: int) -> None:
         self._bytes += more
