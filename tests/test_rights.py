@@ -187,7 +187,7 @@ async def _events(stage: str, cause: Callable[[World, Connection, Peer], Awaitab
         await world.app.publish(INBOX, "kept for a newcomer")
         world.gate.opened.set()
         if connection.closed:
-            await eventually(lambda: len(world.app.connections) == 0)
+            await eventually(lambda: not world.app.connections and not world.app.topics)
         else:
             await connection.work.settled()
             await world.app.publish(INBOX, "for ann only")
