@@ -544,7 +544,8 @@ async def freezable(server: Server) -> AsyncIterator[Frozen]:
         assert await client.line() == "0"
         yield client
     finally:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):  # it ended by itself
+            process.kill()
         await process.wait()
 
 
