@@ -9,6 +9,7 @@ import pytest
 from aiohttp import web
 
 from wampkit import App, Connection, Sessions
+from wampkit.background import BackgroundTask
 from wampkit.console import Console
 from wampkit.heartbeat import Heartbeat
 from wampkit.keepalive import BATCH, keep_alive
@@ -112,6 +113,41 @@ async def test_what_raises_in_them_is_told_and_they_run_again(
                 await eventually(lambda: f"wampkit: {task}" in tasks())  # noqa: B023
 
 
+async def test_a_task_that_is_stopped_before_it_runs_again_stays_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ended just before the stop is not started again behind it, and what never began can be stopped."""
+    monkeypatch.setattr("wampkit.background.PAUSE", 0.05)
+    runs = 0
+
+    async def work() -> None:
+        nonlocal runs
+        runs += 1
+
+    async with BackgroundTask("it", work):
+        await eventually(lambda: runs)
+        await asyncio.sleep(0)  # so that its end is known
+    assert runs == 1
+    await asyncio.sleep(0.1)
+    assert runs == 1
+    await BackgroundTask("another", work).stop()
+
+
+async def test_a_stop_waits_until_a_task_has_cleaned_up() -> None:
+    """What a task still has to do when it is cancelled is done when the stop returns."""
+    log: list[str] = []
+
+    async def work() -> None:
+        log.append("begun")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            log.append("cleaned up")
+
+    async with BackgroundTask("it", work):
+        await eventually(lambda: log)
+    assert log == ["begun", "cleaned up"]
+
+
 @on_each_loop
 async def test_one_connections_failure_is_told_once_and_the_others_are_kept_alive(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -166,6 +202,7 @@ async def test_a_connection_that_cannot_even_be_cut_ends_nothing(
             await kept.app.drain(0.1)
             assert (await peers[1].closed())[0] == 1012
             await asyncio.wait_for(kept.app.stop(), 20)
+            await eventually(lambda: "wait_closed" not in str(asyncio.all_tasks()), "nothing waits for it any more")
     assert stopped == ["stopped"]
     assert "could not be ended" in caplog.text
 
@@ -270,7 +307,11 @@ class Ending:
 
     async def linger(self, connection: Connection) -> None:
         self.log.append("begun")
-        await self.gate.wait()
+        try:
+            await self.gate.wait()
+        except asyncio.CancelledError:
+            self.log.append("cancelled")
+            raise
         self.log.append("left")
 
 
@@ -321,6 +362,7 @@ async def test_a_farewell_that_hangs_is_given_up(
             await eventually(lambda: len(ending.app.connections) == 0, place)  # noqa: B023
             await stopped(server)
             assert ending.log[-3:] == ENDED, place
+            assert ("cancelled" in ending.log) == (place != "unsubscribe"), place
     assert "hooks of 1 clients took longer than 0.1 s and are cancelled" in caplog.text
 
 

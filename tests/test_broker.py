@@ -184,8 +184,11 @@ async def test_a_broker_that_fails_to_publish_fails_the_publisher() -> None:
         await peer.nothing()
 
 
-async def test_a_broker_that_fails_to_start_stops_the_start() -> None:
-    """What the broker raises at start reaches whoever starts the app, which can be started again."""
+async def test_a_broker_that_fails_to_start_stops_the_start(caplog: pytest.LogCaptureFixture) -> None:
+    """What the broker raises at start reaches whoever starts the app, which can be started again.
+
+    What it raises at its close is logged, and the app stops all the same.
+    """
     broker = Recorder()
     broker.failing = {"start"}
     app = make(broker)
@@ -197,6 +200,8 @@ async def test_a_broker_that_fails_to_start_stops_the_start() -> None:
         peer = await server.peer()
         await peer.send(CALL, "1", "wampkit:subscription", "x")
         assert await peer.next() == [RESULT, "1", None]
+    assert not app.running
+    assert "the broker failed to close" in caplog.text
 
 
 async def test_two_subscribers_at_once_share_the_brokers_subscription() -> None:

@@ -897,9 +897,13 @@ async def _leave(peer: Peer | RawPeer, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["close", "reset", "vanish"])
 async def test_a_call_whose_connection_goes_is_cancelled_and_cleaned_up(how: str) -> None:
-    """However a connection ends, its calls are cancelled and their cleanup runs, dependencies included."""
+    """However a connection ends, its calls are cancelled and their cleanup runs, dependencies included: no failure."""
     app = make()
     log: list[str] = []
+
+    @app.on_error
+    async def heard(error: BaseException, connection: Connection | None) -> None:
+        log.append(repr(error))
 
     async def outer() -> AsyncIterator[int]:
         try:

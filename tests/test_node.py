@@ -1,6 +1,7 @@
 """A running app that ends: draining, cutting, and what happens to those who are in the middle of something."""
 
 import asyncio
+import logging
 import time
 from typing import Any
 
@@ -122,14 +123,37 @@ async def test_a_stuck_publish_is_cancelled_at_the_deadline() -> None:
         assert work.started == 1
 
 
-async def test_an_idle_app_drains_at_once() -> None:
-    """With nothing under way a drain ends when the clients have answered its close, long before its deadline."""
+async def test_a_drain_turns_away_who_is_still_arriving(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client whose on_connect hook still runs is turned away at once: it holds up no drain."""
+    monkeypatch.setattr("wampkit.node.CLOSE_PATIENCE", 3600.0)
+    work = Work(close_timeout=3600.0)
+    entered = asyncio.Event()
+
+    @work.app.on_connect
+    async def hang(connection: Connection) -> None:
+        entered.set()
+        await asyncio.Event().wait()
+
+    async with serve(work.app) as server:
+        peer = await server.tcp()
+        await peer.send(handshake())
+        await asyncio.wait_for(entered.wait(), PATIENCE)
+        await asyncio.wait_for(work.app.drain(0.1), PATIENCE)
+        await peer.read_to_end()
+
+
+async def test_an_idle_app_drains_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    """With nothing under way a drain ends when the clients have answered its close, long before its deadline.
+
+    The log has nothing to tell of it.
+    """
     work = Work()
     async with serve(work.app) as server:
         peers = [await server.peer() for _ in range(20)]
         await asyncio.wait_for(work.app.drain(3600), PATIENCE)
         for peer in peers:
             assert (await peer.closed())[0] == 1012
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 async def test_a_client_that_does_not_answer_the_close_is_cut() -> None:

@@ -485,6 +485,24 @@ async def test_a_peer_that_reads_on_gets_the_goodbye() -> None:
         await eventually(lambda: ends.codes == [4000])
 
 
+async def test_a_drain_waits_for_a_peer_that_reads_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that was behind when the server drains, and reads on in time, gets all that was sent before."""
+    monkeypatch.setattr("wampkit.node.CLOSE_PATIENCE", 0.05)
+    app, ends = make(close_timeout=4.0, **limits(queue=10**8))
+    async with serve(app) as server:
+        peer = await stalled(server)
+        count = await fill(app, server.connection(peer), waits=MIB)
+        draining = asyncio.create_task(app.drain(1.0))
+        await asyncio.sleep(0.1)  # longer than it waits for those that are not behind
+        assert not draining.done()
+        for number in range(count):
+            assert (await peer.read_message())[2][0] == number
+        assert (await peer.read_close())[0] == 1012
+        peer.close()
+        await draining
+        assert ends.codes == [1012]
+
+
 # ---- S10: frozen
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from wampkit import App, Connection, Limits, NotAllowed, Topic, WampError
+from wampkit.frames import text_frame
+from wampkit.messages import Event, encode
 from wampkit.work import JOBS_A_TURN
 
 from .tables import rows
@@ -282,7 +284,8 @@ async def test_events_that_come_while_on_subscribe_decides_are_kept() -> None:
 @pytest.mark.parametrize("kind", ["async", "def"])
 async def test_a_newcomer_for_which_too_much_is_kept_is_cut(kind: str, caplog: pytest.LogCaptureFixture) -> None:
     """What waits for on_subscribe counts against `queue`: a hook that hangs costs its client the connection."""
-    app = make(limits=Limits(queue=10_000))
+    length = len(text_frame(encode(Event(T + "slow", f"{0:01000}"))))
+    app = make(limits=Limits(queue=10 * length - 1))
     topic = app.topic("t:slow", relay=True)
     entered, released = threading.Event(), threading.Event()
 
@@ -300,8 +303,9 @@ async def test_a_newcomer_for_which_too_much_is_kept_is_cut(kind: str, caplog: p
         await peer.send_message(SUBSCRIBE, "t:slow")
         assert await asyncio.to_thread(entered.wait, 5)
         connection = server.connection(peer)
-        # With the bound: its own length, and one event that passes it.
+        # The one that passes the bound is still kept.
         for number in range(11):
+            assert not connection.closed
             await app.publish("t:slow", f"{number:01000}")
             await other.settle()
         assert connection.closed
@@ -309,7 +313,34 @@ async def test_a_newcomer_for_which_too_much_is_kept_is_cut(kind: str, caplog: p
         await eventually(lambda: len(app.connections) == 1)
         assert app.topics == {}
         released.set()
-    assert "on_subscribe takes too long: over 10000 bytes wait for it" in caplog.text
+    assert f"on_subscribe takes too long: over {10 * length - 1} bytes wait for it" in caplog.text
+
+
+async def test_what_is_kept_for_a_newcomer_counts_with_what_it_does_not_read() -> None:
+    """The bound holds for all that waits for a client: for on_subscribe, and for the client to read."""
+    app = make(limits=Limits(queue=100_000), keepalive=None)
+    topic = app.topic("t:slow", relay=True)
+    entered = asyncio.Event()
+
+    @topic.on_subscribe
+    async def hang() -> None:
+        entered.set()
+        await asyncio.Event().wait()
+
+    async with serve(app) as server:
+        peer = await server.raw(rcvbuf=4096)
+        await peer.send_message(SUBSCRIBE, "t:relay/a")
+        await peer.send_message(SUBSCRIBE, "t:slow")
+        await asyncio.wait_for(entered.wait(), 5)
+        connection = server.connection(peer)
+        async with asyncio.timeout(20):
+            while connection.unsent < 70_000:
+                await app.publish("t:relay/a", "x" * 5000)
+                await asyncio.sleep(0)
+        for _ in range(16):
+            await app.publish("t:slow", "x" * 5000)
+            await asyncio.sleep(0)
+        assert connection.close_code == 4008
 
 
 async def test_with_drop_a_newcomer_loses_the_oldest_of_what_is_kept(caplog: pytest.LogCaptureFixture) -> None:
@@ -327,7 +358,7 @@ async def test_with_drop_a_newcomer_loses_the_oldest_of_what_is_kept(caplog: pyt
         peer = await server.peer()
         await peer.send(SUBSCRIBE, "t:slow")
         await entered.wait()
-        for number in range(40):
+        for number in range(45):
             await app.publish("t:slow", f"{number:01000}")
             await asyncio.sleep(0)
         gate.set()
@@ -335,8 +366,8 @@ async def test_with_drop_a_newcomer_loses_the_oldest_of_what_is_kept(caplog: pyt
         await app.publish("t:slow", "last")
         connection = server.connection(peer)
         assert connection.dropped == app.counters.events_dropped > 0
-        events = await peer.events(41 - connection.dropped)
-        assert [int(event) for event in events[:-1]] == list(range(connection.dropped, 40))
+        events = await peer.events(46 - connection.dropped)
+        assert [int(event) for event in events[:-1]] == list(range(connection.dropped, 45))
         assert events[-1] == "last"
         assert 8_000 < sum(map(len, events)) < 12_000
     assert "on_subscribe takes too long: over 10000 bytes wait for it, so the oldest events are dropped" in caplog.text
