@@ -43,10 +43,10 @@ TESTS: dict[str, str] = {
     "forwarded": "test_addresses test_gates test_forwarded",
     "guessing": "test_authentication",
     "inlet": "test_inlet test_connection test_faults",
-    "keepalive": "test_keepalive test_half_open",
+    "keepalive": "test_keepalive test_background test_half_open",
     "link": "test_link test_client",
     "logins": "test_client_login test_rights test_authentication",
-    "messages": "test_messages test_protocol test_connection",
+    "messages": "test_messages test_protocol test_transaction test_connection test_limits",
     "node": "test_lifecycle test_node test_broker test_background test_drain test_slow_peers",
     "origins": "test_origins test_gates",
     "outbox": "test_outbox test_topics test_keepalive test_slow_peers",
@@ -80,6 +80,8 @@ EQUIVALENT: set[tuple[str, str, str]] = {
     ),
     # keepalive: two turns a tick instead of one, where there are few connections.
     ("keepalive", "batches = max(1, -(-len(waiting) // BATCH))", "2"),
+    # keepalive: a delay of one tick to the last bit.
+    ("keepalive", "now - due > tick", "(now - due >= tick)"),
     # logins: without a salt, deriving gives the secret itself, only later.
     ("logins", "credentials.derived or credentials.salt is None", "(credentials.derived)"),
     # outbox: nothing is written, to those who received an event before.
@@ -92,6 +94,7 @@ EQUIVALENT: set[tuple[str, str, str]] = {
     ("outbox", "buffered = buffered_bytes(self._transport) if self._transport is not None else 0", "1"),
     # protocol: `known` spares the expansion of the usual names, which gives the same URIs.
     ("protocol", "known or {}", "({})"),
+    ("protocol", "self._known.get(name) or self.resolve(name)", "(self.resolve(name))"),
     # storage: both numbers are only asked whether they are 0.
     ("storage", "return self._judged(loaded, request, 1, 1)", "2"),
     # threads: the timer goes on as long as any function runs, and finds nothing to log.

@@ -197,6 +197,24 @@ async def test_a_failing_cleanup_stops_no_other(caplog: pytest.LogCaptureFixture
     assert "cleanup failed" in caplog.text
 
 
+async def test_where_an_exception_came_from_is_noted_once() -> None:
+    """An app that raises the same exception object for each message does not fill it with notes."""
+    app, full = App(), WampError("a:full", "the disk is full")
+
+    async def store() -> AsyncIterator[None]:
+        yield
+        raise full
+
+    @app.rpc("f")
+    async def f(_: Annotated[None, Depends(store)]) -> None: ...
+
+    async with serve(app) as server:
+        peer = await server.peer()
+        for _ in range(3):
+            assert (await peer.call("f"))[2] == "a:full"
+    assert len(full.__notes__) == 1
+
+
 async def test_a_failing_cleanup_leaves_nothing_to_the_garbage_collector() -> None:
     """What a dependency raises at its end is freed with the message, and with it what its frames hold."""
     app, raised = App(), list[weakref.ref[WampError]]()

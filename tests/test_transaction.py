@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import sqlite3
 import threading
@@ -460,6 +461,36 @@ async def test_a_dependency_whose_call_was_given_up_publishes_nothing() -> None:
         assert saw[0].startswith("this call was given up")
 
 
+async def test_what_dependencies_raise_does_not_hide_that_time_is_over() -> None:
+    """A call that takes too long is told so, whatever else fails behind its cancellation or failed before it."""
+    app = App()
+
+    async def refuses() -> AsyncIterator[None]:
+        try:
+            yield
+        except asyncio.CancelledError:
+            raise WampError("a:b", "cannot roll back") from None
+
+    async def hangs() -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await asyncio.Event().wait()
+
+    @app.rpc("refuses", timeout=0.05)
+    async def slow(_: Annotated[None, Depends(refuses)]) -> None:
+        await asyncio.Event().wait()
+
+    @app.rpc("hangs", timeout=0.05)
+    async def fail(_: Annotated[None, Depends(hangs)]) -> None:
+        raise KeyError("isbn")
+
+    async with serve(app) as server:
+        caller = await server.peer()
+        for name in ("refuses", "hangs"):
+            assert (await caller.call(name))[2] == "http://api.wamp.ws/error#timeout", name
+
+
 async def test_a_timeout_does_not_cut_a_commit_in_a_thread_off() -> None:
     """A clean-up in a thread cannot be stopped, so all wait for it, and the answer is true."""
     app = App()
@@ -635,6 +666,44 @@ async def test_a_broker_that_fails_behind_the_commit_is_the_answer() -> None:
         assert (await caller.call("f"))[2] == GENERIC
         await listener.settle()
         assert events_of(listener) == [2]
+
+
+async def test_of_events_that_fail_behind_the_commit_the_first_is_told() -> None:
+    """The answer is what the broker raised first, and what it raised is freed with the message."""
+    raised: list[weakref.ref[WampError]] = []
+
+    class Refusal(WampError):
+        pass
+
+    class Full(MemoryBroker):
+        async def publish(self, publication: Publication) -> None:
+            error = Refusal(f"a:{publication.event.decode()}")
+            raised.append(weakref.ref(error))
+            try:
+                raise error
+            finally:
+                del error
+
+    app = App(broker=Full())
+    app.topic(NEWS)
+
+    async def unit() -> AsyncIterator[None]:
+        yield
+
+    @app.rpc("f")
+    async def f(_: Annotated[None, Depends(unit)]) -> None:
+        await app.publish(NEWS, 1)
+        await app.publish(NEWS, 2)
+
+    async with serve(app) as server:
+        caller = await server.peer()
+        gc.disable()
+        try:
+            assert (await caller.call("f"))[2] == "a:1"
+            await caller.settle()
+            assert [each() for each in raised] == [None, None]
+        finally:
+            gc.enable()
 
 
 # ---- results and events that JSON cannot carry
