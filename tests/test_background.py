@@ -126,7 +126,7 @@ async def test_a_task_that_is_stopped_before_it_runs_again_stays_stopped(monkeyp
         await eventually(lambda: runs)
         await asyncio.sleep(0)  # so that its end is known
     assert runs == 1
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.1)  # twice the pause after which it would have come back
     assert runs == 1
     await BackgroundTask("another", work).stop()
 
@@ -215,7 +215,7 @@ async def test_clients_that_flood_and_reset_do_not_end_the_keepalive() -> None:
 
     @app.rpc("wait")
     async def wait() -> None:
-        await asyncio.sleep(0.5)
+        await asyncio.Event().wait()
 
     calls = b"".join(message(CALL, str(number), "wait") for number in range(1100))
     async with serve(app) as server:

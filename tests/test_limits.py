@@ -12,6 +12,7 @@ from wampkit.flood import Allowance
 from wampkit.messages import decode
 from wampkit.work import memory_of
 
+from .loops import on_each_loop
 from .tables import rows
 from .wire import (
     CALL,
@@ -647,3 +648,31 @@ async def test_calls_that_wait_are_bounded_by_what_they_take_in_memory(kind: str
             await eventually(lambda: not server.connection(peer).work.busy)  # noqa: B023
             assert not work.full
             assert work._bytes == 0
+
+
+@pytest.mark.parametrize("road", ["direct", "public"])
+@on_each_loop
+async def test_a_client_that_is_lost_behind_calls_that_never_end_leaves_nothing(road: str) -> None:
+    """Its end is seen though as much as may be is under way by the time that what it sent has been read."""
+    app = App(limits=Limits(calls=100))
+    began = asyncio.Event()
+
+    @app.rpc("wait")
+    async def wait() -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    @app.rpc("answer")
+    async def answer() -> None: ...
+
+    # The answer cannot be written, which tells of the loss while most of the calls still wait to be taken.
+    procedures = ["wait"] * 60 + ["answer"] + ["wait"] * 139
+    calls = b"".join(message(CALL, str(number), each) for number, each in enumerate(procedures))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WAMPKIT_INLET", road)
+        async with serve(app) as server:
+            peer = await server.raw()
+            await peer.send(calls)
+            await began.wait()
+            peer.reset()
+            await eventually(lambda: not app.connections)

@@ -189,7 +189,7 @@ class Connection:
 
     @property
     def permissions(self) -> Permissions | None:
-        """What WAMP-CRA granted, or None where nobody authenticated so."""
+        """What WAMP-CRA granted, or None without a login by it."""
         return self._permissions
 
     @permissions.setter
@@ -363,7 +363,8 @@ class Connection:
 
     def full(self) -> None:
         """Too much is under way: let the peer wait."""
-        if self._inlet is not None:
+        # Once the socket is lost its end stands behind what has been read, where calls that never end would keep it.
+        if self._inlet is not None and self._transport is not None and not self._transport.is_closing():
             self._inlet.hold()
 
     def relieved(self) -> None:
@@ -389,7 +390,7 @@ class Connection:
 
     @property
     def _unread(self) -> bool:
-        """Whether nobody reads from the peer at present."""
+        """Whether reading from the peer is paused."""
         return self.work.full or self._pause is not None
 
     def _malformed(self, error: ProtocolError) -> None:
