@@ -113,6 +113,7 @@ Where the code alone would say too little, as `False` does, its whole line stand
 
 COPIED = (
     "wampkit",
+    "pytest_wampkit.py",
     "tests",
     "examples",
     "docs",
@@ -163,10 +164,9 @@ class Mutant:
     start: int
     end: int
 
-    def source(self) -> bytes:
-        """The module with the change in it."""
-        data = _file(ROOT, self.module).read_bytes()
-        return data[: self.start] + self.after.encode() + data[self.end :]
+    def applied(self, source: bytes) -> bytes:
+        """The source of the module with the change in it."""
+        return source[: self.start] + self.after.encode() + source[self.end :]
 
     def __str__(self) -> str:
         return f"{self.module}.py:{self.line}: {self.before!r} -> {self.after!r}"
@@ -189,14 +189,14 @@ def mutants_of(module: str) -> list[Mutant]:
         before = data[start:end].decode()
         mutant = Mutant(module, node.lineno, before, after, start, end)
         judged = {(module, before, after), (module, lines[node.lineno - 1].strip(), after)} & EQUIVALENT
-        if before != after and not judged and _compiles(mutant):
+        if before != after and not judged and _compiles(mutant.applied(data)):
             found.append(mutant)
     return list(dict.fromkeys(found))
 
 
-def _compiles(mutant: Mutant) -> bool:
+def _compiles(source: bytes) -> bool:
     try:
-        compile(mutant.source(), mutant.module, "exec")
+        compile(source, "mutant", "exec")
     except SyntaxError:
         return False
     return True
@@ -277,7 +277,7 @@ class Copies:
         file = _file(copy, mutant.module)
         original = file.read_bytes()
         try:
-            file.write_bytes(mutant.source())
+            file.write_bytes(mutant.applied(original))
             return not passes(copy, mutant.module)
         finally:
             file.write_bytes(original)
@@ -285,7 +285,11 @@ class Copies:
 
 
 def passes(root: Path, module: str) -> bool:
-    """Whether the tests of a module pass in a checkout."""
+    """Whether the tests of a module pass in a checkout.
+
+    Raises:
+        RuntimeError: They were ended from outside, or pytest was called wrongly: neither says anything of the code.
+    """
     files = [f"tests/{name}.py" for name in TESTS[module].split() if (root / "tests" / f"{name}.py").exists()]
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-o", "timeout=30", *files]
     environment = os.environ | {"PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
@@ -293,10 +297,14 @@ def passes(root: Path, module: str) -> bool:
         command, cwd=root, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     ) as process:
         try:
-            return process.wait(timeout=180) == 0
+            code = process.wait(timeout=180)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, 9)
             return False
+    # A test that hangs beyond its own timeout ends pytest with 1, as a failure does; 2 is a module that cannot be read.
+    if code not in (0, 1, 2):
+        raise RuntimeError(f"pytest ended with {code}: {' '.join(files)}")
+    return code == 0
 
 
 def main() -> None:

@@ -80,7 +80,7 @@ LAYERS: list[set[str]] = [
     {"server", "checking"},
     {"children"},
     {"reload", "workers"},
-    {"cli", "pytest_plugin"},
+    {"cli"},
     {"__main__", "__init__"},
 ]
 LAYER_OF = {module: number for number, layer in enumerate(LAYERS) for module in layer}
@@ -89,7 +89,6 @@ PURE = ("errors", "uris", "messages", "protocol", "cra", "addresses", "hosts", "
 EDGES = LAYER_OF.keys() & {
     "client", "dialing", "link", "login", "states", "subscriptions", "loading", "testing", "listing", "rehearsal",
     "checking", "process", "options", "talk", "watchdog", "stderr", "server", "children", "reload", "workers", "cli",
-    "pytest_plugin",
 }  # fmt: skip
 OF_THE_CLIENT = {"client", "dialing", "link", "login", "states", "subscriptions"}
 

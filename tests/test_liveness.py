@@ -119,9 +119,9 @@ async def test_a_worker_that_is_well_stays(project: Path) -> None:
         children = [int(pid) for pid in Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()]
         assert len(children) == 2
         server.signal(signal.SIGSTOP)  # the supervisor alone: it hears of its workers late
-        await asyncio.sleep(2.5)
+        await asyncio.sleep(2.5)  # more than twice the time after which a silent worker is replaced
         server.signal(signal.SIGCONT)
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(1.5)  # longer than that time again: a replacement would have begun
         assert await ask(url, "pid") in children
         assert [state(child) in "RS" for child in children] == [True, True]
         assert server.err == []

@@ -428,7 +428,7 @@ class App(Live):
         self._router.close(False)
         if node is None:
             return
-        # From the last to the first; whatever one of them raises, the others run.
+        # From the last to the first; one that raises keeps no other from running.
         async with contextlib.AsyncExitStack() as ending:
             if door is not None:
                 ending.callback(door.close)

@@ -1,4 +1,4 @@
-"""Tasks that serve all connections and last as long as the app: whatever ends one, it is started again."""
+"""Tasks that serve all connections and last as long as the app; one that ends early is started again."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ class Scope:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Clean up in reverse: all dependencies end, whatever becomes of one of them.
+        """Clean up in reverse: all dependencies end, even if one of them fails.
 
         Each sees what the message ends with so far. That is what the handler raised; where it raised nothing, what a
         dependency raised at its end; and a `WampError` of a dependency in place of any other exception.

@@ -108,7 +108,7 @@ class _Queue(WebSocketDataQueue):
             self._left = BATCH
 
     def rest(self) -> None:
-        """Read on in the next turn of the loop, whatever the chunk held: fragments are handed to nobody."""
+        """Read on in the next turn of the loop, even if the chunk held fragments alone, which are not handed on."""
         if not self._paused:
             self._pause()
             self._turns.call_soon(self._work_off)
@@ -125,7 +125,7 @@ class _Queue(WebSocketDataQueue):
                 self._turns.call_soon(self._work_off)
 
     def _end(self, last: tuple[WSMsgType, Any, Any]) -> None:
-        # Nobody is left to be held back.
+        # There is no reader left to be held back.
         self._left = 0
         self._keep(last)
         self._free = True

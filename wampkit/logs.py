@@ -1,6 +1,6 @@
 """The package's logger, whose lines cannot be forged, and the throttle for lines that a peer can cause at will.
 
-Whatever a line is made of (names that clients chose, texts of an app's own errors, exceptions), it stays one line: the
+Each record stays one line, also with names that clients chose, texts of an app's own errors, and exceptions in it: the
 filter of the logger sees each record before any handler does. So this is the one place where a logger is made, and
 no line can forget to be made safe.
 """

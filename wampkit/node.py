@@ -288,7 +288,7 @@ class Node:
 
 
 async def _ended(tasks: set[asyncio.Task[None]], patience: float) -> set[asyncio.Task[None]]:
-    """Wait until a set that tasks leave at their end is empty; those that are left after so many seconds."""
+    """Wait until a set that tasks leave at their end is empty; gives those that are left after `patience` seconds."""
     end = asyncio.get_running_loop().time() + patience
     while tasks and (rest := end - asyncio.get_running_loop().time()) > 0:
         await asyncio.wait(set(tasks), timeout=rest)

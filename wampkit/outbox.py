@@ -382,7 +382,7 @@ class DroppingOutbox(Outbox):
         return _DroppingProvisional(self)
 
     def count_dropped(self, count: int, why: str) -> None:
-        """So many events for its client were dropped."""
+        """`count` events for its client were dropped."""
         self._dropped += count
         self.owner.events_dropped(count, why)
 

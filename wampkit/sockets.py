@@ -75,7 +75,7 @@ def has_failed(transport: asyncio.Transport) -> bool:
 
 
 def has_left(transport: asyncio.Transport) -> bool:
-    """Whether the peer has closed its side or reset the connection, also while nobody reads from the socket."""
+    """Whether the peer has closed its side or reset the connection; works while the socket is not read, too."""
     if transport.is_closing():
         return True
     connected = asked(transport, "socket")

@@ -1,4 +1,4 @@
-"""The log on stderr, written by a thread of its own: whoever does not read stderr stops nothing."""
+"""The log on stderr, written by a thread of its own: a stderr that is not read stops nothing."""
 
 from __future__ import annotations
 

@@ -179,7 +179,7 @@ class Subscription:
     # ---- filling
 
     def put(self, event: Any, size: int) -> None:
-        """Take an event in, whose message had so many bytes; over the bounds the oldest go."""
+        """Take an event whose message had `size` bytes; over the bounds the oldest events are dropped."""
         dropped = self._events.append(event, size)
         if dropped and not self.dropped:
             logger.warning("events on %r are dropped: %d wait to be fetched", self.topic, len(self._events))

@@ -26,7 +26,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 PATIENCE = 1.0
-"""Seconds after which a function that waits for a thread, or that nobody waits for any more, is worth a log line."""
+"""Seconds after which a function that waits for a thread, or whose caller has gone, is worth a log line."""
 
 PAUSE = 5.0
 """Seconds between two such lines."""

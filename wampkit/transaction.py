@@ -52,7 +52,7 @@ class Transaction:
     async def commit(self) -> None:
         """Send what was held back, in order, and hold nothing back any more.
 
-        All of it is sent, whatever becomes of one event. Raises what the broker raised first.
+        All events are sent, even if one fails. Raises what the broker raised first.
         """
         failure: BaseException | None = None
         while self._events:  # a task of the handler may add more meanwhile

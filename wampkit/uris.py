@@ -73,7 +73,7 @@ _SCHEMES = {
 def undeclared_prefix(name: str, prefixes: Mapping[str, str]) -> str | None:
     """The prefix of what looks like a CURIE and is none, as nothing is declared for it; else None.
 
-    A URL has `//` behind its scheme. Of the URIs without it those count that nobody would write as a CURIE, such as
+    A URL has `//` behind its scheme. Of the URIs without it those count that cannot be meant as a CURIE, such as
     `urn:example:door`.
     """
     prefix, colon, reference = name.partition(":")
