@@ -12,9 +12,11 @@ from aiohttp import web
 
 from .assembly import assemble
 from .authentication import Cra
+from .binding import Injectables
 from .broker import Broker
 from .chains import Procedure, ServedTopic
 from .console import Console, console_rules
+from .console_page import serve_console
 from .door import Door
 from .errors import DeclarationError, did_you_mean
 from .forwarded import TrustedProxies
@@ -29,6 +31,7 @@ from .processes import Processes, check_processes, under_gunicorn
 from .requirements import Rule, Rules
 from .router import Declaration, Router, Table, TopicDeclaration, gather, warn_of_fragments
 from .serving import compile_routes
+from .session import Session, session_of
 from .sessions import reads_sessions
 from .settings import OPTIONS, Settings
 from .signatures import explain_options, location
@@ -45,6 +48,7 @@ Kept = TypeVar("Kept")
 Given = TypeVar("Given")
 
 DEFAULT_PATH = "/ws"
+_NO_SESSIONS = "this app reads no sessions; put Sessions(storage) into App(middlewares=[...])"
 
 
 class _Option(Generic[Kept, Given]):
@@ -358,6 +362,8 @@ class App(Live):
             DeclarationError: The path is taken, or the app has another path of this application.
         """
         mount(self, web_app, path, drain)
+        if self.console:
+            serve_console(web_app, path, self.ident)
         self._path = path
 
     def web_app(self, path: str = DEFAULT_PATH) -> web.Application:
@@ -494,8 +500,8 @@ class App(Live):
         ]
         if self.console:
             own += self._console.declarations(console_rules(self.console, self.requires, self.cra))
-        sessions = reads_sessions(self.middlewares)
-        return compile_routes(declarations, *own, default=self.requires, cra=self.cra is not None, sessions=sessions)
+        given: Injectables = {Session: session_of if reads_sessions(self.middlewares) else _NO_SESSIONS}
+        return compile_routes(declarations, *own, default=self.requires, cra=self.cra is not None, given=given)
 
 
 _SETTABLE = OPTIONS - {"threads"} | {"loopback_only", "processes"}

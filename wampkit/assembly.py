@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from .broker import broker_from_url
+from typing import Any, Protocol
+
+from aiohttp import web
+
+from .broker import Deliver, broker_from_url
 from .calls import Answers, Calls
 from .chains import Procedure, ServedTopic
 from .connection import Connection
 from .connections import Connections
-from .console import Console
-from .console_page import show_console
 from .counters import Counters
 from .dispatch import Dispatcher
 from .door import Door
 from .failures import ErrorHandlers, Failures
 from .gates import AllowAddresses, BlockAddresses
 from .hub import Hub
+from .incoming import Incoming
 from .lifecycle import Hooks
 from .logins import Authenticator
 from .logs import MOST_KINDS, MOST_KINDS_SHOWN, LogThrottle
-from .middleware import split
+from .middleware import CallNext, split
 from .names import Names
 from .node import Node
 from .router import Table
@@ -28,13 +31,34 @@ from .subscribing import Subscribing
 from .threads import ThreadPools
 from .topics import Topics
 from .uris import expand
+from .users import Users
 
-__all__ = ["assemble"]
+__all__ = ["Monitor", "assemble"]
+
+
+class Meter(Protocol):
+    """Counts and times what passes."""
+
+    async def message(self, message: Incoming, call_next: CallNext) -> Any:
+        """The outermost middleware."""
+
+    def counting(self, topics: Topics) -> Deliver:
+        """Delivers publications to topics, and counts them."""
+
+
+class Monitor(Protocol):
+    """What looks at a running app from outside, such as the console."""
+
+    @property
+    def meter(self) -> Meter: ...
+
+    def page(self, request: web.Request) -> web.Response:
+        """What answers a browser that asks for the socket's path."""
 
 
 def assemble(
     options: Settings,
-    console: Console | None,
+    monitor: Monitor | None,
     procedures: Table[Procedure],
     served: Table[ServedTopic],
     hooks: Hooks,
@@ -44,14 +68,14 @@ def assemble(
 
     Args:
         options: What the app was told, its middlewares arranged.
-        console: Its console, if there is to be one.
+        monitor: What counts and times its messages, such as the console, or None.
         procedures: Its procedures, compiled.
         served: Its topics, compiled.
         hooks: Its hooks.
         error_handlers: What makes answers of its exceptions.
     """
     gates, messages = split(options.middlewares, "App", gates=True)
-    middlewares = tuple(messages) if console is None else (console.meter.message, *messages)
+    middlewares = tuple(messages) if monitor is None else (monitor.meter.message, *messages)
     broker = broker_from_url(options.broker) if isinstance(options.broker, str) else options.broker
     limits, counters = options.limits, Counters()
     threads = ThreadPools(options.threads, counters, share=limits.threads_per_connection, queue=limits.thread_queue)
@@ -60,7 +84,7 @@ def assemble(
     def report(error: BaseException, connection: Connection | None) -> None:
         node.report(error, connection)
 
-    hub = Hub(options.sockets, options.limits, counters, threads, report, throttle=throttle)
+    hub = Hub(options.sockets, options.limits, counters, threads, Users(), report, throttle=throttle)
     topics = Topics(
         broker,
         hub.flusher,
@@ -94,7 +118,7 @@ def assemble(
     node = Node(
         Connections(hub.users),
         topics,
-        topics.deliver if console is None else console.meter.counting(topics),
+        topics.deliver if monitor is None else monitor.meter.counting(topics),
         broker,
         Dispatcher(calls, subscribing, options.limits, counters),
         hub.starter,
@@ -118,6 +142,6 @@ def assemble(
         options.require_subprotocol,
         options.trusted_proxies,
         any(isinstance(each, AllowAddresses | BlockAddresses) for each in options.middlewares),
-        None if console is None else show_console,
+        None if monitor is None else monitor.page,
     )
     return node, door

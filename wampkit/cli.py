@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import click
 from click.core import ParameterSource
 
-from . import __version__, checking, reload, server, talk, workers
+from . import __version__, checking, server, talk
 from .app import DEFAULT_PATH
 from .children import Tie
 from .errors import CallError, DeclarationError, one_line
@@ -44,7 +44,9 @@ from .options import (
     words_argument,
 )
 from .process import leave
+from .reload import run_reloading
 from .stderr import is_read
+from .workers import run_workers
 
 __all__ = ["main"]
 
@@ -135,9 +137,9 @@ def run(**options: Any) -> int:
             tie.hold()
             server.run(tie.settings(settings), tie.announce, beat=tie.beat)
         elif settings.reload:
-            return reload.run(settings, announce)
+            return run_reloading(settings, announce)
         elif settings.workers > 1:
-            return workers.run(settings, announce)
+            return run_workers(settings, announce)
         else:
             server.run(settings, announce)
     return 0

@@ -19,7 +19,6 @@ from .addresses import owner_of
 from .complaints import Complaints
 from .errors import ProtocolError, quote
 from .flood import Allowance
-from .forwarded import Remote
 from .frames import close_frame, is_close_code, ping_frame, pong_frame, text_frame
 from .heartbeat import Heartbeat
 from .hub import Hub
@@ -124,11 +123,11 @@ class Connection:
         "work",
     )
 
-    def __init__(self, request: web.Request, protocol: Protocol, hub: Hub, remote: Remote) -> None:
+    def __init__(self, request: web.Request, protocol: Protocol, hub: Hub, remote: str | None, secure: bool) -> None:
         self.id = protocol.session
         self.attributes: dict[str, Any] = {}
         self.request = request
-        self.remote, self.secure = remote.address, remote.secure
+        self.remote, self.secure = remote, secure
         self.session: Session | None = None
         self._user: Any = None
         self._roles: frozenset[str] = frozenset()

@@ -17,6 +17,7 @@ from .broker import Publication
 from .chains import Procedure, ServedTopic
 from .connection import Connection
 from .connections import Connections
+from .console_page import show_console
 from .counters import Counters
 from .errors import NotFound
 from .meter import Failure, Meter, shown
@@ -85,10 +86,12 @@ class Console:
 
     Attributes:
         meter: What counts messages, as the app's outermost middleware.
+        page: What answers a browser that asks for the socket's path.
     """
 
     def __init__(self, app: Watched) -> None:
         self.meter = Meter()
+        self.page = show_console
         self._app = app
         self._routes: Callable[[], list[dict[str, Any]]] = list
         self._figures: deque[dict[str, Any]] = deque(maxlen=MOST_FIGURES)

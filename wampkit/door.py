@@ -177,7 +177,7 @@ class Door:
         protocol = Protocol(
             "server", prefixes=self._prefixes, ident=self._ident, known=self._known, limits=self._hub.limits
         )
-        return Connection(request, protocol, self._hub, remote)
+        return Connection(request, protocol, self._hub, remote.address, remote.secure)
 
     async def _pass(self, connection: Connection) -> None:
         """Ask the gates, one after the other."""

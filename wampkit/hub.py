@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from .counters import Counters
 from .eager import Starter
@@ -12,7 +12,10 @@ from .limits import Limits
 from .logs import LogThrottle
 from .outbox import Flusher
 from .threads import ThreadPools
-from .users import Users
+
+if TYPE_CHECKING:
+    from .connection import Connection
+    from .users import Users
 
 __all__ = ["Hub", "SocketOptions"]
 
@@ -43,8 +46,8 @@ class Hub:
     limits: Limits
     counters: Counters
     threads: ThreadPools
+    users: Users[Connection]
     report: Callable[[BaseException, Any], None] = _forget
     flusher: Flusher = field(default_factory=Flusher)
     starter: Starter = field(default_factory=Starter)
-    users: Users[Any] = field(default_factory=Users)
     throttle: LogThrottle = field(default_factory=LogThrottle)

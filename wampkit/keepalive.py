@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from itertools import islice
-
-from .connection import Connection
+from typing import Protocol, TypeVar
 
 __all__ = ["keep_alive"]
 
@@ -18,9 +17,17 @@ BATCH = 100
 """Connections that are looked at in one turn of the loop: some 30 us. The batches are spread over the tick."""
 
 
-async def keep_alive(
-    connections: Iterable[Connection], interval: float, failed: Callable[[Connection, Exception], None]
-) -> None:
+class Pinged(Protocol):
+    """As much of a connection as is needed here."""
+
+    def keep_alive(self, now: float, stalled: float) -> None:
+        """Ping the peer, or cut it, where it is time."""
+
+
+C = TypeVar("C", bound=Pinged)
+
+
+async def keep_alive(connections: Iterable[C], interval: float, failed: Callable[[C, Exception], None]) -> None:
     """Ping each connection once an interval, for ever.
 
     The time in which a handler held up the loop is not held against a peer: pongs may have arrived meanwhile that

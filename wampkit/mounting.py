@@ -9,7 +9,6 @@ from aiohttp import hdrs, web
 from aiohttp.http import SERVER_SOFTWARE
 
 from .browser import serve_javascript
-from .console_page import serve_console
 from .door import Door
 from .errors import DeclarationError
 
@@ -25,9 +24,6 @@ class Mountable(Protocol):
 
     @property
     def javascript(self) -> bool: ...
-
-    @property
-    def console(self) -> Any: ...
 
     @property
     def ident(self) -> str: ...
@@ -74,8 +70,6 @@ def mount(app: Mountable, web_app: web.Application, path: str, drain: float) -> 
     web_app.router.add_get(path, serve)
     if app.javascript:
         serve_javascript(web_app, path, app.ident)
-    if app.console:
-        serve_console(web_app, path, app.ident)
     web_app.cleanup_ctx.append(life)
     web_app.on_shutdown.append(leave)
 

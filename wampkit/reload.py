@@ -14,7 +14,7 @@ from .logs import logger, only_warnings
 from .process import Signals, set_up_logging
 from .server import Settings, Started
 
-__all__ = ["run"]
+__all__ = ["run_reloading"]
 
 DRAIN = 0.5
 """Seconds that calls under way are given: whoever edits does not want to wait for them."""
@@ -23,7 +23,7 @@ STOP_PATIENCE = 3.0
 """Seconds after which a child that does not stop is killed."""
 
 
-def run(settings: Settings, announce: Callable[[Started], None]) -> int:
+def run_reloading(settings: Settings, announce: Callable[[Started], None]) -> int:
     """Serve an app, anew whenever a Python file or `pyproject.toml` below the working directory changes.
 
     Args:

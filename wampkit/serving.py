@@ -14,7 +14,6 @@ from .incoming import Call, Publish, Subscribe, Unsubscribe
 from .middleware import split
 from .requirements import Rule, effective, requirements_of
 from .router import Declaration, Table
-from .session import Session, session_of
 from .topics import Topic
 from .uris import expand
 
@@ -26,7 +25,7 @@ def compile_routes(
     *own: Declaration,
     default: tuple[Rule, ...] = (),
     cra: bool = False,
-    sessions: bool = False,
+    given: Injectables | None = None,
 ) -> tuple[Table[Procedure], Table[ServedTopic]]:
     """Every declaration made ready to run, so that a mistake shows before the first client.
 
@@ -35,32 +34,32 @@ def compile_routes(
         own: What wampkit itself serves.
         default: The rules for routes that have none.
         cra: Whether WAMP-CRA grants what may be done.
-        sessions: Whether the app reads sessions, so that there is one to be given.
+        given: What handlers and hooks may ask for besides, by its type.
 
     Raises:
         DeclarationError: A declaration cannot work.
     """
-    session: Injectables = {Session: session_of if sessions else _NO_SESSIONS}
+    further: Injectables = given or {}
     procedures: Table[Procedure] = Table()
     topics: Table[ServedTopic] = Table()
     for route in routes:
         _, middlewares = split(route.middlewares, route.label, gates=False)
         rules = _rules(route, default, cra)
         if route.kind == "procedure":
-            procedure = _procedure(route, tuple(middlewares), rules(), session)
+            procedure = _procedure(route, tuple(middlewares), rules(), further)
             procedures.add(route.uri, route.pattern, procedure, fits([procedure.plan]))
         else:
-            topic = _topic(route, tuple(middlewares), rules, session)
+            topic = _topic(route, tuple(middlewares), rules, further)
             plans = [*([topic.plan] if topic.plan is not None else []), *topic.on_subscribe, *topic.on_unsubscribe]
             topics.add(route.uri, route.pattern, topic, fits(plans))
     for route in own:
         rules = _rules(route, (), False)
         if route.kind == "topic":
-            topics.add(route.uri, None, _topic(route, (), rules, session, own=True))
+            topics.add(route.uri, None, _topic(route, (), rules, further, own=True))
             continue
         if procedures.exact(route.uri) is not None:
             raise DeclarationError(f"procedure {route.uri!r} is wampkit's own in this app; remove or rename yours")
-        procedures.add(route.uri, None, _procedure(route, (), rules(), session, own=True))
+        procedures.add(route.uri, None, _procedure(route, (), rules(), further, own=True))
     procedures.sort()
     topics.sort()
     return procedures, topics
@@ -81,8 +80,6 @@ def known_names(
     names = {name: uri for name, uri in curies.items() if expand(name, prefixes) == uri}
     return names | {route.uri: route.uri for route in routes if expand(route.uri, prefixes) == route.uri}
 
-
-_NO_SESSIONS = "this app reads no sessions; put Sessions(storage) into App(middlewares=[...])"
 
 _CALL: Injectables = {
     Connection: lambda scope: scope.connection,
@@ -123,13 +120,13 @@ def _procedure(
     route: Declaration,
     middlewares: tuple[Any, ...],
     rules: tuple[Any, ...],
-    session: Injectables,
+    further: Injectables,
     *,
     own: bool = False,
 ) -> Procedure:
     assert route.handler is not None
     names = route.pattern.names if route.pattern is not None else ()
-    plan = compile_handler(route.declared, route.handler, {**_CALL, **session}, variables=names, all_variables=True)
+    plan = compile_handler(route.declared, route.handler, {**_CALL, **further}, variables=names, all_variables=True)
     _refuse_generators(route, route.handler)
     return Procedure(route, plan, middlewares, rules, own)
 
@@ -138,19 +135,19 @@ def _topic(
     route: Declaration,
     middlewares: tuple[Any, ...],
     rules: Callable[..., tuple[Any, ...]],
-    session: Injectables,
+    further: Injectables,
     *,
     own: bool = False,
 ) -> ServedTopic:
     names = route.pattern.names if route.pattern is not None else ()
-    given = {**_TOPIC, **session}
+    given = {**_TOPIC, **further}
     plan = None
     if route.handler is not None:
         _refuse_generators(route, route.handler)
         plan = compile_handler(route.declared, route.handler, given, variables=names, all_variables=True, most=1)
 
     def hooks(kind: str, functions: list[Callable[..., Any]], message: type) -> tuple[Plan, ...]:
-        injectables = {**_hook_injectables(message), **session}
+        injectables = {**_hook_injectables(message), **further}
         label = f"{kind} of {route.declared}"
         return tuple(compile_handler(label, function, injectables, variables=names, most=0) for function in functions)
 

@@ -12,7 +12,7 @@ from .logs import logger
 from .process import Signals, set_up_logging
 from .server import Settings, Started
 
-__all__ = ["run"]
+__all__ = ["run_workers"]
 
 STARTS_IN_VAIN = 4
 """After so many workers in a row that ended before they served, the supervisor gives up."""
@@ -21,7 +21,7 @@ STEADY = 10.0
 """A worker that lived for so many seconds is replaced without much delay."""
 
 
-def run(settings: Settings, announce: Callable[[Started], None]) -> int:
+def run_workers(settings: Settings, announce: Callable[[Started], None]) -> int:
     """Serve an app in `settings.workers` processes until a signal ends them.
 
     Args:
