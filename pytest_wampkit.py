@@ -109,7 +109,7 @@ def _marked_app(request: pytest.FixtureRequest) -> App | None:
 
 def _load(name: str, root: Path) -> App:
     """The app that `module:attribute` names, the module being looked for in pytest's root directory too."""
-    from wampkit.loading import Mistake, load_app
+    from wampkit.runner.loading import Mistake, load_app
 
     try:
         return load_app(name, root)

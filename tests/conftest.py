@@ -32,7 +32,7 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def chromium() -> AsyncIterator[Browser]:
     """A Chromium for the tests of a module, which run in its loop: `pytest.mark.asyncio(loop_scope="module")`."""
-    from .browser import launched
+    from .support.browser import launched
 
     async with launched() as browser:
         yield browser

@@ -1,7 +1,7 @@
 """Change the code in one place at a time and see whether the tests notice: `python -m tests.mutation`.
 
     python -m tests.mutation --list                        # the modules and their tests
-    python -m tests.mutation messages outbox --sample 40   # forty mutants of each, drawn by the seed
+    python -m tests.mutation protocol.messages --sample 40     # forty mutants of each, drawn by the seed
     python -m tests.mutation --sample 20 --jobs 2          # twenty of every module
 
 Each mutant is tried on a copy of the checkout, so the checkout itself is never touched. A mutant that the tests do not
@@ -28,80 +28,101 @@ from queue import SimpleQueue
 ROOT = Path(__file__).parent.parent
 
 TESTS: dict[str, str] = {
-    "arguments": "test_binding test_dispatch",
-    "background": "test_background",
-    "binding": "test_binding test_depends test_transaction test_dispatch",
-    "calls": "test_dispatch test_depends test_transaction test_mistakes test_limits test_drain",
-    "client": "test_client test_client_login test_publish_confirmed test_link",
-    "connection": "test_connection test_slow_peers test_keepalive test_drain test_faults",
-    "cra": "test_cra test_client_login test_rights test_authentication",
-    "depends": "test_depends test_transaction test_dispatch",
-    "dialing": "test_client test_client_login",
-    "dispatch": "test_dispatch test_topics test_limits",
-    "door": "test_door test_gates test_handshake_faults test_connection",
-    "flood": "test_limits test_connection test_authentication",
-    "forwarded": "test_addresses test_gates test_forwarded",
-    "guessing": "test_authentication",
-    "inlet": "test_inlet test_connection test_faults",
-    "keepalive": "test_keepalive test_background test_half_open",
-    "link": "test_link test_client",
-    "logins": "test_client_login test_rights test_authentication",
-    "messages": "test_messages test_protocol test_transaction test_connection test_limits",
-    "node": "test_lifecycle test_node test_broker test_background test_drain test_slow_peers",
-    "origins": "test_origins test_gates",
-    "outbox": "test_outbox test_topics test_keepalive test_slow_peers",
-    "protocol": "test_protocol test_messages test_dispatch test_limits",
-    "requirements": "test_rights test_requirements test_dispatch test_mistakes test_authentication",
-    "sessions": "test_sessions test_session_redis test_check_sessions",
-    "storage": "test_sessions test_session_redis",
-    "subscribing": "test_topics test_middleware test_rights test_dispatch test_requirements test_limits test_node",
-    "subscriptions": "test_subscriptions test_client",
-    "threads": "test_threads",
-    "tickets": "test_tickets",
-    "topics": "test_broker test_topics test_rights test_transaction test_dispatch test_faults",
-    "transaction": "test_transaction",
-    "watch": "test_sessions test_session_redis",
-    "work": "test_dispatch test_topics test_node test_limits",
+    "handlers.arguments": "handlers/test_binding dispatch/test_dispatch",
+    "concurrency.background": "concurrency/test_background",
+    "handlers.binding": "handlers/test_binding handlers/test_depends handlers/test_transaction dispatch/test_dispatch",
+    "dispatch.calls": (
+        "dispatch/test_dispatch handlers/test_depends handlers/test_transaction test_declarations test_limits "
+        "system/test_drain"
+    ),
+    "client.client": "client/test_client client/test_login dispatch/test_builtins client/test_connection",
+    "connection.connection": (
+        "connection/test_connection system/test_slow_peers connection/test_keepalive system/test_drain "
+        "system/test_faults"
+    ),
+    "protocol.cra": "protocol/test_cra client/test_login dispatch/test_rights auth/test_authenticator",
+    "handlers.depends": "handlers/test_depends handlers/test_transaction dispatch/test_dispatch",
+    "client.dialer": "client/test_client client/test_login",
+    "dispatch.dispatcher": "dispatch/test_dispatch pubsub/test_topics test_limits",
+    "server.handshake": "server/test_handshake access/test_gates connection/test_connection",
+    "limits": "test_limits connection/test_connection auth/test_authenticator",
+    "access.proxies": "test_networks access/test_gates access/test_proxies",
+    "auth.throttle": "auth/test_authenticator",
+    "connection.reader": "connection/test_reader connection/test_connection system/test_faults",
+    "connection.keepalive": "connection/test_keepalive concurrency/test_background system/test_half_open",
+    "client.connection": "client/test_connection client/test_client",
+    "auth.authenticator": "client/test_login dispatch/test_rights auth/test_authenticator",
+    "protocol.messages": (
+        "protocol/test_messages protocol/test_v1 handlers/test_transaction connection/test_connection test_limits"
+    ),
+    "server.runtime": (
+        "handlers/test_hooks server/test_runtime pubsub/test_broker concurrency/test_background "
+        "system/test_drain system/test_slow_peers"
+    ),
+    "access.origins": "access/test_origins access/test_gates",
+    "connection.outbox": "connection/test_outbox pubsub/test_topics connection/test_keepalive system/test_slow_peers",
+    "protocol.v1": "protocol/test_v1 protocol/test_messages dispatch/test_dispatch test_limits",
+    "dispatch.requirements": (
+        "dispatch/test_rights dispatch/test_requirements dispatch/test_dispatch test_declarations "
+        "auth/test_authenticator"
+    ),
+    "sessions.middleware": "sessions/test_middleware sessions/test_redis cli/test_check_sessions",
+    "sessions.storage": "sessions/test_middleware sessions/test_redis",
+    "dispatch.topic_messages": (
+        "pubsub/test_topics dispatch/test_middleware dispatch/test_rights dispatch/test_dispatch "
+        "dispatch/test_requirements test_limits server/test_runtime"
+    ),
+    "client.subscriptions": "client/test_subscriptions client/test_client",
+    "concurrency.threads": "concurrency/test_threads",
+    "auth.tickets": "auth/test_tickets",
+    "pubsub.topics": (
+        "pubsub/test_broker pubsub/test_topics dispatch/test_rights handlers/test_transaction "
+        "dispatch/test_dispatch system/test_faults"
+    ),
+    "handlers.transaction": "handlers/test_transaction",
+    "sessions.watcher": "sessions/test_middleware sessions/test_redis",
+    "connection.tasks": "dispatch/test_dispatch pubsub/test_topics server/test_runtime test_limits",
 }
 """The modules that decide, and the tests that should notice, the quickest first."""
 
 EQUIVALENT: set[tuple[str, str, str]] = {
-    # arguments: the path of an error never leads beyond what was given.
-    ("arguments", "index < len(args)", "(index <= len(args))"),
-    # client: one second after the start of the loop's clock is as long past as its start.
-    ("client", "0.0", "1.0"),
-    # guessing: both are None, or neither is.
-    ("guessing", "self._addresses is None or self._authkeys is None", "(self._addresses is None)"),
-    ("guessing", "self._addresses is None or self._authkeys is None", "(self._authkeys is None)"),
+    # handlers.arguments: the path of an error never leads beyond what was given.
+    ("handlers.arguments", "index < len(args)", "(index <= len(args))"),
+    # client.client: one second after the start of the loop's clock is as long past as its start.
+    ("client.client", "0.0", "1.0"),
+    # auth.throttle: both are None, or neither is.
+    ("auth.throttle", "self._addresses is None or self._authkeys is None", "(self._addresses is None)"),
+    ("auth.throttle", "self._addresses is None or self._authkeys is None", "(self._authkeys is None)"),
     (
-        "guessing",
+        "auth.throttle",
         "self._addresses is None or self._authkeys is None",
         "(self._addresses is None and self._authkeys is None)",
     ),
-    # keepalive: two turns a tick instead of one, where there are few connections.
-    ("keepalive", "batches = max(1, -(-len(waiting) // BATCH))", "2"),
-    # keepalive: a delay of one tick to the last bit.
-    ("keepalive", "now - due > tick", "(now - due >= tick)"),
-    # logins: without a salt, deriving gives the secret itself, only later.
-    ("logins", "credentials.derived or credentials.salt is None", "(credentials.derived)"),
-    # outbox: nothing is written, to those who received an event before.
-    ("outbox", "events", "True"),
-    # outbox: it is flushed more often, and finds nothing to write. (The deque is judged when it has been added to.)
-    ("outbox", "self._marked = True", "False"),
-    ("outbox", "alone = not self._kept", "(self._kept)"),
-    # outbox: one byte more, of those that only the kernel can tell, or before there is anything to send by.
-    ("outbox", "if excess <= 0 or not self._kept:", "1"),
-    ("outbox", "buffered = buffered_bytes(self._transport) if self._transport is not None else 0", "1"),
-    # protocol: `known` spares the expansion of the usual names, which gives the same URIs.
-    ("protocol", "known or {}", "({})"),
-    ("protocol", "self._known.get(name) or self.resolve(name)", "(self.resolve(name))"),
-    # storage: both numbers are only asked whether they are 0.
-    ("storage", "return self._judged(loaded, request, 1, 1)", "2"),
-    # threads: the timer goes on as long as any function runs, and finds nothing to log.
-    ("threads", "job.given_up and not job.told", "(job.given_up or not job.told)"),
-    # watch: a session that expires within this half second, in the log.
+    # connection.keepalive: two turns a tick instead of one, where there are few connections.
+    ("connection.keepalive", "batches = max(1, -(-len(waiting) // BATCH))", "2"),
+    # connection.keepalive: a delay of one tick to the last bit.
+    ("connection.keepalive", "now - due > tick", "(now - due >= tick)"),
+    # auth.authenticator: without a salt, deriving gives the secret itself, only later.
+    ("auth.authenticator", "credentials.derived or credentials.salt is None", "(credentials.derived)"),
+    # connection.outbox: nothing is written, to those who received an event before.
+    ("connection.outbox", "events", "True"),
+    # connection.outbox: it is flushed more often, and finds nothing to write. The deque is judged
+    # when it has been added to.
+    ("connection.outbox", "self._marked = True", "False"),
+    ("connection.outbox", "alone = not self._kept", "(self._kept)"),
+    # connection.outbox: one byte more, of those that only the kernel can tell, or before there is anything to send by.
+    ("connection.outbox", "if excess <= 0 or not self._kept:", "1"),
+    ("connection.outbox", "buffered = buffered_bytes(self._transport) if self._transport is not None else 0", "1"),
+    # protocol.v1: `known` spares the expansion of the usual names, which gives the same URIs.
+    ("protocol.v1", "known or {}", "({})"),
+    ("protocol.v1", "self._known.get(name) or self.resolve(name)", "(self.resolve(name))"),
+    # sessions.storage: both numbers are only asked whether they are 0.
+    ("sessions.storage", "return self._judged(loaded, request, 1, 1)", "2"),
+    # concurrency.threads: the timer goes on as long as any function runs, and finds nothing to log.
+    ("concurrency.threads", "job.given_up and not job.told", "(job.given_up or not job.told)"),
+    # sessions.watcher: a session that expires within this half second, in the log.
     (
-        "watch",
+        "sessions.watcher",
         'return "never expires" if expires is None else f"expires in {max(0, round(expires - time.time())):,} s"',
         "1",
     ),
@@ -169,11 +190,11 @@ class Mutant:
         return source[: self.start] + self.after.encode() + source[self.end :]
 
     def __str__(self) -> str:
-        return f"{self.module}.py:{self.line}: {self.before!r} -> {self.after!r}"
+        return f"{self.module}:{self.line}: {self.before!r} -> {self.after!r}"
 
 
 def _file(root: Path, module: str) -> Path:
-    return root / "wampkit" / f"{module}.py"
+    return root / "wampkit" / f"{module.replace('.', '/')}.py"
 
 
 def mutants_of(module: str) -> list[Mutant]:

@@ -11,8 +11,8 @@ from aiohttp import web
 
 from wampkit import App, Call, Connection, DeclarationError, Depends, Publish, Subscribe, Topic
 
-from .tables import rows
-from .wire import CALL, RESULT, Peer, eventually, serve
+from .support.tables import rows
+from .support.wire import CALL, RESULT, Peer, eventually, serve
 
 T = "http://example.com/"
 

@@ -5,7 +5,7 @@ import pytest
 from wampkit import ERROR_URIS, DeclarationError, InvalidArgument, NotAllowed, NotFound, WampError
 from wampkit.errors import CallError, ConnectionLost, HandshakeRefused, ProtocolError, answer_for, quote
 
-from .tables import rows
+from .support.tables import rows
 
 
 def test_a_wamp_error_speaks_for_itself() -> None:

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from wampkit import App, Connection, DeclarationError, Limits, connect
-from wampkit.flood import Allowance
-from wampkit.messages import decode
-from wampkit.work import memory_of
+from wampkit.connection.tasks import memory_of
+from wampkit.limits import Allowance
+from wampkit.protocol.messages import decode
 
-from .loops import on_each_loop
-from .tables import rows
-from .wire import (
+from .support.loops import on_each_loop
+from .support.tables import rows
+from .support.wire import (
     CALL,
     ERROR,
     PATIENCE,

@@ -4,7 +4,7 @@ import pytest
 
 from wampkit import App, DeclarationError, Router, Topic
 
-from .wire import ERROR, serve
+from .support.wire import ERROR, serve
 
 
 async def started(app: App) -> None:

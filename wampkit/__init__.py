@@ -1,14 +1,21 @@
 """WAMP v1 from one file: remote procedure calls and publish/subscribe over one WebSocket."""
 
+from .access.addresses import AllowAddresses, BlockAddresses
+from .access.hosts import AllowHosts
+from .access.origins import AllowOrigins
+from .access.proxies import TrustedProxies
 from .app import App
-from .authentication import Cra, Credentials
-from .broker import Broker, MemoryBroker, Publication
-from .client import Client, State, connect
-from .connection import Connection
-from .connections import Connections
-from .counters import Counters
-from .cra import derive_key, new_salt
-from .depends import Depends
+from .auth.credentials import Cra, Credentials
+from .auth.keys import KeyRing
+from .auth.tickets import Tickets
+from .client.client import Client, connect
+from .client.state import State
+from .client.subscriptions import Subscription
+from .concurrency.threads import run_on_loop
+from .connection.connection import Connection
+from .connection.registry import Connections
+from .dispatch.middleware import Call, CallNext, Incoming, Publish, Refused, Subscribe, Unsubscribe
+from .dispatch.requirements import Requirement, anyone, requires
 from .errors import (
     ERROR_URIS,
     AuthenticationFailed,
@@ -25,22 +32,15 @@ from .errors import (
     TooManyMessages,
     WampError,
 )
-from .forwarded import TrustedProxies
-from .gates import AllowAddresses, AllowHosts, AllowOrigins, BlockAddresses
-from .incoming import Call, Incoming, Publish, Subscribe, Unsubscribe
-from .keys import KeyRing
+from .handlers.depends import Depends
 from .limits import Limits
-from .middleware import CallNext
-from .permissions import Permissions, ProcedurePermission, TopicPermission
-from .refusals import Refused
-from .requirements import Requirement, anyone, requires
+from .protocol.cra import Permissions, ProcedurePermission, TopicPermission, derive_key, new_salt
+from .pubsub.broker import Broker, MemoryBroker, Publication
+from .pubsub.topics import Topic, Topics
 from .router import Router
-from .session import Session, SessionEnded, SessionReadOnly, SessionUnavailable
-from .sessions import Sessions
-from .subscriptions import Subscription
-from .threads import run_on_loop
-from .tickets import Tickets
-from .topics import Topic, Topics
+from .sessions.middleware import Sessions
+from .sessions.session import Session, SessionEnded, SessionReadOnly, SessionUnavailable
+from .telemetry.counters import Counters
 
 __version__ = "0.1.0"
 

@@ -1,6 +1,6 @@
 """`python -m wampkit`, the same as the command `wampkit`."""
 
-from .cli import main
+from .cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -1,53 +1,65 @@
-"""`App`: what a user declares, wired to the parts that serve it."""
+"""`App`: what a user declares, how it is configured, started and stopped, and what it offers while it runs."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Self, TypeVar, overload
 
 from aiohttp import web
 
-from .assembly import assemble
-from .authentication import Cra
-from .binding import Injectables
-from .broker import Broker
-from .chains import Procedure, ServedTopic
-from .console import Console, console_rules
-from .console_page import serve_console
-from .door import Door
+from .access.proxies import TrustedProxies
+from .auth.authenticator import login_procedures
+from .auth.credentials import Cra
+from .auth.tickets import Tickets, tickets_of
+from .concurrency.background import BackgroundTask
+from .concurrency.threads import ThreadPools
+from .connection.connection import Connection
+from .connection.registry import Connections
+from .console.console import Console, console_rules
+from .console.page import serve_console
+from .dispatch.builtins import publish_procedure, subscription_procedure
+from .dispatch.compiler import Procedure, ServedTopic, compile_routes
+from .dispatch.middleware import Middleware
+from .dispatch.requirements import Rule, Rules
+from .dispatch.route_table import Table
 from .errors import DeclarationError, did_you_mean
-from .forwarded import TrustedProxies
-from .gates import arranged
-from .lifecycle import Hooks, Lifespan, check_hook, entered
+from .handlers.binding import Injectables
+from .handlers.hooks import Hooks, Lifespan, check_hook, entered
+from .handlers.signatures import explain_options, location
 from .limits import Limits
-from .live import Live
-from .middleware import Middleware
-from .mounting import hide_versions, mount
-from .own import login_procedures, publish_procedure, subscription_procedure
-from .processes import Processes, check_processes, under_gunicorn
-from .requirements import Rule, Rules
-from .router import Declaration, Router, Table, TopicDeclaration, gather, warn_of_fragments
-from .serving import compile_routes
-from .session import Session, session_of
-from .sessions import reads_sessions
-from .settings import OPTIONS, Settings
-from .signatures import explain_options, location
-from .tickets import Tickets, tickets_of
+from .protocol.uris import expand
+from .pubsub.broker import Broker
+from .pubsub.topics import Topics, ToUser
+from .router import Declaration, Router, TopicDeclaration, gather, warn_of_fragments
+from .server.assembly import assemble
+from .server.handshake import Door
+from .server.mounting import hide_versions, mount
+from .server.processes import Processes, check_processes, under_gunicorn
+from .server.runtime import Node
+from .server.settings import OPTIONS, Settings, arranged
+from .sessions.middleware import reads_sessions
+from .sessions.session import Session, session_of
+from .telemetry.counters import Counters
 
-__all__ = ["App"]
+__all__ = ["DEFAULT_PATH", "App"]
 
 P = ParamSpec("P")
+
 R = TypeVar("R")
+
 F = TypeVar("F", bound=Callable[..., Any])
+
 E = TypeVar("E", bound=BaseException)
 
 Kept = TypeVar("Kept")
+
 Given = TypeVar("Given")
 
 DEFAULT_PATH = "/ws"
+
 _NO_SESSIONS = "this app reads no sessions; put Sessions(storage) into App(middlewares=[...])"
 
 
@@ -91,7 +103,7 @@ class _Option(Generic[Kept, Given]):
         app._settings = app._settings.changed(self._name, value)
 
 
-class App(Live):
+class App:
     """A WAMP v1 application: procedures, topics, middlewares and hooks, served on one WebSocket path.
 
     Each option is an attribute too, which may be set until the app starts (`console`, `javascript` and `ident` until
@@ -173,6 +185,8 @@ class App(Live):
     console = _Option[bool | tuple[Rule, ...] | None, bool | Rules | None](mounted=True)
     loopback_only = _Option[bool, bool]()
     processes: Processes | None = None
+    _node: Node | None = None
+    _door: Door | None = None
 
     @explain_options("App")
     def __init__(
@@ -502,6 +516,116 @@ class App(Live):
             own += self._console.declarations(console_rules(self.console, self.requires, self.cra))
         given: Injectables = {Session: session_of if reads_sessions(self.middlewares) else _NO_SESSIONS}
         return compile_routes(declarations, *own, default=self.requires, cra=self.cra is not None, given=given)
+
+    # ---- while it runs
+
+    @property
+    def running(self) -> bool:
+        """Whether the app has been started and not stopped."""
+        return self._node is not None
+
+    @property
+    def door(self) -> Door | None:
+        """The aiohttp handler of the socket, while the app runs."""
+        return self._door
+
+    @property
+    def topics(self) -> Topics:
+        """The topics that have subscribers, by full URI; `len(app.topics[uri])` counts them."""
+        return self._running().topics
+
+    def expand(self, name: str) -> str:
+        """The full URI of a CURIE of the app's prefixes; any other name as it is. Works before the start too."""
+        return expand(name, self._settings.prefixes)
+
+    @property
+    def connections(self) -> Connections:
+        """The live connections."""
+        return self._running().connections
+
+    @property
+    def counters(self) -> Counters:
+        """What happened since the start: slow readers cut, events dropped, handshakes refused and the like."""
+        return self._running().counters
+
+    @property
+    def threads(self) -> ThreadPools:
+        """The worker threads of `def` functions, and how many run and wait now: `app.threads.handlers.waiting`."""
+        return self._running().threads
+
+    async def publish(
+        self,
+        topic: str,
+        event: Any,
+        *,
+        exclude: Iterable[str] = (),
+        eligible: Iterable[str] | None = None,
+        now: bool = False,
+    ) -> None:
+        """Send an event to a topic's subscribers; never waits for slow receivers.
+
+        In a handler or hook with a generator dependency it leaves when all of these have ended well, and is dropped
+        if one of them or the handler fails.
+
+        Args:
+            topic: A URI or a CURIE of the app's prefixes.
+            event: Anything JSON can carry.
+            exclude: Session ids that shall not receive it.
+            eligible: If given, only these session ids may receive it; an empty list means nobody.
+            now: Whether it leaves at once, whatever becomes of the message that is being handled.
+
+        Raises:
+            ValueError: No such topic is declared.
+            TypeError: JSON cannot carry the event.
+            RuntimeError: The app is not running.
+        """
+        await self._running().topics.publish(self.expand(topic), event, exclude=exclude, eligible=eligible, now=now)
+
+    def to_user(self, user: Any) -> ToUser:
+        """All connections of a user: `await app.to_user("ann").publish(...)`, `app.to_user("ann").close()`.
+
+        Raises:
+            RuntimeError: The app is not running.
+        """
+        node = self._running()
+        return ToUser(user, node.connections, node.topics, self.expand)
+
+    async def recheck(self, connection: Connection) -> list[str]:
+        """End the subscriptions that a connection may not have any more, after its user or roles changed.
+
+        Asks the rules of each topic again (`requires`), but no message middlewares, which run once for a message that
+        came. A SUBSCRIBE that is being decided has its rules asked again too, before it is accepted.
+
+        Returns:
+            The topics that it lost, by URI. Nothing that is published to them from now on reaches it.
+        """
+        return await self._running().dispatcher.recheck(connection)
+
+    def background(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> BackgroundTask:
+        """A task that lasts as long as it is entered, for the `lifespan` of a middleware or an app.
+
+        `async with app.background("the watcher", watch): yield`. Whatever ends its coroutine is logged, given to
+        `on_error`, and a second later it runs again.
+
+        Args:
+            name: What the log calls it.
+            work: Makes the coroutine.
+        """
+        return self._running().background(name, work)
+
+    def report(self, error: BaseException, connection: Connection | None = None) -> None:
+        """Tell the app's `on_error` hooks of an exception that was not expected; does not wait, and logs nothing.
+
+        Args:
+            error: The exception.
+            connection: Whose it is, or None.
+        """
+        self._running().report(error, connection)
+
+    def _running(self) -> Node:
+        if self._node is None:
+            raise RuntimeError("the app is not running: this works from its start until its stop")
+        return self._node
 
 
 _SETTABLE = OPTIONS - {"threads"} | {"loopback_only", "processes"}

@@ -246,7 +246,6 @@ def quote(text: object, limit: int = 128) -> str:
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]")
 """Control characters, line separators, what turns the direction of writing, and lone surrogates."""
 
-
 "\x00".encode("unicode_escape")  # so that the codec is there when no file can be opened any more
 
 

@@ -7,16 +7,16 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from .errors import DeclarationError
-from .logs import logger
-from .signatures import called_from, explain_options, is_method, without_parentheses
-from .uris import Pattern, declare_prefix, expand, is_pattern, undeclared_prefix
+from .handlers.signatures import called_from, explain_options, is_method, without_parentheses
+from .protocol.uris import Pattern, declare_prefix, expand, is_pattern, undeclared_prefix
+from .telemetry.logs import logger
 
 if TYPE_CHECKING:
-    from .middleware import Middleware
-    from .requirements import Rules
+    from .dispatch.middleware import Middleware
+    from .dispatch.requirements import Rules
 
 __all__ = [
     "Declaration",
@@ -31,7 +31,9 @@ __all__ = [
 ]
 
 P = ParamSpec("P")
+
 R = TypeVar("R")
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 RESERVED = "wampkit:"
@@ -353,66 +355,6 @@ def rules_of(value: Any, label: str) -> tuple[Any, ...]:
             call = "requires()" if shown == "requires" else f"requires({shown})"
             raise DeclarationError(f"{label}: {rule!r} is no rule; write {call} or anyone")
     return rules
-
-
-T = TypeVar("T")
-Fits: TypeAlias = Callable[[Mapping[str, str]], bool]
-
-
-REMEMBERED = 1024
-"""URIs whose pattern a table remembers."""
-
-LONGEST_REMEMBERED = 1024
-"""Characters of those among them that come from an app, which may have made them of what a client sent."""
-
-
-class Table(Generic[T]):
-    """What a URI means, for one kind of thing: exact names first, then patterns, the most literal first."""
-
-    def __init__(self) -> None:
-        self._exact: dict[str, tuple[T, Mapping[str, str]]] = {}
-        self._patterns: list[tuple[Pattern, T, Fits | None]] = []
-        self.match = functools.lru_cache(REMEMBERED)(self._match)
-
-    def add(self, uri: str, pattern: Pattern | None, item: T, fits: Fits | None = None) -> None:
-        """Enter an item; call `sort` when all are in.
-
-        Args:
-            uri: Its full URI or URI pattern.
-            pattern: The pattern, or None for a plain URI.
-            item: The item.
-            fits: Whether the values of the variables are such as the item takes; None for any.
-        """
-        if pattern is None:
-            self._exact[uri] = (item, _NO_VARIABLES)
-        else:
-            self._patterns.append((pattern, item, fits))
-
-    def sort(self) -> None:
-        """Bring the patterns into the order in which they are tried."""
-        self._patterns.sort(key=lambda entry: entry[0].literalness, reverse=True)
-
-    def __iter__(self) -> Iterator[T]:
-        yield from (item for item, _ in self._exact.values())
-        yield from (item for _, item, _ in self._patterns)
-
-    def find(self, uri: str) -> tuple[T, Mapping[str, str]] | None:
-        """The item that `uri` means, with the variables' values; None if there is none."""
-        return self._exact.get(uri) or (self.match(uri) if len(uri) <= LONGEST_REMEMBERED else self._match(uri))
-
-    def exact(self, uri: str) -> tuple[T, Mapping[str, str]] | None:
-        """The item of exactly this name, with no variables; None if there is none."""
-        return self._exact.get(uri)
-
-    def _match(self, uri: str) -> tuple[T, Mapping[str, str]] | None:
-        for pattern, item, fits in self._patterns:
-            values = pattern.match(uri)
-            if values is not None and (fits is None or fits(values)):
-                return item, values
-        return None
-
-
-_NO_VARIABLES: Mapping[str, str] = {}
 
 
 def gather(router: Router, prefixes: Mapping[str, str]) -> list[Declaration]:

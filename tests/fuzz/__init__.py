@@ -5,5 +5,5 @@
     python -m tests.fuzz javascript --seconds 60 --seed 7
 
 What it sends is drawn from a seed and the number of the connection, so that `--seed S --only N` sends the bytes of
-connection N again. `tests/test_fuzz.py` runs a few seconds of each.
+connection N again. `tests/system/test_fuzz.py` runs a few seconds of each.
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from tests.javascript import node
+from tests.support.javascript import node
 from wampkit import CallError, Client, ConnectionLost, connect
 
 from .hostile import hostile_server

@@ -11,9 +11,9 @@ import socket
 import struct
 from typing import Any
 
-from tests.wire import EVENT, PUBLISH, RESULT, Server, eventually, serve
+from tests.support.wire import EVENT, PUBLISH, RESULT, Server, eventually, serve
 from wampkit import App, Connection, InvalidArgument, Limits, Topic, WampError
-from wampkit.httplog import quiet_http_errors
+from wampkit.telemetry.http_logs import quiet_http_errors
 
 from .grammar import Grammar
 from .report import Report, Until, watched

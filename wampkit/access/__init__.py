@@ -1,0 +1,1 @@
+"""May this peer connect? By address, host, origin, and what proxies say of them."""

@@ -1,0 +1,391 @@
+"""WAMP-CRA as it runs: who asked for a challenge, who answered it, and who has tried too often.
+
+What is kept about a connection begins with its first request and ends with its login, or with itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import hashlib
+import hmac
+import logging
+import os
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from ..concurrency.threads import Threads
+from ..connection.connection import Connection
+from ..errors import WampError, quote
+from ..handlers.hooks import Failures
+from ..protocol.cra import AUTH, AUTHREQ, ERROR, Permissions, derive_key, make_challenge, verify, written
+from ..router import Declaration
+from ..telemetry.counters import Counters
+from ..telemetry.logs import logger
+from .credentials import Cra, Credentials
+from .throttle import Guessing, TimeLimit
+
+__all__ = ["Authenticator", "login_procedures"]
+
+POLICY_VIOLATION = 1008
+
+MAX_AUTHKEY = 1024
+
+MAX_EXTRA = 16_384
+"""Characters of an authkey, and of the JSON that a client sends along; both are kept until the login is over."""
+
+NOTHING = Permissions()
+
+
+class Stage(enum.Enum):
+    """How far the login of a connection is."""
+
+    NONE = enum.auto()
+    BUSY = enum.auto()
+    PENDING = enum.auto()
+    DONE = enum.auto()
+
+
+class _Claim:
+    """A challenge that waits for its one answer; without credentials it is an anonymous one."""
+
+    __slots__ = ("authkey", "challenge", "credentials", "expires", "known", "permissions")
+
+    def __init__(self, authkey: str | None, permissions: Permissions | None) -> None:
+        self.authkey = authkey
+        self.permissions = permissions
+        self.credentials: Credentials | None = None
+        self.known = True
+        self.challenge: str | None = None
+        self.expires = 0.0
+
+
+class _Login:
+    """The login of one connection."""
+
+    __slots__ = ("claim", "derived", "failures", "stage")
+
+    def __init__(self) -> None:
+        self.stage = Stage.NONE
+        self.claim: _Claim | None = None
+        self.derived: tuple[tuple[Any, ...], str] | None = None  # what the last key was derived from, and the key
+        self.failures = 0
+
+
+class Authenticator:
+    """Runs the logins of one app.
+
+    Args:
+        cra: What the app says about them.
+        threads: Where blocking lookups run, and keys are derived.
+        failures: What becomes of exceptions.
+        counters: Where logins are counted.
+        recheck: Ends the subscriptions that a connection may not have any more.
+    """
+
+    def __init__(
+        self,
+        cra: Cra,
+        threads: Threads,
+        failures: Failures,
+        counters: Counters,
+        recheck: Callable[[Connection], Awaitable[object]],
+    ) -> None:
+        self._cra = cra
+        self._threads = threads
+        self._failures = failures
+        self._counters = counters
+        self._recheck = recheck
+        self._logins: WeakKeyDictionary[Connection, _Login] = WeakKeyDictionary()
+        self._guessing = Guessing(cra.failures_per_minute)
+        self._decoy_key = cra.decoy_key or secrets.token_bytes(32)
+        # Handlers need the threads too, and the loop needs a core.
+        self._derivations = asyncio.Semaphore(max(1, (os.cpu_count() or 1) // 2))
+        self._limit = None if cra.timeout is None else TimeLimit(cra.timeout, self.knows)
+        self._warned = False
+
+    def welcomed(self, connection: Connection) -> None:
+        """A connection begins; if nobody knows its user yet, it has its time to log in."""
+        if self._limit is not None and connection.user is None:
+            self._limit.add(connection)
+
+    def knows(self, connection: Connection) -> bool:
+        """Whether a connection has logged in, be it as nobody, or has its user from elsewhere."""
+        login = self._logins.get(connection)
+        return connection.user is not None or (login is not None and login.stage is Stage.DONE)
+
+    def close(self) -> None:
+        """End the time limit."""
+        if self._limit is not None:
+            self._limit.close()
+
+    # ---- asking for a challenge
+
+    async def authreq(self, connection: Connection, authkey: object, extra: object) -> str | None:
+        """A challenge for a client, or None for an anonymous one.
+
+        Args:
+            connection: The client.
+            authkey: Who it says it is: a string, or None for nobody.
+            extra: What it sends along: an object or None.
+
+        Raises:
+            WampError: It may not have one; the URIs, and the order in which this is found out, are autobahn-python's.
+        """
+        login = self._logins.get(connection)
+        if login is None:
+            login = self._logins[connection] = _Login()
+        self._check_state(connection, login, authkey)
+        extra = self._checked_extra(extra)
+        if authkey is None and self._cra.anonymous is False:
+            raise _error("anonymous-auth-forbidden", "log in with an authkey: anonymous logins are not allowed")
+        if not isinstance(authkey, str | None):
+            raise _error("invalid-argument", "the authkey is a string, or null for an anonymous login")
+        if authkey is not None and len(authkey) > MAX_AUTHKEY:
+            raise _error("invalid-argument", f"the authkey is longer than {MAX_AUTHKEY} characters")
+        if authkey is not None and self._guessing.is_over(connection.remote, authkey):
+            raise self._throttled(connection, authkey)
+        login.stage, login.claim = Stage.BUSY, None
+        try:
+            if authkey is None:
+                claim = await self._anonymous_claim(connection, extra)
+            else:
+                claim = await self._keyed_claim(connection, login, authkey, extra)
+        except BaseException:
+            login.stage = Stage.NONE
+            raise
+        claim.expires = asyncio.get_running_loop().time() + self._cra.challenge_ttl
+        login.stage, login.claim = Stage.PENDING, claim
+        return claim.challenge
+
+    def _check_state(self, connection: Connection, login: _Login, authkey: object) -> None:
+        if login.stage is Stage.DONE:
+            raise _error("already-authenticated", "this connection has logged in already")
+        if login.stage is Stage.BUSY or _is_valid(login):
+            raise _error("authentication-already-requested", "answer the challenge of this connection first")
+        if authkey is None and connection.user is not None:
+            raise _error("already-authenticated", "this connection has its user already, and shall not lose it")
+        if login.failures >= self._cra.attempts:
+            raise _error("too-many-attempts", "too many logins have failed on this connection")
+
+    @staticmethod
+    def _checked_extra(extra: object) -> dict[str, Any]:
+        if extra is None:
+            return {}
+        if not isinstance(extra, dict):
+            raise _error("invalid-argument", "what is sent along must be an object, or null")
+        try:
+            size = len(written(extra))
+        except ValueError:
+            raise _error("invalid-argument", "what is sent along cannot be written as JSON") from None
+        if size > MAX_EXTRA:
+            raise _error("invalid-argument", f"what is sent along is longer than {MAX_EXTRA} characters")
+        return extra
+
+    async def _anonymous_claim(self, connection: Connection, extra: dict[str, Any]) -> _Claim:
+        anonymous = self._cra.anonymous
+        if isinstance(anonymous, bool):
+            return _Claim(None, NOTHING)
+        if isinstance(anonymous, Permissions):
+            return _Claim(None, anonymous)
+        try:
+            permissions = await self._threads.ask_for(connection, anonymous, extra)
+            if not isinstance(permissions, Permissions):
+                raise TypeError(f"the function for anonymous logins gives Permissions, not {type(permissions)}")
+        except WampError:
+            raise
+        except Exception as error:
+            await self._failures.report(connection, error, "the permissions of anonymous logins")
+            raise _error("auth-permissions-error", "the permissions could not be found out") from None
+        return _Claim(None, permissions)
+
+    async def _keyed_claim(self, connection: Connection, login: _Login, authkey: str, extra: dict[str, Any]) -> _Claim:
+        found = await self._threads.ask_for(connection, self._cra.lookup, authkey, extra)
+        if not isinstance(found, Credentials | None):
+            raise TypeError(f"the lookup of Cra gives Credentials or None, not {type(found)}")
+        hide = self._cra.hide_unknown_keys
+        if found is None and not hide:
+            self._guessing.take(connection.remote, authkey)
+            self._failed(connection, login, f"unknown authkey {quote(authkey, 64)}")
+            raise _error("no-such-authkey", "no such authkey")
+        decoy = self._decoy(authkey)  # for known keys too, as it takes time
+        credentials = found or decoy
+        if hide:
+            self._check_pretence(authkey, credentials)
+        claim = _Claim(authkey, credentials.permissions)
+        claim.credentials, claim.known = credentials, found is not None
+        shown = NOTHING if hide or credentials.permissions is None else credentials.permissions
+        claim.challenge = make_challenge(
+            authkey=authkey,
+            session=connection.id,
+            extra=extra,
+            permissions=shown.as_json(),
+            authextra=_authextra(credentials),
+        )
+        return claim
+
+    # ---- keys that do not exist
+
+    def _decoy(self, authkey: str) -> Credentials:
+        """What an unknown key pretends: the same each time, and nobody has its secret."""
+        secret = self._pretended("secret", authkey)
+        if self._cra.salted is None:
+            return Credentials(secret)
+        iterations, keylen = self._cra.salted
+        salt = self._pretended("salt", authkey)[:32]
+        return Credentials(secret, salt=salt, iterations=iterations, keylen=keylen, derived=not self._cra.derives)
+
+    def _pretended(self, what: str, authkey: str) -> str:
+        text = f"{what} {authkey}".encode("utf-8", "surrogatepass")
+        return hmac.new(self._decoy_key, text, hashlib.sha256).hexdigest()
+
+    def _check_pretence(self, authkey: str, found: Credentials) -> None:
+        real = None if found.salt is None else (found.iterations, found.keylen)
+        derives = found.salt is not None and not found.derived
+        if self._warned or (real == self._cra.salted and derives == self._cra.derives):
+            return
+        self._warned = True
+        logger.warning(
+            "unknown authkeys can be told from %s: they pretend salted=%r and derives=%r, but it is salted=%r and "
+            "derives=%r; let all keys be alike, and Cra(...) say how they are",
+            quote(authkey, 64),
+            self._cra.salted,
+            self._cra.derives,
+            real,
+            derives,
+        )
+
+    # ---- answering it
+
+    async def auth(self, connection: Connection, signature: object) -> dict[str, Any]:
+        """Log a client in, if it signed its challenge rightly; each challenge takes one signature.
+
+        Args:
+            connection: The client.
+            signature: The signature: a string, or None for an anonymous login.
+
+        Returns:
+            What it may do, as `Permissions.as_json` writes it.
+
+        Raises:
+            WampError: It is not logged in.
+        """
+        login = self._logins.get(connection)
+        if login is not None and login.stage is Stage.DONE:
+            raise _error("already-authenticated", "this connection has logged in already")
+        if login is None or login.claim is None or not _is_valid(login):
+            raise _error("no-authentication-requested", "ask for a challenge first; one lasts only for a while")
+        if not isinstance(signature, str | None):
+            raise _error("invalid-argument", "the signature is a string, or null for an anonymous login")
+        claim, login.claim, login.stage = login.claim, None, Stage.BUSY
+        try:
+            right = await self._is_right(connection, login, claim, signature)
+        finally:
+            login.stage = Stage.NONE
+        if not right:
+            self._failed(connection, login, f"wrong signature for {_shown(claim.authkey)}")
+            raise _error("invalid-signature", "the signature is wrong; ask for another challenge")
+        granted = self._admit(connection, login, claim)
+        if connection.subscriptions:
+            # What it was subscribed to as nobody, or as another, may not be granted to it.
+            await self._recheck(connection)
+        return granted
+
+    async def _is_right(self, connection: Connection, login: _Login, claim: _Claim, signature: str | None) -> bool:
+        if claim.authkey is None or claim.credentials is None or claim.challenge is None:
+            return signature is None
+        if not self._guessing.take(connection.remote, claim.authkey):
+            self._count_failure(connection, login)
+            raise self._throttled(connection, claim.authkey)
+        key = await self._key(login, claim.credentials)
+        right = verify(claim.challenge, key, signature) and claim.known
+        if right:
+            self._guessing.give_back(connection.remote, claim.authkey)
+        return right
+
+    async def _key(self, login: _Login, credentials: Credentials) -> str:
+        if credentials.derived or credentials.salt is None:
+            return credentials.secret
+        source = (credentials.secret, credentials.salt, credentials.iterations, credentials.keylen)
+        if login.derived is None or login.derived[0] != source:
+            async with self._derivations:
+                login.derived = (source, await self._threads.run(derive_key, *source))
+        return login.derived[1]
+
+    def _admit(self, connection: Connection, login: _Login, claim: _Claim) -> dict[str, Any]:
+        if claim.credentials is not None:
+            user = claim.credentials.user
+            connection.user = claim.authkey if user is None else user
+            connection.roles = frozenset(claim.credentials.roles)
+        connection.permissions = claim.permissions
+        login.stage, login.derived = Stage.DONE, None
+        self._counters.logins += 1
+        return (claim.permissions or NOTHING).as_json()
+
+    # ---- failing
+
+    def _failed(self, connection: Connection, login: _Login, what: str) -> None:
+        self._counters.failed_logins += 1
+        connection.complaints.add("login", f"login failed: {what}", level=logging.INFO)
+        self._count_failure(connection, login)
+
+    def _throttled(self, connection: Connection, authkey: str) -> WampError:
+        self._counters.throttled_logins += 1
+        what = f"login of {quote(authkey, 64)} refused: too many have failed from this address or for this authkey"
+        connection.complaints.add("throttled", what)
+        return _error("too-many-attempts", "too many logins have failed; try again in a minute")
+
+    def _count_failure(self, connection: Connection, login: _Login) -> None:
+        login.failures += 1
+        if login.failures >= self._cra.attempts:
+            # Once the answer to this attempt has been sent.
+            asyncio.get_running_loop().call_soon(connection.close, POLICY_VIOLATION, "too many logins have failed")
+
+
+def _is_valid(login: _Login) -> bool:
+    """Whether there is a challenge that can be answered."""
+    claim = login.claim
+    return claim is not None and asyncio.get_running_loop().time() < claim.expires
+
+
+def _authextra(credentials: Credentials) -> dict[str, Any] | None:
+    if credentials.salt is None:
+        return None
+    # Clients differ in what they take for granted, so all three are said.
+    return {"salt": credentials.salt, "iterations": credentials.iterations, "keylen": credentials.keylen}
+
+
+def _shown(authkey: str | None) -> str:
+    return "nobody" if authkey is None else quote(authkey, 64)
+
+
+def _error(name: str, description: str) -> WampError:
+    return WampError(ERROR + name, description)
+
+
+def login_procedures(cra: Cra | None, running: Callable[[], Authenticator | None]) -> tuple[Declaration, ...]:
+    """The two procedures of WAMP-CRA, or none for an app without it.
+
+    Args:
+        cra: What the app says about logins.
+        running: Gives the app's authenticator, while the app runs.
+    """
+    if cra is None:
+        return ()
+
+    async def authreq(connection: Connection, authkey: Any = None, extra: Any = None) -> str | None:
+        authenticator = running()
+        assert authenticator is not None
+        return await authenticator.authreq(connection, authkey, extra)
+
+    async def auth(connection: Connection, signature: Any = None) -> dict[str, Any]:
+        authenticator = running()
+        assert authenticator is not None
+        return await authenticator.auth(connection, signature)
+
+    return (
+        Declaration("procedure", AUTHREQ, AUTHREQ, authreq),
+        Declaration("procedure", AUTH, AUTH, auth),
+    )

@@ -1,0 +1,1 @@
+"""The command `wampkit`, a file a command."""

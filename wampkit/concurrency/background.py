@@ -1,0 +1,90 @@
+"""Tasks that serve all connections and last as long as the app; one that ends early is started again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from types import TracebackType
+from typing import Any, Self
+
+from ..telemetry.logs import LogThrottle, logger
+
+__all__ = ["BackgroundTask", "Report"]
+
+PAUSE = 1.0
+"""Seconds until a task that has ended is started again."""
+
+STOP_PATIENCE = 5.0
+"""Seconds in which it must have ended when it is cancelled at the stop."""
+
+Report = Callable[[BaseException], Awaitable[None]]
+
+
+class BackgroundTask:
+    """A task that runs until it is stopped: `async with BackgroundTask("the clock", tick): ...`.
+
+    When its coroutine raises, returns or is cancelled by others, that is logged, not each time where it happens often,
+    and a second later it runs again.
+
+    Args:
+        name: What the log calls it.
+        work: Makes its coroutine.
+        report: Told of what it raises, or None.
+    """
+
+    def __init__(self, name: str, work: Callable[[], Coroutine[Any, Any, None]], report: Report | None = None) -> None:
+        self._name = name
+        self._work = work
+        self._report = report
+        self._reports: set[asyncio.Future[None]] = set()
+        self._throttle = LogThrottle()
+        self._running = False
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Begin."""
+        self._running = True
+        self._timer = None
+        self._task = asyncio.create_task(self._work(), name=f"wampkit: {self._name}")
+        self._task.add_done_callback(self._ended)
+
+    async def stop(self) -> None:
+        """Cancel it and wait until it has ended, at most `STOP_PATIENCE` seconds."""
+        self._running = False
+        if self._timer is not None:
+            self._timer.cancel()
+        tasks = {*self._reports, self._task} if self._task is not None else self._reports
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            _, stuck = await asyncio.wait(tasks, timeout=STOP_PATIENCE)
+            if stuck:
+                logger.warning("%s did not end within %g s of being cancelled", self._name, STOP_PATIENCE)
+        self._throttle.close()
+
+    async def __aenter__(self) -> Self:
+        self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if self._running:
+            # Not before the pause: a loop that is closed cancels all tasks, and this one need not come back then.
+            self._timer = task.get_loop().call_later(PAUSE, self._again, task.cancelled(), error)
+
+    def _again(self, cancelled: bool, error: BaseException | None) -> None:
+        how = "was cancelled" if cancelled else "ended" if error is None else "failed"
+        text = f"{self._name} {how}; starting it again"
+        self._throttle.add(type(error).__name__, text, level=logging.ERROR, error=error)
+        if error is not None and self._report is not None:
+            report = asyncio.ensure_future(self._report(error))
+            self._reports.add(report)
+            report.add_done_callback(self._reports.discard)
+        self.start()

@@ -1,0 +1,1 @@
+"""One socket: in, out, alive, closed; and the register of all of them."""

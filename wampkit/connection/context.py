@@ -1,0 +1,53 @@
+"""What the connections of a running app share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..concurrency.eager import Starter
+from ..concurrency.threads import ThreadPools
+from ..limits import Limits
+from ..telemetry.counters import Counters
+from ..telemetry.logs import LogThrottle
+from .outbox import Flusher
+
+if TYPE_CHECKING:
+    from .connection import Connection
+    from .registry import Users
+
+__all__ = ["Hub", "SocketOptions"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SocketOptions:
+    """How the app's sockets behave; see `App` for what each means."""
+
+    malformed: Literal["close", "ignore"] = "close"
+    keepalive: float | None = 25.0
+    close_timeout: float = 3.0
+    compression: bool = False
+
+
+def _forget(error: BaseException, connection: Any) -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Hub:
+    """What the connections of a running app share.
+
+    Attributes:
+        report: Tells the app's `on_error` hooks of an exception and its connection; does not wait.
+    """
+
+    options: SocketOptions
+    limits: Limits
+    counters: Counters
+    threads: ThreadPools
+    users: Users[Connection]
+    report: Callable[[BaseException, Any], None] = _forget
+    flusher: Flusher = field(default_factory=Flusher)
+    starter: Starter = field(default_factory=Starter)
+    throttle: LogThrottle = field(default_factory=LogThrottle)

@@ -1,0 +1,514 @@
+"""The way out: what was sent to a connection and has not left yet, and when it leaves.
+
+Nothing here waits. Frames of one turn of the loop leave in one write per connection, in the order in which they were
+sent. What waits for a peer that reads slowly is bounded; beyond the bound an `Outbox` gives the connection up and a
+`DroppingOutbox` drops the oldest events. All of them write to aiohttp's transport themselves: one event to 1,000
+subscribers leaves 1.3 times as fast as by aiohttp's writer, eight at a time 7 times as fast.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping
+from typing import Literal, Protocol
+
+from ..protocol.websocket import deflated
+from ..telemetry.logs import logger
+from .sockets import buffered_bytes
+
+__all__ = ["DeflatingOutbox", "Flusher", "Outbox", "Owner", "Provisional", "Receiver", "make_outbox"]
+
+WRITES_A_TURN = 256
+"""Connections with events that are written to before others have their turn: about a millisecond, so that a call
+does not wait until thousands of subscribers have been served."""
+
+JOINED = 16 * 1024
+"""Bytes of events that are joined at most: an outbox counts what is joined as one message."""
+
+HANDFUL = 64 * 1024
+"""Bytes that a dropping outbox gives to the transport at a time."""
+
+UNREAD = "the client reads too slowly"
+
+UNDECIDED = "on_subscribe takes too long"
+"""Why more waits than may."""
+
+RETRY = 0.02
+"""Seconds until a dropping outbox looks whether its peer has read."""
+
+
+class Owner(Protocol):
+    """Whose outbox it is: the connection."""
+
+    def too_slow(self, why: str) -> None:
+        """More waits than may; the outbox takes nothing more."""
+
+    def events_dropped(self, count: int, why: str) -> None:
+        """So many events have just been dropped."""
+
+    def peer_gone(self) -> None:
+        """The peer has gone, or half of it, and something was to be written to it."""
+
+    def write_failed(self, error: Exception) -> None:
+        """Writing raised what was not expected; the connection must end."""
+
+
+class _Nobody:
+    def too_slow(self, why: str) -> None:
+        pass
+
+    def events_dropped(self, count: int, why: str) -> None:
+        pass
+
+    def peer_gone(self) -> None:
+        pass
+
+    def write_failed(self, error: Exception) -> None:
+        pass
+
+
+NOBODY = _Nobody()
+
+
+class Receiver(Protocol):
+    """Whoever takes events for a connection: its outbox, or a stand-in."""
+
+    @property
+    def owner(self) -> Owner:
+        """The connection."""
+
+    def send_events(self, frames: bytes, count: int) -> None:
+        """Take so many events, whole frames one behind the other, without waiting."""
+
+
+class Flusher:
+    """Writes what all connections sent in one turn of the loop, in one callback for all of them.
+
+    Events of one topic that follow each other are joined once for all its subscribers. Answers leave at the end of
+    the turn; connections that have only events take turns with everything else that the loop does.
+
+    Attributes:
+        events: What was published and has not been handed to its receivers; `settle` does that.
+        waiting: The outboxes that have events alone and are flushed in turn; whoever adds one calls `schedule`.
+    """
+
+    __slots__ = ("_audience", "_loop", "_scheduled", "_size", "_urgent", "events", "waiting")
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._scheduled = False
+        self._urgent: list[Outbox] = []
+        self.waiting: deque[Outbox] = deque()
+        self._audience: Mapping[str, Receiver] = {}
+        self.events: list[bytes] = []
+        self._size = 0
+
+    def publish(self, audience: Mapping[str, Receiver], frame: bytes) -> None:
+        """Send an event to an audience, which must not change before `settle` has been called."""
+        if self.events and (audience is not self._audience or self._size + len(frame) > JOINED):
+            self.settle()
+        self._audience = audience
+        self.events.append(frame)
+        self._size += len(frame)
+        if not self._scheduled:
+            self.schedule()
+
+    def settle(self) -> None:
+        """Hand the events that were published so far to their receivers."""
+        events = self.events
+        if events:
+            self.events = []
+            self._size = 0
+            count = len(events)
+            frames = events[0] if count == 1 else b"".join(events)
+            for receiver in self._audience.values():
+                try:
+                    receiver.send_events(frames, count)
+                except Exception as error:
+                    _failed(receiver.owner, error)
+
+    def schedule(self) -> None:
+        """Flush at the end of this turn."""
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def soon(self, outbox: Outbox) -> None:
+        """Flush an outbox at the end of this turn."""
+        self._urgent.append(outbox)
+        if not self._scheduled:
+            self.schedule()
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        self.settle()
+        urgent, self._urgent = self._urgent, []
+        for outbox in urgent:
+            try:
+                outbox.flush()
+            except Exception as error:
+                _failed(outbox.owner, error)
+        waiting = self.waiting
+        for _ in range(min(len(waiting), WRITES_A_TURN)):
+            outbox = waiting.popleft()
+            try:
+                outbox.flush()
+            except Exception as error:
+                _failed(outbox.owner, error)
+        if waiting:
+            self.schedule()
+
+
+def _failed(owner: Owner, error: Exception) -> None:
+    """End the one connection that could not be written to; what the others were sent must leave."""
+    try:
+        owner.write_failed(error)
+    except Exception:
+        logger.exception("a connection that could not be written to could not be ended either")
+
+
+class Outbox:
+    """What waits for one connection, up to a bound.
+
+    Args:
+        owner: Who is told when more waits.
+        flusher: What flushes it.
+        bound: Bytes that may wait; the message that passes the bound is still taken.
+
+    Attributes:
+        bound: Bytes that may wait.
+        closed: Whether it takes nothing more.
+    """
+
+    __slots__ = ("_flusher", "_frames", "_given", "_marked", "_transport", "_used", "bound", "closed", "owner")
+
+    def __init__(self, owner: Owner, flusher: Flusher, bound: int) -> None:
+        self.owner = owner
+        self._flusher = flusher
+        self.bound = bound
+        self._frames: list[bytes] = []
+        self._transport: asyncio.Transport | None = None
+        self._marked = False
+        self._given = 0
+        self._used = 0  # at least as much as waits; measured only when it seems to be too much
+        self.closed = False
+
+    def open(self, transport: asyncio.Transport) -> None:
+        """Let out what is sent from now on."""
+        self._transport = transport
+
+    def send(self, frame: bytes) -> None:
+        """Send one frame, whole, in order. Ignored once it is closed."""
+        if self._flusher.events:
+            self._flusher.settle()
+        if self.closed or (self._used > self.bound and self._is_full()):
+            return
+        if not self._marked:
+            self._marked = True
+            self._flusher.soon(self)
+        self._frames.append(frame)
+        self._used += len(frame)
+
+    def send_events(self, frames: bytes, count: int) -> None:
+        """Send events in order; the caller schedules the flusher. Ignored once it is closed."""
+        if self.closed or (self._used > self.bound and self._is_full()):
+            return
+        if not self._frames:
+            self._flusher.waiting.append(self)
+        self._frames.append(frames)
+        self._used += len(frames)
+
+    def flush(self) -> None:
+        """Write what was sent, at once."""
+        self._marked = False
+        frames, transport = self._frames, self._transport
+        if not frames or transport is None:
+            return
+        self._frames = []
+        if transport.is_closing():
+            self.owner.peer_gone()
+        else:
+            data = frames[0] if len(frames) == 1 else b"".join(frames)
+            self._given += len(data)
+            transport.write(data)
+
+    def _is_full(self) -> bool:
+        """Whether more waits than may, now that as much has been sent; gives up then."""
+        self.flush()
+        self._used = self.unsent
+        if self._used <= self.bound:
+            return False
+        self.closed = True
+        self.owner.too_slow(UNREAD)
+        return True
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that wait for the peer to read."""
+        buffered = buffered_bytes(self._transport) if self._transport is not None else 0
+        return buffered + sum(map(len, self._frames))
+
+    @property
+    def left(self) -> int:
+        """Bytes that have left for the kernel since the beginning: they grow as long as the peer reads."""
+        buffered = buffered_bytes(self._transport) if self._transport is not None else 0
+        return self._given - buffered
+
+    @property
+    def dropped(self) -> int:
+        """How many events were dropped."""
+        return 0
+
+    def provisional(self) -> Provisional:
+        """What takes events for a subscription that may yet be refused."""
+        return Provisional(self)
+
+    def close(self) -> None:
+        """Take nothing more; what was sent before still leaves."""
+        self.closed = True
+        self.flush()
+
+    def forget(self) -> None:
+        """Take nothing more and let go of everything, the owner too: cycles would wait for the garbage collector."""
+        self.closed = True
+        self._frames = []
+        self.owner = NOBODY
+
+
+class DroppingOutbox(Outbox):
+    """An outbox that drops the oldest events where more waits than may, and gives up only where answers do.
+
+    What waits stays here, where it can still be dropped: the transport gets more only when it has let go of what it
+    had.
+    """
+
+    __slots__ = ("_dropped", "_kept", "_kept_bytes", "_retry")
+
+    def __init__(self, owner: Owner, flusher: Flusher, bound: int) -> None:
+        super().__init__(owner, flusher, bound)
+        self._kept: deque[tuple[bytes, int]] = deque()  # frames, and how many events they are: none for an answer
+        self._kept_bytes = 0
+        self._dropped = 0
+        self._retry: asyncio.TimerHandle | None = None
+
+    def send(self, frame: bytes) -> None:
+        if self._flusher.events:
+            self._flusher.settle()
+        if self._keep(frame, 0) and not self._marked:
+            self._marked = True
+            self._flusher.soon(self)
+
+    def send_events(self, frames: bytes, count: int) -> None:
+        alone = not self._kept
+        if self._keep(frames, count) and alone:
+            self._flusher.waiting.append(self)
+
+    def _keep(self, frames: bytes, count: int) -> bool:
+        if self.closed:
+            return False
+        self._kept.append((frames, count))
+        self._kept_bytes += len(frames)
+        if self.unsent > self.bound:
+            self._make_room()
+        return not self.closed
+
+    def flush(self) -> None:
+        self._marked = False
+        transport = self._transport
+        if transport is None:
+            return
+        if transport.is_closing():
+            self._kept.clear()
+            self._kept_bytes = 0
+            self.owner.peer_gone()
+        while self._kept and not buffered_bytes(transport):
+            transport.write(self._next(HANDFUL))
+        if self._kept and self._retry is None:
+            self._retry = asyncio.get_running_loop().call_later(RETRY, self._try_again)
+
+    def _try_again(self) -> None:
+        self._retry = None
+        self._flusher.soon(self)
+
+    def _next(self, size: int) -> bytes:
+        """About so many bytes of what waits, oldest first."""
+        taken: list[bytes] = []
+        while self._kept and size > 0:
+            frames, _ = self._kept.popleft()
+            taken.append(frames)
+            size -= len(frames)
+            self._kept_bytes -= len(frames)
+        data = b"".join(taken)
+        self._given += len(data)
+        return data
+
+    def _make_room(self) -> None:
+        """Drop the oldest events but never the newest, and some more than needed, so that it is not done each time."""
+        self.flush()
+        excess = self.unsent - self.bound
+        if excess <= 0 or not self._kept:
+            return
+        excess += self.bound // 8
+        kept, self._kept = self._kept, deque()
+        newest = kept.pop()
+        dropped = 0
+        for frames, count in kept:
+            if excess > 0 and count:
+                excess -= len(frames)
+                dropped += count
+                self._kept_bytes -= len(frames)
+            else:
+                self._kept.append((frames, count))
+        self._kept.append(newest)
+        if dropped:
+            self.count_dropped(dropped, UNREAD)
+        given = self.unsent - self._kept_bytes
+        if given > self.bound:
+            given = 0  # one frame above the bound, perhaps an event, is on its way; that is no pile
+        if self._kept_bytes + given - len(newest[0]) > self.bound:
+            self.closed = True
+            self.owner.too_slow(UNREAD)
+
+    @property
+    def unsent(self) -> int:
+        buffered = buffered_bytes(self._transport) if self._transport is not None else 0
+        return buffered + self._kept_bytes
+
+    @property
+    def dropped(self) -> int:
+        return self._dropped
+
+    def provisional(self) -> Provisional:
+        return _DroppingProvisional(self)
+
+    def count_dropped(self, count: int, why: str) -> None:
+        """`count` events for its client were dropped."""
+        self._dropped += count
+        self.owner.events_dropped(count, why)
+
+    def close(self) -> None:
+        self.closed = True
+        if self._transport is not None and self._kept and not self._transport.is_closing():
+            self._transport.write(self._next(self._kept_bytes))
+
+    def forget(self) -> None:
+        super().forget()
+        self._kept.clear()
+        self._kept_bytes = 0
+        if self._retry is not None:
+            self._retry.cancel()
+
+
+class Provisional:
+    """Stands for an outbox while `on_subscribe` decides: keeps what is published until the subscription is accepted.
+
+    What it keeps counts as what waits for the client, by the bound and the policy of its outbox.
+
+    Args:
+        outbox: Where the events go then.
+    """
+
+    __slots__ = ("_events", "_outbox", "_size")
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+        self._events: deque[tuple[bytes, int]] = deque()
+        self._size = 0
+
+    @property
+    def owner(self) -> Owner:
+        """The connection."""
+        return self._outbox.owner
+
+    def send_events(self, frames: bytes, count: int) -> None:
+        """Keep events in order; those that pass the bound are still kept. Ignored once the outbox is closed."""
+        if not self._outbox.closed and self._excess > 0:
+            self._overflow()
+        if self._outbox.closed:
+            self._events.clear()
+            return
+        self._events.append((frames, count))
+        self._size += len(frames)
+
+    def accept(self) -> None:
+        """Send what was kept; the caller schedules the flusher."""
+        for frames, count in self._events:
+            self._outbox.send_events(frames, count)
+        self._events.clear()
+
+    @property
+    def _excess(self) -> int:
+        """Bytes that wait beyond the bound."""
+        return self._size + self._outbox.unsent - self._outbox.bound
+
+    def _overflow(self) -> None:
+        self._outbox.closed = True
+        self._outbox.owner.too_slow(UNDECIDED)
+
+
+class _DroppingProvisional(Provisional):
+    """The same for a dropping outbox: the oldest events go."""
+
+    __slots__ = ()
+
+    _outbox: DroppingOutbox
+
+    def _overflow(self) -> None:
+        dropped = 0
+        while self._excess > 0 and self._events:
+            frames, count = self._events.popleft()
+            self._size -= len(frames)
+            dropped += count
+        if dropped:
+            self._outbox.count_dropped(dropped, UNDECIDED)
+
+
+class DeflatingOutbox(Outbox):
+    """An outbox for a connection that negotiated compression.
+
+    Args:
+        owner: As in `Outbox`.
+        flusher: As in `Outbox`.
+        bound: As in `Outbox`; of bytes that are compressed.
+        window: The negotiated bits of the window.
+    """
+
+    __slots__ = ()
+
+    _window: int
+
+    def __init__(self, owner: Owner, flusher: Flusher, bound: int, window: int) -> None:
+        super().__init__(owner, flusher, bound)
+        self._window = window  # type: ignore[misc]  # a slot of the classes that are made
+
+    def send(self, frame: bytes) -> None:
+        super().send(deflated(frame, self._window))
+
+    def send_events(self, frames: bytes, count: int) -> None:
+        super().send_events(deflated(frames, self._window), count)
+
+
+class _Deflating(DeflatingOutbox):
+    __slots__ = ("_window",)
+
+
+class _DeflatingDropping(DeflatingOutbox, DroppingOutbox):
+    __slots__ = ("_window",)
+
+
+def make_outbox(
+    owner: Owner, flusher: Flusher, bound: int, slow_reader: Literal["close", "drop"], window: int
+) -> Outbox:
+    """The outbox for a policy towards slow readers, compressing or not.
+
+    Args:
+        owner: As in `Outbox`.
+        flusher: As in `Outbox`.
+        bound: As in `Outbox`.
+        slow_reader: As in `Limits`.
+        window: The bits of the window if compression was negotiated, else 0.
+    """
+    if window:
+        return (_DeflatingDropping if slow_reader == "drop" else _Deflating)(owner, flusher, bound, window)
+    return (DroppingOutbox if slow_reader == "drop" else Outbox)(owner, flusher, bound)

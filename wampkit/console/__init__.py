@@ -1,0 +1,1 @@
+"""The developer's page: what an app serves and how it fares."""

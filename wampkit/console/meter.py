@@ -1,0 +1,215 @@
+"""What passes through a running app, measured for its console; an app without one pays nothing for it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import traceback
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+from ..concurrency.cancellation import is_fatal
+from ..dispatch.middleware import Call, CallNext, Incoming, Publish
+from ..errors import WampError
+from ..pubsub.broker import Deliver, Publication
+from ..pubsub.topics import Topics
+
+__all__ = ["Failure", "Figures", "Meter", "shown"]
+
+MOST_SAMPLES = 10_000
+"""Calls of one interval whose time counts; the rest only raise the number."""
+
+MOST_FAILURES = 100
+"""Failures that are remembered, the newest."""
+
+MOST_CHARACTERS = 500
+"""Characters of a URI or a text that are kept."""
+
+LONGEST_TRACEBACK = 50_000
+"""Characters of a traceback that are kept, the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What happened in one interval.
+
+    Attributes:
+        time: When it ended, in seconds since 1970.
+        calls: Calls that ended.
+        failures: Calls and topic messages that ended with an error.
+        publishes: PUBLISH messages of clients.
+        events: Publications that came to this process, its own included.
+        sent: Events that they became: one for each subscriber.
+        p50: Milliseconds in which half of the calls had ended, or None without calls.
+        p99: The same for 99 of 100.
+    """
+
+    time: float
+    calls: int
+    failures: int
+    publishes: int
+    events: int
+    sent: int
+    p50: float | None
+    p99: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A message that ended with an error.
+
+    Attributes:
+        number: Counts the failures since the start, from 1.
+        time: When, in seconds since 1970.
+        message: "call", "subscribe", "unsubscribe" or "publish".
+        route: The URI as it was declared, or "(unknown)".
+        uri: The full URI that the client asked for.
+        error: The error URI, or the class of an exception that nobody expected.
+        description: What it says; empty for an unexpected one, unless the app is in debug.
+        user: The client's user, as text, or None.
+        connection: The client's session id.
+        traceback: That of an unexpected exception if the app is in debug, else None.
+    """
+
+    number: int
+    time: float
+    message: str
+    route: str
+    uri: str
+    error: str
+    description: str
+    user: str | None
+    connection: str
+    traceback: str | None
+
+
+class Meter:
+    """Counts and times messages: its method `message` is a middleware, the outermost.
+
+    Attributes:
+        failed: How many messages have failed since the start.
+    """
+
+    def __init__(self) -> None:
+        self.failed = 0
+        self._failures: deque[Failure] = deque(maxlen=MOST_FAILURES)
+        self._debug = False
+        self._reset()
+
+    def _reset(self) -> None:
+        self._calls = self._failed_now = self._publishes = self._events = self._sent = 0
+        self._seconds: list[float] = []
+
+    def begin(self, *, debug: bool) -> None:
+        """Forget everything: the app starts.
+
+        Args:
+            debug: Whether failures are kept with texts and tracebacks.
+        """
+        self._debug = debug
+        self.failed = 0
+        self._failures.clear()
+        self._reset()
+
+    async def message(self, message: Incoming, call_next: CallNext) -> Any:
+        """Pass a message on, and note how it went."""
+        began = time.perf_counter()
+        try:
+            return await call_next(message)
+        except BaseException as error:
+            if not is_fatal(error) or isinstance(error, asyncio.CancelledError):
+                self._fail(message, error)
+            raise
+        finally:
+            if isinstance(message, Call):
+                self._calls += 1
+                if len(self._seconds) < MOST_SAMPLES:
+                    self._seconds.append(time.perf_counter() - began)
+            elif isinstance(message, Publish):
+                self._publishes += 1
+
+    def counting(self, topics: Topics) -> Deliver:
+        """What gives publications to the subscribers, and counts them."""
+
+        def deliver(publication: Publication) -> None:
+            self._events += 1
+            self._sent += topics.count(publication.topic)
+            topics.deliver(publication)
+
+        return deliver
+
+    def take(self) -> Figures:
+        """What happened since this was last asked."""
+        seconds = sorted(self._seconds)
+        figures = Figures(
+            time=time.time(),
+            calls=self._calls,
+            failures=self._failed_now,
+            publishes=self._publishes,
+            events=self._events,
+            sent=self._sent,
+            p50=_quantile(seconds, 0.5),
+            p99=_quantile(seconds, 0.99),
+        )
+        self._reset()
+        return figures
+
+    def failures(self) -> list[Failure]:
+        """The failures that are remembered, the newest first."""
+        return list(reversed(self._failures))
+
+    def _fail(self, message: Incoming, error: BaseException) -> None:
+        self.failed += 1
+        self._failed_now += 1
+        user = message.connection.user
+        kind, description, trace = self._told(error)
+        self._failures.append(
+            Failure(
+                number=self.failed,
+                time=time.time(),
+                message=type(message).__name__.lower(),
+                route=message.name,
+                uri=message.uri[:MOST_CHARACTERS],
+                error=shown(kind),
+                description=shown(description),
+                user=None if user is None else shown(user),
+                connection=message.connection.id,
+                traceback=trace,
+            )
+        )
+
+    def _told(self, error: BaseException) -> tuple[object, object, str | None]:
+        """What may be told of an error: its URI or class, its text, its traceback.
+
+        An app may have made it of anything.
+        """
+        if isinstance(error, WampError):
+            return error.uri, error.description, None
+        if isinstance(error, asyncio.CancelledError):
+            return "cancelled", "it took longer than its timeout, or its client left", None
+        name = type(error).__qualname__
+        if not self._debug:
+            return name, "", None
+        trace = "".join(traceback.format_exception(error))
+        return name, error, _writable(trace[-LONGEST_TRACEBACK:])
+
+
+def shown(value: object) -> str:
+    """A value of the app's as text, of which only the beginning is kept; some cannot be told."""
+    try:
+        return _writable(str(value)[:MOST_CHARACTERS])
+    except Exception:
+        return f"({type(value).__qualname__})"
+
+
+def _writable(text: str) -> str:
+    """A text as UTF-8 can carry it: half a surrogate pair becomes an escape."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _quantile(ordered: list[float], share: float) -> float | None:
+    """The value, in milliseconds, that a share of the values does not exceed."""
+    if not ordered:
+        return None
+    return ordered[min(int(len(ordered) * share), len(ordered) - 1)] * 1000

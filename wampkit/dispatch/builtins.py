@@ -1,0 +1,93 @@
+"""Built-in procedures (`wampkit:*`); they skip middlewares and rules."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from ..concurrency.cancellation import is_fatal
+from ..connection.connection import Connection
+from ..errors import InvalidArgument, ProtocolError, WampError, quote
+from ..protocol import messages
+from ..router import Declaration
+
+__all__ = ["publish_procedure", "subscription_procedure"]
+
+SUBSCRIPTION = "wampkit:subscription"
+"""The procedure by which wampkit's own clients learn what became of a SUBSCRIBE."""
+
+PUBLISH = "wampkit:publish"
+"""The procedure by which they publish where they want to know what became of it."""
+
+
+def subscription_procedure() -> Declaration:
+    """Tells what WAMP v1 itself never tells: which subscriptions stand."""
+    return Declaration("procedure", SUBSCRIPTION, SUBSCRIPTION, _subscription)
+
+
+async def _subscription(topic: str, connection: Connection) -> str | None:
+    """The full URI of the caller's subscription, or None if it has none.
+
+    Answers after the SUBSCRIBE messages that came before have been decided.
+    """
+    uri = connection.protocol.resolve(topic)
+    await connection.work.settled()
+    return uri if uri in connection.subscriptions else None
+
+
+class Publishes(Protocol):
+    """What takes a PUBLISH and raises what stands against it."""
+
+    def publish(self, connection: Connection, message: messages.Publish) -> Awaitable[Any]:
+        """Done when it has been sent."""
+
+
+def publish_procedure(running: Callable[[], Publishes]) -> Declaration:
+    """A PUBLISH with an answer, which WAMP v1 itself does not have.
+
+    Args:
+        running: Gives what takes the app's PUBLISH messages, while the app runs.
+    """
+
+    async def publish(connection: Connection, topic: str, event: Any, *receivers: Any) -> None:
+        """Publish after the topic messages that came before, and answer with null once it is done, or with an error.
+
+        The arguments are those of PUBLISH. A handler or a middleware may drop the event without an error.
+        """
+        message = _publish_of(connection, topic, event, *receivers)
+        outcome: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
+        # What was published counts, also if its sender does not wait for the answer.
+        connection.work.in_order(_publish_for, running(), connection, message, outcome, outlives=True)
+        error = await outcome
+        if error is not None:
+            raise error
+
+    return Declaration("procedure", PUBLISH, PUBLISH, publish)
+
+
+def _publish_of(connection: Connection, topic: str, *rest: Any) -> messages.Publish:
+    try:
+        return messages.read_publish([messages.Publish.code, connection.protocol.resolve(topic), *rest])
+    except ProtocolError as error:
+        raise InvalidArgument(error.reason) from None
+
+
+async def _publish_for(
+    publishes: Publishes,
+    connection: Connection,
+    message: messages.Publish,
+    outcome: asyncio.Future[BaseException | None],
+) -> None:
+    failure = None
+    try:
+        await publishes.publish(connection, message)
+    except BaseException as error:
+        if is_fatal(error):
+            outcome.cancel()
+            raise
+        if not isinstance(error, WampError):
+            error.add_note(f"It was raised by a confirmed PUBLISH {quote(message.uri)}.")
+        failure = error
+    if not outcome.done():
+        outcome.set_result(failure)

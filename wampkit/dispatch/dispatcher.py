@@ -1,0 +1,102 @@
+"""Where each message of each connection goes, if it may be sent at all."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Any
+
+from ..connection.connection import Connection
+from ..errors import TooManyMessages, quote
+from ..limits import Limits
+from ..protocol import messages
+from ..telemetry.counters import Counters
+from .calls import Calls
+from .topic_messages import Subscribing
+
+__all__ = ["Dispatcher"]
+
+TOO_MUCH = 1008
+
+
+class Dispatcher:
+    """Takes every message of every connection.
+
+    Args:
+        calls: What runs calls.
+        subscribing: What runs the messages that concern topics.
+        limits: How many messages a client may send.
+        counters: Where refusals are counted.
+    """
+
+    def __init__(self, calls: Calls, subscribing: Subscribing, limits: Limits, counters: Counters) -> None:
+        self._calls = calls
+        self._subscribing = subscribing
+        self._limits = limits
+        self._counters = counters
+        self._draining = False
+        self._too_many = f"more than {limits.messages_per_second or 0:g} messages a second"
+
+    def drain(self) -> None:
+        """Begin nothing more; what is under way ends as usual."""
+        self._draining = True
+
+    def cut_off(self) -> None:
+        """Whatever is cancelled from now on is cut off by the end of the server, and its caller is told."""
+        self._calls.cut_off()
+
+    def receive(self, connection: Connection, message: messages.Message) -> None:
+        """Take one message. Never blocks: calls run side by side, topic messages in the order they came."""
+        if self._draining:
+            return
+        work = connection.work
+        if isinstance(message, messages.Call):
+            work.start_call(self._calls.call(connection, message))
+        elif isinstance(message, messages.Publish):
+            work.in_order(self._subscribing.publish, connection, message, outlives=True)
+        elif isinstance(message, messages.Subscribe):
+            work.in_order(self._subscribing.subscribe, connection, message, outlives=False)
+        elif isinstance(message, messages.Unsubscribe):
+            work.in_order(self._subscribing.unsubscribe, connection, message, outlives=True)
+
+    def publish(self, connection: Connection, message: messages.Publish) -> Awaitable[Any]:
+        """Take a PUBLISH whose sender is told what became of it; see `Subscribing.confirm`."""
+        return self._subscribing.confirm(connection, message)
+
+    async def leave(self, connection: Connection) -> None:
+        """End all subscriptions of a connection that has ended."""
+        await self._subscribing.leave(connection)
+
+    async def recheck(self, connection: Connection) -> list[str]:
+        """End the subscriptions that a connection may not have any more; gives their URIs."""
+        return await self._subscribing.recheck(connection)
+
+    def refuse(self, connection: Connection, data: bytes) -> None:
+        """Refuse the text of a message beyond the rate; no more of it is read than the answer to a call needs."""
+        if self._draining or self._close_flood(connection):
+            return
+        match messages.decode_head(data):
+            case [messages.Call.code, str(call_id), str(name)]:
+                call = messages.Call(call_id, connection.protocol.resolve(name), [])
+                connection.work.start_call(self._calls.refuse(connection, call, TooManyMessages(self._too_many)))
+            case [int(code), *names]:
+                uri = connection.protocol.resolve(names[0]) if names else ""
+                self._drop(connection, f"{messages.NAMES.get(code, 'a malformed message')} {quote(uri)}")
+            case _:
+                self._drop(connection, "a malformed message")
+
+    def refuse_frame(self, connection: Connection, what: str) -> None:
+        """Refuse a frame beyond the rate that is no text message."""
+        if not self._draining and not self._close_flood(connection):
+            self._drop(connection, what)
+
+    def _close_flood(self, connection: Connection) -> bool:
+        """Count what is beyond the rate, and close its connection where the app wants that."""
+        self._counters.over_limit += 1
+        if self._limits.flood != "close":
+            return False
+        connection.complaints.add("flood", f"closed: {self._too_many}")
+        connection.close(TOO_MUCH, self._too_many)
+        return True
+
+    def _drop(self, connection: Connection, what: str) -> None:
+        connection.complaints.add("flood", f"{what} dropped: {self._too_many}")

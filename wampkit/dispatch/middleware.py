@@ -1,0 +1,239 @@
+"""What middlewares see of a message, the shapes that a middleware can have, and how they refuse.
+
+The one list: what may stand in it, and how middlewares are folded around a handler.
+
+A middleware is a function `(message, call_next)`, or an object with one or both of two methods: `connect`, which
+sees the handshake before there is a socket, and `message`, which sees each CALL, SUBSCRIBE, UNSUBSCRIBE and
+PUBLISH. The list is read from the top: the first is the outermost. Either kind of object in the app's list may have
+a third method, `lifespan(app)`, an async context manager that is entered when the app starts and left when it stops,
+and a fourth, `describe()`, which says in a few words what it does, for `wampkit check`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Protocol, Self, TypeAlias, runtime_checkable
+
+import msgspec
+from aiohttp import web
+
+from ..connection.connection import Connection
+from ..errors import DeclarationError
+from ..router import Declaration, listed
+
+__all__ = [
+    "Call",
+    "CallNext",
+    "Incoming",
+    "Middleware",
+    "Publish",
+    "Refused",
+    "Subscribe",
+    "Unsubscribe",
+    "fold",
+    "middleware_name",
+    "middlewares_of",
+    "split",
+]
+
+
+class Refused(web.HTTPForbidden):
+    """HTTP 403 for a handshake; raise it in a middleware's `connect`.
+
+    Args:
+        text: What the client reads.
+        why: What the log says besides, with whatever the peer sent already quoted. No secrets.
+    """
+
+    def __init__(self, text: str, why: str = "") -> None:
+        super().__init__(text=text)
+        self.why = why
+
+
+class Incoming(msgspec.Struct, frozen=True, kw_only=True):
+    """The base of `Call`, `Subscribe`, `Unsubscribe` and `Publish`.
+
+    Attributes:
+        connection: The client that sent it.
+        uri: The full URI of the procedure or topic.
+        route: The declaration that the URI belongs to, or None if there is none; the call is refused then.
+        variables: What the variables of the declared URI matched.
+    """
+
+    connection: Connection
+    uri: str
+    route: Declaration | None
+    variables: Mapping[str, str]
+
+    @property
+    def name(self) -> str:
+        """The URI as it was declared, such as `chat:{room}`: a label with few values, for logs and metrics."""
+        return self.route.declared if self.route is not None else "(unknown)"
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with other arguments or another event, to be passed on in place of this one.
+
+        The URI has chosen the handler by now and cannot be changed.
+        """
+        refused = changes.keys() & {"uri", "route", "connection", "variables"}
+        if refused:
+            raise TypeError(f"{', '.join(sorted(refused))} of a message cannot be replaced: the route is chosen by now")
+        return msgspec.structs.replace(self, **changes)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name} from {self.connection.id}>"
+
+
+class Call(Incoming, frozen=True, kw_only=True):
+    """A CALL.
+
+    Attributes:
+        id: The call id, chosen by the client; any text.
+        args: The arguments as they came, not converted.
+    """
+
+    id: str
+    args: list[Any]
+
+    __repr__ = Incoming.__repr__
+
+
+class Subscribe(Incoming, frozen=True, kw_only=True):
+    """A SUBSCRIBE."""
+
+    __repr__ = Incoming.__repr__
+
+
+class Unsubscribe(Incoming, frozen=True, kw_only=True):
+    """An UNSUBSCRIBE, or the end of a subscription whose connection ended."""
+
+    __repr__ = Incoming.__repr__
+
+
+class Publish(Incoming, frozen=True, kw_only=True):
+    """A PUBLISH.
+
+    Attributes:
+        event: The event as it came, not converted.
+        exclude_me: Whether the sender asked to be left out; None if it did not say.
+        exclude: Session ids that shall not receive it, or None.
+        eligible: The only session ids that may receive it, or None for all.
+    """
+
+    event: Any
+    exclude_me: bool | None
+    exclude: list[str] | None
+    eligible: list[str] | None
+
+    __repr__ = Incoming.__repr__
+
+
+CallNext: TypeAlias = Callable[[Incoming], Awaitable[Any]]
+"""The rest of the way to the handler. For a call it returns the handler's result."""
+
+
+@runtime_checkable
+class ConnectMiddleware(Protocol):
+    """Acts on the handshake, before the upgrade."""
+
+    async def connect(self, connection: Connection) -> str | None:
+        """Look at `connection.request`; fill `connection.attributes`, or raise to refuse: an
+        `aiohttp.web.HTTPException` with its status, a `Refused` with 403 and a reason for the log, or a `WampError`
+        with 403 and its description. What it returns is a note of what it found, which `wampkit check` shows: without
+        secrets, and with whatever the peer sent quoted."""
+
+
+@runtime_checkable
+class MessageMiddleware(Protocol):
+    """Acts on each message."""
+
+    async def message(self, message: Incoming, call_next: CallNext) -> Any:
+        """Pass on with `await call_next(message)`, change with `message.replace(...)`, answer a call by returning
+        without `call_next`, or refuse by raising `WampError`."""
+
+
+Middleware: TypeAlias = ConnectMiddleware | MessageMiddleware | Callable[[Any, Any], Awaitable[Any]]
+
+
+def middleware_name(middleware: Any) -> str:
+    """What a middleware is called in listings and errors."""
+    name = getattr(middleware, "__qualname__", None)
+    return name if isinstance(name, str) else type(middleware).__qualname__
+
+
+def middlewares_of(given: Any, owner: str, *, gates: bool) -> tuple[Any, ...]:
+    """A list of middlewares as it was declared.
+
+    Args:
+        given: What was declared.
+        owner: Who declared it, for errors.
+        gates: Whether handshakes pass here; they do only at the app.
+
+    Raises:
+        DeclarationError: It is no list, or an entry is no middleware, or acts on handshakes where none pass.
+    """
+    middlewares = listed(given, owner)
+    split(middlewares, owner, gates=gates)
+    return middlewares
+
+
+def split(middlewares: Iterable[Any], owner: str, *, gates: bool) -> tuple[list[Any], list[Any]]:
+    """The handshake's functions and the messages' functions of one list, in its order.
+
+    Args:
+        middlewares: The list as declared.
+        owner: Who declared it, for errors.
+        gates: Whether handshakes pass here; they do only at the app.
+
+    Raises:
+        DeclarationError: An entry is no middleware, or acts on handshakes where none pass.
+    """
+    connects: list[Any] = []
+    messages: list[Any] = []
+    for middleware in middlewares:
+        name = middleware_name(middleware)
+        if inspect.isclass(middleware):
+            raise DeclarationError(f"{owner}: middleware {name} is a class; put an instance into the list: {name}(...)")
+        if hasattr(middleware, "__middleware_version__"):
+            raise DeclarationError(
+                f"{owner}: {name} is a middleware of aiohttp; put it into web.Application(middlewares=[...]), as "
+                "those of wampkit take (message, call_next)"
+            )
+        connect = getattr(middleware, "connect", None)
+        message = getattr(middleware, "message", None)
+        if connect is None and message is None:
+            if not callable(middleware):
+                raise DeclarationError(f"{owner}: {middleware!r} is no middleware; it needs connect or message")
+            message = middleware
+        if connect is not None and not gates and message is None:
+            raise DeclarationError(f"{owner}: middleware {name} acts on handshakes; put it into App(middlewares=[...])")
+        if connect is not None and gates:
+            connects.append(_checked(connect, f"{owner}: {name}.connect", 1))
+        if message is not None:
+            messages.append(_checked(message, f"{owner}: middleware {name}", 2))
+    return connects, messages
+
+
+def _checked(function: Any, label: str, count: int) -> Any:
+    target = function if inspect.isroutine(function) else type(function).__call__
+    if not inspect.iscoroutinefunction(inspect.unwrap(target)) and not inspect.iscoroutinefunction(target):
+        raise DeclarationError(f"{label} must be async def")
+    try:
+        inspect.signature(function).bind(*[None] * count)
+    except TypeError:
+        wanted = "(connection)" if count == 1 else "(message, call_next)"
+        raise DeclarationError(f"{label} must take {wanted}") from None
+    return function
+
+
+def fold(messages: Iterable[Any], innermost: CallNext) -> CallNext:
+    """One function that passes a message through all middlewares, the first outermost, to `innermost`."""
+    chain = innermost
+    for middleware in reversed(list(messages)):
+        chain = _link(middleware, chain)
+    return chain
+
+
+def _link(middleware: Any, call_next: CallNext) -> CallNext:
+    return lambda message: middleware(message, call_next)

@@ -1,0 +1,1 @@
+"""The app's own functions and how they are called."""

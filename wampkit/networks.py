@@ -1,0 +1,160 @@
+"""Addresses and networks: read once into what they are and compared as that, never as text.
+
+An IPv4 client of a dual-stack socket shows as `::ffff:203.0.113.7`, and a link-local one with the zone that it came
+through, `fe80::1%eth0`. Both are read as the plain address here, in rules and in clients alike, so that no rule can be
+passed by in other clothes. Other ways to wrap an IPv4 address into IPv6 (6to4, NAT64) are addresses of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import TypeAlias
+
+__all__ = ["UNIX", "Address", "Network", "Networks", "owner_of", "read_address", "read_network"]
+
+Address: TypeAlias = IPv4Address | IPv6Address
+
+Network: TypeAlias = IPv4Network | IPv6Network
+
+UNIX = "unix"
+"""What stands in a rule for the peers of a unix socket, which have no address."""
+
+MAPPED_BITS = 96
+"""The bits before the IPv4 address in an IPv4-mapped IPv6 address."""
+
+
+def read_address(text: str) -> Address:
+    """An address as it is meant: without zone, and as IPv4 where it is IPv4-mapped IPv6.
+
+    Raises:
+        ValueError: The text is no address.
+    """
+    address = ip_address(text)
+    if isinstance(address, IPv6Address):
+        return address.ipv4_mapped or IPv6Address(int(address))
+    return address
+
+
+OWN_BITS = 64
+"""Bits of an IPv6 address that say whose it is; the rest its owner may choose."""
+
+
+def owner_of(remote: str | None) -> str | None:
+    """To whom what a client does is counted: its IPv4 address, or the /64 network of its IPv6 address.
+
+    Limits, failed logins and the log all count by it. None is for the peers of unix sockets; a text that is no address
+    stands for itself.
+    """
+    if remote is None:
+        return None
+    try:
+        address = read_address(remote)
+    except ValueError:
+        return remote
+    if isinstance(address, IPv4Address):
+        return str(address)
+    return str(ip_network((address, OWN_BITS), strict=False))
+
+
+def read_network(text: str) -> Network:
+    """A network, or a single address as the network of itself; bits beyond the mask are ignored.
+
+    Raises:
+        ValueError: The text is neither.
+    """
+    address, slash, mask = text.partition("/")
+    if not slash:
+        return ip_network(read_address(address))
+    network = ip_network(f"{address.partition('%')[0]}/{mask}", strict=False)
+    mapped = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None
+    if mapped is not None and network.prefixlen >= MAPPED_BITS:
+        return IPv4Network((mapped, network.prefixlen - MAPPED_BITS))
+    return network
+
+
+class Networks:
+    """A set of addresses, networks and the word "unix", which one thread may change while others ask it.
+
+    Asking costs a look-up for each length of prefix in it, however many networks it holds.
+
+    Args:
+        entries: What it holds at first.
+
+    Raises:
+        ValueError: One of them is no address, no network and not "unix".
+    """
+
+    def __init__(self, entries: Iterable[str] = ()) -> None:
+        self._networks: frozenset[Network] = frozenset()
+        self._lengths: tuple[tuple[int, int], ...] = ()  # version and length of prefix, the shortest first
+        self._unix = False
+        self.add(*entries)
+
+    def add(self, *entries: str) -> None:
+        """Hold these too; none of them is added if one is wrong.
+
+        Raises:
+            ValueError: One of them is no address, no network and not "unix".
+        """
+        networks, unix = _read(entries)
+        self._set(self._networks | networks, self._unix or unix)
+
+    def remove(self, *entries: str) -> None:
+        """Hold these no longer; what is not there is ignored.
+
+        Raises:
+            ValueError: One of them is no address, no network and not "unix", or a wider network would go on to hold
+                it; nothing is changed then.
+        """
+        networks, unix = _read(entries)
+        rest = self._networks - networks
+        for network in networks:
+            wider = next((each for each in rest if _within(network, each)), None)
+            if wider is not None:
+                raise ValueError(f"{_text(network)} lies in {_text(wider)}, which stays; remove that, or neither")
+        self._set(rest, self._unix and not unix)
+
+    def find(self, address: Address | None) -> str | None:
+        """The widest entry that holds an address, or None if there is none; the address None is a unix socket's."""
+        if address is None:
+            return UNIX if self._unix else None
+        for version, length in self._lengths:
+            if version == address.version:
+                network = ip_network((address, length), strict=False)
+                if network in self._networks:
+                    return _text(network)
+        return None
+
+    def __iter__(self) -> Iterator[str]:
+        yield from map(_text, sorted(self._networks, key=_order))
+        if self._unix:
+            yield UNIX
+
+    def _set(self, networks: frozenset[Network], unix: bool) -> None:
+        self._networks, self._unix = networks, unix
+        self._lengths = tuple(sorted({(each.version, each.prefixlen) for each in networks}))
+
+
+def _read(entries: Iterable[str]) -> tuple[set[Network], bool]:
+    """The networks among some entries, and whether "unix" is among them."""
+    texts = list(entries)
+    for text in texts:
+        if not isinstance(text, str):
+            raise ValueError(f"{text!r} is not a text such as '203.0.113.0/24' or 'unix'")
+    return {read_network(text) for text in texts if text != UNIX}, UNIX in texts
+
+
+def _within(network: Network, other: Network) -> bool:
+    if isinstance(network, IPv4Network) and isinstance(other, IPv4Network):
+        return network.subnet_of(other)
+    return isinstance(network, IPv6Network) and isinstance(other, IPv6Network) and network.subnet_of(other)
+
+
+def _order(network: Network) -> tuple[int, int, int]:
+    return network.version, int(network.network_address), network.prefixlen
+
+
+def _text(network: Network) -> str:
+    single = network.prefixlen == network.max_prefixlen
+    return str(network.network_address if single else network)

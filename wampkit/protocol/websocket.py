@@ -1,0 +1,131 @@
+"""A server's WebSocket frames as bytes (RFC 6455 section 5.2): final, unmasked, compressed only by `deflated`."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from functools import lru_cache
+
+__all__ = ["Heads", "close_frame", "deflated", "is_close_code", "ping_frame", "pong_frame", "text_frame"]
+
+_TEXT, _CLOSE, _PING, _PONG = 0x81, 0x88, 0x89, 0x8A
+
+_COMPRESSED = 0x40
+
+_MAX_REASON = 123
+
+_SHORT = [bytes((_TEXT, size)) for size in range(126)]
+
+
+def text_frame(text: bytes) -> bytes:
+    """A text frame around text that is UTF-8 already."""
+    size = len(text)
+    if size < 126:
+        return _SHORT[size] + text
+    return _header(_TEXT, size) + text
+
+
+def ping_frame(payload: bytes) -> bytes:
+    """A ping; the payload is at most 125 bytes."""
+    return bytes((_PING, len(payload))) + payload
+
+
+def pong_frame(payload: bytes) -> bytes:
+    """The answer to a ping, with its payload."""
+    return bytes((_PONG, len(payload))) + payload
+
+
+def close_frame(code: int, reason: str) -> bytes:
+    """A close frame; a reason over 123 bytes of UTF-8 is cut at a character."""
+    text = reason.encode("utf-8", "replace")[:_MAX_REASON].decode("utf-8", "ignore").encode()
+    return bytes((_CLOSE, 2 + len(text))) + struct.pack(">H", code) + text
+
+
+def _header(first: int, size: int) -> bytes:
+    if size < 126:
+        return bytes((first, size))
+    if size < 65536:
+        return bytes((first, 126)) + size.to_bytes(2, "big")
+    return bytes((first, 127)) + size.to_bytes(8, "big")
+
+
+# ---- what clients send
+
+
+def is_close_code(code: int) -> bool:
+    """Whether a close frame may carry a code (RFC 6455, 7.4): 1004 to 1006 and 1015 are not for the wire."""
+    return 1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999
+
+
+class Heads:
+    """Follows the heads of a client's frames through the chunks in which they arrive."""
+
+    __slots__ = ("_head", "_rest")
+
+    def __init__(self) -> None:
+        self._head = b""  # the beginning of a head that is not whole
+        self._rest = 0  # bytes of the current frame that are still to come
+
+    def find_unmasked(self, chunk: bytes) -> int:
+        """Where in a chunk the first frame begins that is not masked (0 if it began before), or -1 for nowhere."""
+        size = len(chunk)
+        if not self._rest and not self._head and size > 1 and 0 <= chunk[1] - 128 == size - 6 < 126:
+            return -1  # one short frame, as nearly always
+        known = len(self._head)
+        data = self._head + chunk
+        size += known
+        at = self._rest
+        while at + 1 < size:
+            length = data[at + 1] - 128
+            if length < 0:
+                return max(at - known, 0)
+            if length < 126:
+                at += 6 + length
+                continue
+            extended = 2 if length == 126 else 8
+            if at + 2 + extended > size:
+                break
+            at += 6 + extended + int.from_bytes(data[at + 2 : at + 2 + extended], "big")
+        self._head = data[at:] if at < size else b""
+        self._rest = max(at - size, 0)
+        return -1
+
+
+# ---- permessage-deflate (RFC 7692)
+
+
+@lru_cache(maxsize=2)  # one event goes to many
+def deflated(frames: bytes, window: int) -> bytes:
+    """Frames of this module with the texts among them compressed, each by itself.
+
+    A message that does not use what came before is legal whatever was negotiated (RFC 7692, 7.1.1.1), and needs no
+    memory between messages; a compressor for each connection takes some 90 kB.
+
+    Args:
+        frames: Whole frames.
+        window: The negotiated bits of the window, 9 to 15.
+    """
+    return b"".join(_deflated(first, payload, window) for first, payload in _split(frames))
+
+
+def _split(frames: bytes) -> Iterator[tuple[int, bytes]]:
+    position = 0
+    while position < len(frames):
+        first, size = frames[position], frames[position + 1]
+        position += 2
+        if size > 125:
+            length = 2 if size == 126 else 8
+            size = int.from_bytes(frames[position : position + length], "big")
+            position += length
+        yield first, frames[position : position + size]
+        position += size
+
+
+def _deflated(first: int, payload: bytes, window: int) -> bytes:
+    if first != _TEXT:
+        return _header(first, len(payload)) + payload
+    squeezer = zlib.compressobj(level=1, wbits=-window)
+    body = squeezer.compress(payload) + squeezer.flush(zlib.Z_SYNC_FLUSH)
+    body = body[:-4]  # the four bytes that the receiver adds, RFC 7692, 7.2.1
+    return _header(first | _COMPRESSED, len(body)) + body

@@ -1,0 +1,120 @@
+"""The seam through which everything published goes, and the broker that needs nothing: memory.
+
+A broker carries a `Publication` to every node that has subscribers; on each node it hands it to `deliver`, which
+`topics.py` provides. The app's own node hears of it through the same call, so handlers cannot tell one broker from
+another.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import msgspec
+
+from ..errors import DeclarationError
+
+__all__ = ["SCHEMES", "Broker", "Deliver", "MemoryBroker", "Publication", "broker_from_url", "check_broker"]
+
+
+class Publication(msgspec.Struct, frozen=True):
+    """One event on its way to the subscribers of one topic.
+
+    Attributes:
+        topic: The full topic URI.
+        event: The event as JSON text in UTF-8, encoded once.
+        exclude: Session ids that do not receive it.
+        eligible: If not None, only these session ids may receive it; `exclude` wins over it.
+    """
+
+    topic: str
+    event: bytes
+    exclude: frozenset[str] = frozenset()
+    eligible: frozenset[str] | None = None
+
+    def __repr__(self) -> str:
+        return f"Publication(topic={self.topic!r}, {len(self.event)} bytes)"
+
+
+Deliver = Callable[[Publication], None]
+
+
+class Broker(Protocol):
+    """What carries publications between nodes. Subclassing is not needed, having these methods is enough."""
+
+    async def start(self, deliver: Deliver) -> None:
+        """Connect; call `deliver`, on the loop, for each publication to a subscribed topic from now on."""
+
+    async def publish(self, publication: Publication) -> None:
+        """Carry a publication to all nodes, this one included. Never waits for a receiver's socket."""
+
+    async def subscribe(self, topic: str) -> None:
+        """This node has its first subscriber to `topic`; when it returns, publications to it are heard."""
+
+    async def unsubscribe(self, topic: str) -> None:
+        """This node's last subscriber to `topic` has left."""
+
+    async def close(self) -> None:
+        """Disconnect and free everything."""
+
+
+class MemoryBroker(Broker):
+    """The default: one process, no server. `publish` has delivered when it returns."""
+
+    def __init__(self, url: str = "memory://") -> None:
+        self._deliver: Deliver | None = None
+
+    async def start(self, deliver: Deliver) -> None:
+        self._deliver = deliver
+
+    async def publish(self, publication: Publication) -> None:
+        if self._deliver is not None:
+            self._deliver(publication)
+
+    async def subscribe(self, topic: str) -> None:
+        pass
+
+    async def unsubscribe(self, topic: str) -> None:
+        pass
+
+    async def close(self) -> None:
+        self._deliver = None
+
+
+SCHEMES: dict[str, str] = {"memory": "wampkit.pubsub.broker:MemoryBroker"}
+"""URL scheme to the broker class, which takes the URL; imported only when it is asked for."""
+
+
+def broker_from_url(url: str) -> Broker:
+    """The broker that a URL such as `memory://` names.
+
+    Raises:
+        DeclarationError: No broker has this scheme.
+    """
+    check_broker(url)
+    module, _, name = SCHEMES[urlsplit(url).scheme].partition(":")
+    broker: Broker = getattr(importlib.import_module(module), name)(url)
+    return broker
+
+
+_METHODS = ("start", "publish", "subscribe", "unsubscribe", "close")
+
+
+def check_broker(broker: Any) -> Any:
+    """A broker as it was declared: a URL or an object. Raises DeclarationError if it can be none."""
+    if isinstance(broker, str):
+        scheme = urlsplit(broker).scheme
+        if scheme not in SCHEMES:
+            # The URL may hold a password, so it is not repeated.
+            known = " or ".join(f"{each}://" for each in sorted(SCHEMES))
+            raise DeclarationError(f"there is no broker for {scheme or 'no scheme'}://; write {known}")
+    elif inspect.isclass(broker):
+        raise DeclarationError(f"broker: {broker.__name__} is a class; give an instance: {broker.__name__}(...)")
+    else:
+        missing = [name for name in _METHODS if not callable(getattr(broker, name, None))]
+        if missing:
+            raise DeclarationError(f"broker: {broker!r} has no method {missing[0]!r}; see wampkit.Broker")
+    return broker

@@ -1,0 +1,271 @@
+"""From what stands on the command line or in `pyproject.toml` to an `App`, and from what goes wrong to one line."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import re
+import sys
+import sysconfig
+import tomllib
+import traceback
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import aiohttp
+import click
+
+from ..app import App
+from ..errors import DeclarationError, did_you_mean, one_line
+from ..router import Router
+
+__all__ = ["USAGE", "Mistake", "describe", "load_app", "read_config"]
+
+USAGE = 2
+
+CANDIDATES = ("app", "main")
+"""The modules in which an app is looked for when none was named."""
+
+
+class Mistake(Exception):
+    """What keeps a command from doing its work, in one line, for whoever typed it.
+
+    Args:
+        text: What is wrong and what would be right.
+        code: The exit code: 2 where the command itself is wrong, 1 for everything else.
+    """
+
+    def __init__(self, text: str, code: int = 1) -> None:
+        super().__init__(one_line(text))
+        self.code = code
+
+
+# ---- the configuration
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """The table `[tool.wampkit]` of a directory's `pyproject.toml`; empty where there is none.
+
+    Raises:
+        Mistake: The file cannot be read.
+    """
+    file = directory / "pyproject.toml"
+    try:
+        table = tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {}).get("wampkit", {})
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise Mistake(f"pyproject.toml: {error.strerror}", USAGE) from None
+    except (ValueError, AttributeError) as error:
+        raise Mistake(f"pyproject.toml: {error}", USAGE) from None
+    if not isinstance(table, dict):
+        raise Mistake("pyproject.toml: [tool.wampkit] must be a table", USAGE)
+    return table
+
+
+# ---- the app
+
+
+def load_app(name: str | None, directory: Path) -> App:
+    """Import an app.
+
+    Args:
+        name: `module:attribute`, whose attribute may be dotted and may be a function that makes the app; or a module
+            that has one app; or None for the one app in `app.py` or `main.py`.
+        directory: Where modules are looked for first; it is put on the Python path.
+
+    Raises:
+        Mistake: There is no such app, or the user's code fails.
+    """
+    if str(directory) not in sys.path:
+        sys.path.insert(0, str(directory))
+    if name is None:
+        return _lone_app(directory)
+    module_name, colon, attribute = name.strip().partition(":")
+    _check_name(name, module_name, attribute if colon else None)
+    module = _import(module_name, directory)
+    return _named_app(module, attribute) if colon else _only_app(module)
+
+
+def _lone_app(directory: Path) -> App:
+    present = [candidate for candidate in CANDIDATES if (directory / f"{candidate}.py").is_file()]
+    for candidate in present:
+        module = _import(candidate, directory)
+        if _apps(module):
+            return _only_app(module)
+    looked = "neither app.py nor main.py is there" if not present else f"no App in {' or '.join(present)}.py"
+    raise Mistake(
+        f"which app? {looked} in {directory}; name it as module:attribute, here or in pyproject.toml as "
+        f'[tool.wampkit] app = "module:attribute"',
+        USAGE,
+    )
+
+
+def _check_name(name: str, module: str, attribute: str | None) -> None:
+    if module.endswith(".py") or "/" in module:
+        raise Mistake(f"{name!r} is a file; name the module instead: {_module_of(module, attribute or 'app')}", USAGE)
+    for what, text in (("module", module), ("attribute", attribute)):
+        if text is not None and not all(part.isidentifier() for part in text.split(".")):
+            raise Mistake(f"{name!r}: {text!r} is no {what} name; an app is named module:attribute", USAGE)
+
+
+def _module_of(file: str, attribute: str) -> str:
+    """How an app in a file is named, and from where: modules are looked for in the folder of the command."""
+    path = Path(file).with_suffix("")
+    if path.is_absolute() or ".." in path.parts:
+        return f"{path.name}:{attribute}, in the folder {str(path.parent)!r}"
+    return f"{'.'.join(path.parts)}:{attribute}"
+
+
+def _import(name: str, directory: Path) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        # Only if the user's code was never reached is the module itself what is missing.
+        if error.name is None or _own_frame(error) is not None or not f"{name}.".startswith(f"{error.name}."):
+            raise Mistake(describe(error)) from error
+        near = did_you_mean(name, _modules(directory))
+        raise Mistake(f"no module {error.name!r} in {directory} or on the Python path{near}") from None
+    except (Exception, SystemExit) as error:
+        raise Mistake(describe(error)) from error
+
+
+def _modules(directory: Path) -> list[str]:
+    return [entry.stem for entry in directory.iterdir() if entry.suffix == ".py" or (entry / "__init__.py").is_file()]
+
+
+def _apps(module: ModuleType) -> dict[str, App]:
+    """The apps of a module by name; one with several names counts once."""
+    found: dict[int, tuple[str, App]] = {}
+    for name, value in vars(module).items():
+        if isinstance(value, App):
+            found.setdefault(id(value), (name, value))
+    return dict(found.values())
+
+
+def _only_app(module: ModuleType) -> App:
+    apps = _apps(module)
+    if len(apps) == 1:
+        return next(iter(apps.values()))
+    name = module.__name__
+    if "app" in vars(module):
+        return _named_app(module, "app")
+    if not apps:
+        raise Mistake(f"there is no App in {_where(module)}; name a function that makes one as {name}:function")
+    raise Mistake(f"there are several Apps in {_where(module)}; choose one: {', '.join(f'{name}:{a}' for a in apps)}")
+
+
+def _named_app(module: ModuleType, attribute: str) -> App:
+    value: Any = module
+    for part in attribute.split("."):
+        try:
+            value = getattr(value, part)
+        except AttributeError:
+            known = [name for name in dir(value) if not name.startswith("_")]
+            owner = _where(module) if value is module else f"{module.__name__}:{attribute.rpartition('.')[0]}"
+            raise Mistake(f"there is no {part!r} in {owner}{did_you_mean(part, known)}") from None
+        except Exception as error:
+            raise Mistake(describe(error)) from error
+    label = f"{module.__name__}:{attribute}"
+    if isinstance(value, App):
+        return value
+    if callable(value) and value is not App and not isinstance(value, Router):
+        return _made_app(value, label)
+    apps = [f"{module.__name__}:{name}" for name in _apps(module)]
+    near = f"; did you mean {' or '.join(apps)}?" if apps else ""
+    raise Mistake(f"{label} is {_kind(value)}, not an App{near}")
+
+
+def _made_app(factory: Any, label: str) -> App:
+    try:
+        inspect.signature(factory).bind()
+    except TypeError as error:
+        raise Mistake(
+            f"{label} is {_kind(factory)}, and to make the app it must work without arguments: {error}"
+        ) from None
+    except ValueError:  # no signature to be read; calling it will tell
+        pass
+    try:
+        made = factory()
+    except (Exception, SystemExit) as error:
+        raise Mistake(f"{label} failed: {describe(error)}") from error
+    if inspect.iscoroutine(made):
+        made.close()
+        raise Mistake(f"{label} is async; make the app in a plain def, and open what must be awaited in on_startup")
+    if not isinstance(made, App):
+        raise Mistake(f"{label} returned {_kind(made)}, not an App")
+    return made
+
+
+def _where(module: ModuleType) -> str:
+    file = getattr(module, "__file__", None)
+    return f"{module.__name__} ({_short(file)})" if file else module.__name__
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "None"
+    if value is App:
+        return "the class App itself"
+    if inspect.isclass(value):
+        return f"the class {value.__name__}"
+    if inspect.isroutine(value):
+        return f"the function {value.__name__}"
+    if isinstance(value, ModuleType):
+        return f"the module {value.__name__}"
+    name = type(value).__name__
+    return f"{'an' if name[:1] in 'AEIOaeio' else 'a'} {name}"
+
+
+# ---- saying what is wrong
+
+
+def describe(error: BaseException) -> str:
+    """An exception of the user's code in one line: file and line of that code, then what happened."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return one_line(f"{_short(error.filename)}:{error.lineno}: {type(error).__name__}: {error.msg}")
+    frame = _own_frame(error)
+    where = f"{_short(frame.filename)}:{frame.lineno}: " if frame is not None else ""
+    if isinstance(error, DeclarationError):
+        # It explains itself, and names the place of what was declared earlier than here.
+        return one_line(str(error) if _PLACE.search(str(error)) else f"{where}{error}")
+    text = f": {error}" if str(error) else ""
+    return one_line(f"{where}{type(error).__name__}{text}")
+
+
+_PLACE = re.compile(r"\.py:\d+")
+
+_STDLIB = ("<", *(sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib")))
+
+_LIBRARIES = tuple(sysconfig.get_path(name) + os.sep for name in ("purelib", "platlib"))
+
+_RAISES_OURS = tuple(
+    f"{folder}{os.sep}"
+    for folder in (Path(__file__).parents[1], Path(aiohttp.__file__).parent, Path(click.__file__).parent)
+)
+"""What wampkit itself raises passes these: they are no place of a mistake."""
+
+
+def _own_frame(error: BaseException) -> traceback.FrameSummary | None:
+    """The innermost frame of an exception that is the user's own code, or else the library's that raised it."""
+    frames = list(reversed(traceback.extract_tb(error.__traceback__)))
+    known = (*_STDLIB, *_LIBRARIES, *_RAISES_OURS)
+    own = next((frame for frame in frames if not frame.filename.startswith(known)), None)
+    if own is not None:
+        return own
+    # Libraries lie within the standard library's folder.
+    raised = (frame for frame in frames if frame.filename.startswith(_LIBRARIES) or not _is_stdlib(frame.filename))
+    innermost = next(raised, None)
+    return None if innermost is None or innermost.filename.startswith(_RAISES_OURS) else innermost
+
+
+def _is_stdlib(file: str) -> bool:
+    return file.startswith(_STDLIB)
+
+
+def _short(file: str) -> str:
+    """A path as it is found from here."""
+    path = Path(file)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else file

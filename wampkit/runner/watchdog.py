@@ -1,0 +1,111 @@
+"""A thread that tells when the event loop stands still, and what holds it up."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+
+import aiohttp
+
+from ..telemetry.http_logs import tell_of_descriptors
+from ..telemetry.logs import LogThrottle
+
+__all__ = ["BLOCKED", "BLOCKED_IN_DEVELOPMENT", "Watchdog"]
+
+BLOCKED = 1.0
+"""Seconds for which a loop must have stood still before it is told of."""
+
+BLOCKED_IN_DEVELOPMENT = 0.1
+"""The same under `--debug` and `--reload`."""
+
+
+class Watchdog:
+    """Asks the loop for a sign of life twice in each `patience`, and logs whose code has kept it from giving one.
+
+    It costs the loop a callback each time, and nothing for a message. A block is found if it lasts one and a half times
+    as long as `patience`, and never if it is shorter than that.
+
+    Args:
+        loop: The running loop; the caller must be in its thread.
+        patience: Seconds for which it may stand still.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, patience: float) -> None:
+        self._loop = loop
+        self._patience = patience
+        self._thread = threading.get_ident()
+        self._alive = threading.Event()
+        self._over = threading.Event()
+        self._throttle = LogThrottle()
+
+    def start(self) -> None:
+        """Begin."""
+        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+
+    def stop(self) -> None:
+        """End; does not wait."""
+        self._over.set()
+        self._alive.set()
+
+    def _watch(self) -> None:
+        while not self._over.wait(self._patience / 2):
+            self._alive.clear()
+            try:
+                self._loop.call_soon_threadsafe(self._alive.set)
+            except RuntimeError:  # it has been closed
+                return
+            if not self._alive.wait(self._patience):
+                self._tell()
+                self._alive.wait()
+            _check_descriptors()
+
+    def _tell(self) -> None:
+        frame = sys._current_frames().get(self._thread)
+        culprit = None if frame is None else _culprit(frame)
+        if culprit is not None:
+            code, line = culprit.f_code, culprit.f_lineno
+            where = f"{getattr(code, 'co_qualname', code.co_name)} ({Path(code.co_filename).name}:{line})"
+            self._throttle.add(
+                code,
+                f"{where} has held up the event loop for over {self._patience:g} s, and all clients with it: "
+                "await what takes time, or write the handler with a plain def",
+            )
+
+
+_LOOP = (f"{Path(asyncio.__file__).parent}{os.sep}", str(Path(__file__).with_name("process.py")))
+
+_LIBRARIES = (*_LOOP, f"{Path(__file__).parents[1]}{os.sep}", f"{Path(aiohttp.__file__).parent}{os.sep}")
+
+
+def _culprit(innermost: FrameType) -> FrameType | None:
+    """The app's function that the loop is in, else the innermost of what it is in; None if it only waits."""
+    inner: list[FrameType] = []
+    frame: FrameType | None = innermost
+    while frame is not None and not _runs_the_loop(frame):
+        inner.append(frame)
+        frame = frame.f_back
+    if not inner or inner[0].f_code.co_filename.endswith("selectors.py"):
+        return None
+    for each in reversed(inner):
+        if not each.f_code.co_filename.startswith(_LIBRARIES):
+            return each
+    return inner[0]
+
+
+def _runs_the_loop(frame: FrameType) -> bool:
+    code = frame.f_code
+    return code.co_name in ("_run_once", "run_loop", "_run") and code.co_filename.startswith(_LOOP)
+
+
+def _check_descriptors() -> None:
+    """Tell when the process can open nothing more: uvloop turns clients away then and says nothing."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            tell_of_descriptors(error)

@@ -1,0 +1,1 @@
+"""An app described: its routes with their parameters."""

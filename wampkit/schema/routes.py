@@ -1,0 +1,201 @@
+"""Each route described from its declaration: what it takes, what it passes, who may use it."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import inspect
+import textwrap
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import msgspec
+
+from ..dispatch.compiler import Procedure, ServedTopic
+from ..dispatch.middleware import middleware_name, split
+from ..errors import one_line
+from ..handlers.arguments import Arguments
+from ..handlers.binding import Plan
+
+__all__ = ["Route", "described", "middleware_names", "route_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A procedure or a topic, as it is listed.
+
+    Attributes:
+        kind: "procedure" or "topic".
+        declared: The URI as the user wrote it.
+        uri: The full URI or URI pattern.
+        publish: Who may publish, and how: "handler", "relay" or "server only"; None for a procedure.
+        signature: What a client sends and receives, as the user wrote it; None where there is no handler.
+        timeout: Seconds a call may take, or None.
+        doc: The first line of the handler's docstring, possibly empty.
+        middlewares: What each of its messages passes, outermost first, the app's own included.
+        requires: The rules for each type of message that can be sent to it, by "call", "subscribe" or "publish".
+    """
+
+    kind: str
+    declared: str
+    uri: str
+    publish: str | None
+    signature: str | None
+    timeout: float | None
+    doc: str
+    middlewares: list[str]
+    requires: dict[str, list[str]]
+
+
+def route_of(compiled: Procedure | ServedTopic, outer: list[str]) -> Route:
+    """A route as it is listed.
+
+    Args:
+        compiled: The route, ready to run.
+        outer: The names of the app's message middlewares.
+    """
+    declaration, plan = compiled.route, compiled.plan
+    handler = declaration.handler
+    publish = None
+    if declaration.kind == "topic":
+        publish = "handler" if handler is not None else "relay" if declaration.relay else "server only"
+    return Route(
+        kind=declaration.kind,
+        declared=declaration.declared,
+        uri=declaration.uri,
+        publish=publish,
+        signature=_signature(handler, plan) if handler is not None and plan is not None else None,
+        timeout=declaration.timeout,
+        doc=one_line(_docstring(handler).partition("\n")[0]),
+        middlewares=outer + middleware_names(declaration.middlewares, gates=False)[1],
+        requires={kind: [one_line(str(rule)) for rule in rules] for kind, rules in _rules(compiled).items() if rules},
+    )
+
+
+def described(compiled: Procedure | ServedTopic, outer: list[str]) -> dict[str, Any]:
+    """The same with all that a page needs to make a form of it, as JSON can carry it.
+
+    Besides the attributes of `Route` it has `documentation`, the whole docstring; `variables`, the names of those in
+    the URI pattern; `parameters`, each with `name`, `schema` (JSON Schema, 2020-12), `required`, `default` and
+    `variadic`; and `definitions`, what the schemas refer to as `#/$defs/...`.
+    """
+    declaration, plan = compiled.route, compiled.plan
+    pattern = declaration.pattern
+    parameters, definitions = _parameters(plan.wire) if plan is not None else ([], {})
+    return {
+        **asdict(route_of(compiled, outer)),
+        "documentation": _docstring(declaration.handler),
+        "variables": list(pattern.names) if pattern is not None else [],
+        "parameters": parameters,
+        "definitions": definitions,
+    }
+
+
+def middleware_names(middlewares: Iterable[Any], *, gates: bool) -> tuple[list[str], list[str]]:
+    """The names of those that act on handshakes, and of those that act on messages."""
+    handshake: list[str] = []
+    message: list[str] = []
+    for middleware in middlewares:
+        connects, messages = split([middleware], "App", gates=gates)
+        handshake += [middleware_name(middleware)] * len(connects)
+        message += [middleware_name(middleware)] * len(messages)
+    return handshake, message
+
+
+def _docstring(handler: Callable[..., Any] | None) -> str:
+    return inspect.getdoc(handler) or "" if handler is not None else ""
+
+
+def _rules(compiled: Procedure | ServedTopic) -> dict[str, tuple[Any, ...]]:
+    if isinstance(compiled, Procedure):
+        return {"call": compiled.rules}
+    return {"subscribe": compiled.may_subscribe, "publish": compiled.may_publish}
+
+
+# ---- parameters
+
+
+def _parameters(wire: Arguments) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The parameters that a message fills, and the definitions that their schemas share."""
+    names = [*wire.names, *([wire.variadic] if wire.variadic is not None else [])]
+    annotations = [*wire.annotations, *([wire.rest] if wire.variadic is not None else [])]
+    schemas, definitions = _schemas(annotations)
+    parameters = []
+    for index, (name, schema) in enumerate(zip(names, schemas, strict=True)):
+        entry = {"name": name, "schema": schema, "required": index < wire.required, "variadic": name == wire.variadic}
+        if wire.required <= index < len(wire.names):
+            entry["default"] = _default(wire.defaults[index])
+        parameters.append(entry)
+    return parameters, definitions
+
+
+def _schemas(annotations: list[Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """A schema for each annotation; an empty one, which says nothing, where msgspec has none."""
+    known = [each if _has_schema(each) else Any for each in annotations]
+    schemas, definitions = msgspec.json.schema_components(known)
+    return list(schemas), dict(definitions)
+
+
+def _has_schema(annotation: Any) -> bool:
+    try:
+        msgspec.json.schema(annotation)
+    except TypeError:
+        return False
+    return True
+
+
+def _default(value: Any) -> Any:
+    """A default as JSON can carry it; None, like a missing one, where it cannot."""
+    try:
+        return msgspec.json.decode(msgspec.json.encode(value))
+    except (TypeError, ValueError):
+        return None
+
+
+# ---- signatures
+
+
+def _signature(handler: Callable[..., Any], plan: Plan) -> str:
+    """The parameters that a message fills, and the result."""
+    function = inspect.unwrap(handler)
+    while isinstance(function, functools.partial):
+        function = function.func
+    sent = {*plan.wire.names, plan.wire.variadic}
+    signature = inspect.signature(handler)
+    node = _source(function)
+    written = _written(node.args) if node is not None else {}
+    parts = [written.get(name, str(each)) for name, each in signature.parameters.items() if name in sent]
+    returns = ""
+    if node is not None and node.returns is not None:
+        returns = f" -> {ast.unparse(node.returns)}"
+    elif signature.return_annotation is not signature.empty:
+        returns = f" -> {inspect.formatannotation(signature.return_annotation)}"
+    return one_line(f"({', '.join(parts)}){returns}")
+
+
+def _source(function: Any) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
+    """The function as it was written, where that can be had: annotations and defaults read best so."""
+    try:
+        node = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
+    except (OSError, TypeError, SyntaxError, IndexError):
+        return None
+    return node if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else None
+
+
+def _written(args: ast.arguments) -> dict[str, str]:
+    positional = [*args.posonlyargs, *args.args]
+    defaults: list[ast.expr | None] = [None] * (len(positional) - len(args.defaults)) + list(args.defaults)
+    written = {each.arg: _parameter(each, default) for each, default in zip(positional, defaults, strict=True)}
+    if args.vararg is not None:
+        written[args.vararg.arg] = "*" + _parameter(args.vararg, None)
+    return written
+
+
+def _parameter(arg: ast.arg, default: ast.expr | None) -> str:
+    text = arg.arg
+    if arg.annotation is not None:
+        text += f": {ast.unparse(arg.annotation)}"
+    if default is not None:
+        text += f" = {ast.unparse(default)}" if arg.annotation is not None else f"={ast.unparse(default)}"
+    return text

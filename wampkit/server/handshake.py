@@ -1,0 +1,335 @@
+"""The HTTP side: a handshake comes in, passes the gates, and becomes a connection that is served until it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+from aiohttp import HttpVersion11, WSCloseCode, web
+
+from ..access.proxies import Remote, Remotes, TrustedProxies, peer_of
+from ..concurrency.cancellation import is_fatal
+from ..connection.connection import Connection
+from ..connection.context import Hub
+from ..connection.reader import Socket, is_handshake
+from ..connection.reader_choice import direct_road, open_socket
+from ..connection.sockets import abort
+from ..dispatch.middleware import Refused
+from ..errors import WampError, quote
+from ..protocol.v1 import SUBPROTOCOL, Protocol
+from ..telemetry.logs import KIND, Complaints, LogThrottle
+from .handshake_limits import ClientLeft, Handshakes, Places
+from .runtime import Node
+
+__all__ = ["Door", "log_refusal"]
+
+_OF_THE_TEXT = ("Content-Type", "Content-Length", "Server", "Connection")
+
+CLIENT_CLOSED_REQUEST = 499
+"""What nginx, too, writes into an access log for a client that did not wait for its answer."""
+
+OFFER = "Sec-WebSocket-Protocol"
+
+
+class Door:
+    """The aiohttp handler behind the socket's path.
+
+    Args:
+        node: The running app.
+        gates: The middlewares' `connect` methods, outermost first.
+        hub: What connections share.
+        prefixes: The prefixes that every connection begins with.
+        known: Names and the URIs that they mean by these prefixes.
+        ident: The server's name in WELCOME.
+        require_subprotocol: Whether a client that offers no subprotocol is refused.
+        proxies: Whose word about the client's address is believed, or None.
+        by_address: Whether some gate judges addresses, so that one which is claimed in vain is worth a warning.
+        page: What answers a browser that comes for a page, or None where there is none to be seen.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        gates: Iterable[Any],
+        hub: Hub,
+        prefixes: Mapping[str, str],
+        known: Mapping[str, str],
+        ident: str,
+        require_subprotocol: bool,
+        proxies: TrustedProxies | None,
+        by_address: bool,
+        page: Callable[[web.Request], web.Response] | None = None,
+    ) -> None:
+        self._node = node
+        self._gates = tuple(gates)
+        self._hub = hub
+        self._prefixes = prefixes
+        self._known = known
+        self._ident = ident
+        self._require_subprotocol = require_subprotocol
+        self._complaints = Complaints(hub.throttle, "handshakes", None)
+        self._direct = direct_road()
+        self._remotes = Remotes(proxies, self._complaints if by_address else None)
+        self._page = page
+        self._handshakes = Handshakes()
+        self._places = Places(hub.limits.connections, hub.limits.connections_per_address)
+
+    def close(self) -> None:
+        """Write what was counted and not logged."""
+        self._handshakes.close()
+        self._hub.throttle.close()
+
+    async def __call__(self, request: web.Request) -> web.StreamResponse:
+        """Serve one handshake and, if it is let in, the connection that it becomes.
+
+        All of a connection's life is this one coroutine: each further one around its idle time would cost memory.
+        """
+        try:
+            remote = self._remotes.of(request)
+        except web.HTTPException as refusal:
+            return self._refuse(peer_of(request), refusal)
+        address = remote.address
+        if self._page is not None and not is_handshake(request):
+            return await self._show(request, remote, self._page)
+        try:
+            self._places.enter(address)
+        except web.HTTPException as refusal:
+            return self._refuse(address, refusal)
+        try:
+            connection, socket = await self._let_in(request, remote)
+        except web.HTTPException as refusal:
+            self._places.leave(address)
+            return self._refuse(address, refusal)
+        except ClientLeft:
+            self._places.leave(address)
+            return _nothing(request)
+        except BaseException:
+            self._places.leave(address)
+            raise
+        transport = request.transport
+        if transport is None or connection.closed:
+            # It went, or was closed, before its WELCOME: no hook has heard of it.
+            self._places.leave(address)
+            if transport is not None:
+                abort(transport)
+            connection.end()
+            connection.forget()
+            return socket
+        try:
+            await self._welcome(connection, socket, transport)
+            await connection.serve(socket, self._node.dispatcher)
+        finally:
+            self._places.leave(address)
+            connection.end()
+            await self._node.farewell(connection)
+        return socket
+
+    async def _let_in(self, request: web.Request, remote: Remote) -> tuple[Connection, Socket]:
+        """Check a handshake, ask the gates and answer it.
+
+        Raises:
+            aiohttp.web.HTTPException: It is refused.
+            ClientLeft: The client has gone meanwhile.
+        """
+        _check_handshake(request, self._require_subprotocol, self._hub.limits.handshake_size)
+        connection = self._arrival(request, remote)
+        with self._node.connections.arrival(connection), self._waiting(request):
+            await self._pass(connection)
+            return connection, await self._upgrade(request)
+
+    def _waiting(self, request: web.Request) -> AbstractContextManager[None]:
+        return self._handshakes.wait(request, self._hub.limits.handshake_timeout)
+
+    async def admit(self, request: web.Request) -> Connection:
+        """Ask the gates about a handshake, and do nothing else.
+
+        Raises:
+            aiohttp.web.HTTPException: One of them refuses it.
+        """
+        _check_handshake(request, self._require_subprotocol, self._hub.limits.handshake_size)
+        connection = self._arrival(request, self._remotes.of(request))
+        await self._pass(connection)
+        return connection
+
+    async def _show(
+        self, request: web.Request, remote: Remote, page: Callable[[web.Request], web.Response]
+    ) -> web.Response:
+        """Answer with the page whoever could connect from it."""
+        try:
+            with self._waiting(request):
+                await self._pass(self._arrival(_as_from_its_page(request, remote), remote))
+        except web.HTTPException as refusal:
+            return self._refuse(remote.address, refusal)
+        except ClientLeft:
+            return _nothing(request)
+        response = page(request)
+        response.headers["Server"] = self._ident
+        return response
+
+    def _arrival(self, request: web.Request, remote: Remote) -> Connection:
+        self._check_open()
+        protocol = Protocol(
+            "server", prefixes=self._prefixes, ident=self._ident, known=self._known, limits=self._hub.limits
+        )
+        return Connection(request, protocol, self._hub, remote.address, remote.secure)
+
+    async def _pass(self, connection: Connection) -> None:
+        """Ask the gates, one after the other."""
+        try:
+            for gate in self._gates:
+                await gate(connection)
+        except web.HTTPException:
+            raise
+        except WampError as refusal:
+            # A text that no encoding has must not become an error of its own.
+            text = refusal.description.encode("utf-8", "replace").decode()
+            raise web.HTTPForbidden(text=text or None) from None
+        except BaseException as error:
+            if is_fatal(error):
+                raise
+            if connection.request.transport is None:
+                raise ClientLeft from None
+            self._complaints.add(
+                ("gate", type(error)), "a middleware failed in its connect", level=logging.ERROR, error=error
+            )
+            await self._node.hooks.failed(self._node.threads.hooks, error, connection)
+            raise web.HTTPInternalServerError from None
+        self._check_open()
+        if connection.closed:
+            raise Refused(connection.close_reason or "this connection was closed", "closed while it was arriving")
+
+    def _check_open(self) -> None:
+        if self._node.draining:
+            raise web.HTTPServiceUnavailable(text="the server is restarting", headers={"Retry-After": "1"})
+
+    def _refuse(self, remote: str | None, refusal: web.HTTPException) -> web.Response:
+        self._hub.counters.refused += 1
+        log_refusal(self._hub.throttle, remote, refusal)
+        response = web.Response(status=refusal.status, text=f"{refusal.text}\n")
+        for key, value in refusal.headers.items():
+            if key not in _OF_THE_TEXT:
+                response.headers.add(key, value)
+        response.headers["Server"] = self._ident
+        # Whatever a refused client sent behind its handshake must not be read as a request.
+        response.force_close()
+        return response
+
+    async def _upgrade(self, request: web.Request) -> Socket:
+        # aiohttp refuses what reaches its limit.
+        most = self._hub.limits.message_size + 1
+        socket = open_socket(
+            self._direct, protocols=(SUBPROTOCOL,), max_msg_size=most, compress=self._hub.options.compression
+        )
+        # aiohttp would tell its own version and Python's.
+        socket.headers["Server"] = self._ident
+        try:
+            await socket.prepare(_with_one_offer(request))
+        except ConnectionError:
+            raise ClientLeft from None
+        except (web.HTTPBadRequest, ValueError):
+            # aiohttp's text repeats what the client sent, and a ValueError is what it raises for bytes beyond ASCII.
+            raise web.HTTPBadRequest(text="this is no valid WebSocket handshake") from None
+        return socket
+
+    async def _welcome(self, connection: Connection, socket: Socket, transport: asyncio.Transport) -> None:
+        """Send WELCOME and run the connect hooks; what they raise closes the connection."""
+        node = self._node
+        connection.open(transport, socket.head, window=int(socket.compress))
+        node.connections.add(connection)
+        self._hub.counters.connections += 1
+        if node.hooks.greet:
+            await self._greet(connection)
+        if node.keepalive is not None:
+            connection.start_keepalive(node.keepalive)
+        if node.authenticator is not None:
+            node.authenticator.welcomed(connection)
+
+    async def _greet(self, connection: Connection) -> None:
+        hooks, threads = self._node.hooks, self._node.threads.hooks
+        try:
+            with self._node.may_be_cancelled(), self._handshakes.wait(connection.request):
+                await hooks.connected(threads, connection)
+        except ClientLeft:
+            pass  # its reader finds the end
+        except WampError as refusal:
+            connection.close(WSCloseCode.POLICY_VIOLATION, refusal.description)
+        except BaseException as error:
+            if is_fatal(error):
+                raise
+            connection.complaints.add("on_connect", "on_connect failed", level=logging.ERROR, error=error)
+            await hooks.failed(threads, error, connection)
+            connection.close(WSCloseCode.INTERNAL_ERROR, "the server failed to set up this connection")
+
+
+def _nothing(request: web.Request) -> web.Response:
+    """What aiohttp gets for a client that has gone: it is never read."""
+    if request.transport is not None:
+        request.transport.abort()
+    response = web.Response(status=CLIENT_CLOSED_REQUEST)
+    response.force_close()
+    return response
+
+
+def _as_from_its_page(request: web.Request, remote: Remote) -> web.Request:
+    """A request for a page as the gates would see the handshake that the page makes: browsers add the Origin then."""
+    headers = request.headers.copy()
+    headers.setdefault("Origin", f"{'https' if remote.secure else 'http'}://{request.host}")
+    return request.clone(headers=headers)
+
+
+def _offer_of(request: web.Request) -> str | None:
+    """The subprotocols that a handshake offers, in one line or in several, which mean the same."""
+    offers = request.headers.getall(OFFER, None)
+    return None if offers is None else ", ".join(offers)
+
+
+def _with_one_offer(request: web.Request) -> web.Request:
+    """A handshake as aiohttp reads it, which looks at the first line alone."""
+    if len(request.headers.getall(OFFER, [])) < 2:
+        return request
+    headers = request.headers.copy()
+    headers[OFFER] = _offer_of(request) or ""
+    return request.clone(headers=headers)
+
+
+def _check_handshake(request: web.Request, require_subprotocol: bool, most: int) -> None:
+    """Refuse what is no WebSocket handshake for WAMP v1; aiohttp would let a foreign subprotocol in without one."""
+    if not is_handshake(request):
+        raise web.HTTPUpgradeRequired(
+            text="this is a WAMP v1 WebSocket: connect with a WebSocket client that offers the subprotocol 'wamp'",
+            headers={"Upgrade": "websocket"},
+        )
+    # All of it is kept as long as the connection.
+    if len(request.raw_path) + sum(len(name) + len(value) for name, value in request.raw_headers) > most:
+        raise web.HTTPRequestHeaderFieldsTooLarge(text=f"the URL and headers of this handshake exceed {most} bytes")
+    headers = request.headers
+    if {version.strip() for version in headers.getall("Sec-WebSocket-Version", ["13"])} != {"13"}:
+        raise web.HTTPUpgradeRequired(
+            text="this server speaks version 13 of the WebSocket protocol (RFC 6455)",
+            headers={"Upgrade": "websocket", "Sec-WebSocket-Version": "13"},
+        )
+    if len(set(headers.getall("Sec-WebSocket-Key", []))) > 1:
+        raise web.HTTPBadRequest(text="a WebSocket handshake has one Sec-WebSocket-Key")
+    offer = _offer_of(request)
+    if offer is None:
+        if require_subprotocol:
+            raise web.HTTPBadRequest(text="offer the WebSocket subprotocol 'wamp'")
+    elif SUBPROTOCOL not in [name.strip() for name in offer.split(",")]:
+        raise web.HTTPBadRequest(text="this server speaks WAMP v1: offer the WebSocket subprotocol 'wamp'")
+    if request.version != HttpVersion11:
+        raise web.HTTPBadRequest(text="a WebSocket handshake needs HTTP 1.1")
+
+
+def log_refusal(throttle: LogThrottle, remote: str | None, refusal: web.HTTPException) -> None:
+    """Write at level info that a client was refused, and why, or count it for all that are refused so."""
+    text, why = refusal.text or "", getattr(refusal, "why", "")
+    reason = f"{text} ({why})" if why else text
+    who = quote(remote or "a unix socket", 64)
+    throttle.add(
+        ("refused", refusal.status, text[:KIND]),
+        f"refused {who} with HTTP {refusal.status}: {reason}",
+        level=logging.INFO,
+    )

@@ -1,0 +1,111 @@
+"""Several processes that serve one app: how it knows of the others, and what it must tell of then.
+
+Processes on several machines, or behind a load balancer, cannot be known.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from types import FrameType
+from urllib.parse import urlsplit
+
+from ..auth.tickets import Tickets
+from ..errors import DeclarationError
+from ..pubsub.broker import Broker, MemoryBroker
+from ..telemetry.logs import logger
+from .settings import Settings
+
+__all__ = ["Processes", "check_processes", "stays_in_process", "under_gunicorn"]
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """The processes that serve an app.
+
+    Attributes:
+        count: How many there are.
+        first: Whether this is the first of them.
+        server: Who started them, as a command line names it.
+        replaces_first: Whether the first one, when it ends, is replaced by one that is the first again.
+    """
+
+    count: int = 1
+    first: bool = True
+    server: str = ""
+    replaces_first: bool = True
+
+
+def under_gunicorn() -> Processes:
+    """What gunicorn knows of its workers, where this process is one of them; else one process.
+
+    A worker is forked in the middle of what its arbiter does, so the arbiter stands further out on the stack, as it was
+    when this worker was started.
+    """
+    arbiter_class = getattr(sys.modules.get("gunicorn.arbiter"), "Arbiter", None)
+    if arbiter_class is None:
+        return Processes()
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_name == "spawn_worker" and isinstance(arbiter := frame.f_locals.get("self"), arbiter_class):
+            count, age = getattr(arbiter, "num_workers", 1), getattr(arbiter, "worker_age", 1)
+            return Processes(count, age == 1, f"gunicorn -w {count}", replaces_first=False)
+        frame = frame.f_back
+    return Processes()
+
+
+def stays_in_process(broker: Broker | str) -> bool:
+    """Whether a broker carries events within one process alone."""
+    return urlsplit(broker).scheme == "memory" if isinstance(broker, str) else isinstance(broker, MemoryBroker)
+
+
+def check_processes(
+    processes: Processes, settings: Settings, *, topics: bool, each: Iterable[str], one: Iterable[str]
+) -> None:
+    """Warn in the first of several processes of what goes wrong between them: one line for each thing.
+
+    Args:
+        processes: The processes.
+        settings: The app's options.
+        topics: Whether the app has topics.
+        each: The periodic functions that did not say in how many processes they shall run.
+        one: Those that shall run in one.
+
+    Raises:
+        DeclarationError: Functions shall run in one process, and it cannot be known which.
+    """
+    if processes.count == 1:
+        return
+    if (names := ", ".join(one)) and not processes.replaces_first:
+        raise DeclarationError(
+            f"every: {names} shall run in one worker, and {processes.server} does not tell which: start it with -w 1, "
+            "or with `wampkit run --workers`"
+        )
+    if not processes.first:
+        return
+    if topics and stays_in_process(settings.broker):
+        logger.error(
+            "%s: with the broker memory:// an event never leaves its process, so that subscribers on other workers "
+            "miss it; start it with -w 1, or give App(broker=...) one that the workers share",
+            processes.server,
+        )
+    if any(isinstance(gate, Tickets) and not gate.shared for gate in settings.middlewares):
+        logger.error(
+            "%s: each worker remembers spent tickets by itself, so that a ticket can be used once on each of them; "
+            "give Tickets(..., spent=...) a store that they share",
+            processes.server,
+        )
+    if settings.cra is not None and settings.cra.hide_unknown_keys and settings.cra.decoy_key is None:
+        logger.warning(
+            "%s: each worker draws a key for the salts of unknown users, which shows who is unknown; give all of them "
+            "the same Cra(decoy_key=...)",
+            processes.server,
+        )
+    if names := ", ".join(each):
+        logger.warning(
+            "%s: every worker runs what @app.every declares (%s); say every(..., one_worker=True) for what shall run "
+            "once, or one_worker=False if that is right",
+            processes.server,
+            names,
+        )

@@ -1,0 +1,236 @@
+"""The options of `App`: checked and brought into one form when they are given, before anything is made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, Self
+
+from ..access.addresses import _AddressGate
+from ..access.hosts import AllowHosts, LoopbackHosts
+from ..access.origins import SAME, AllowOrigins
+from ..access.proxies import TrustedProxies, trusted
+from ..auth.credentials import Cra
+from ..connection.context import SocketOptions
+from ..dispatch.middleware import Middleware, middlewares_of
+from ..errors import ERROR_URIS, DeclarationError
+from ..handlers.hooks import Lifespan, check_lifespan
+from ..limits import Limits
+from ..protocol.uris import check_prefixes, check_uri, declare_prefix, expand, undeclared_prefix
+from ..pubsub.broker import Broker, check_broker
+from ..router import rules_of
+
+__all__ = ["OPTIONS", "Settings", "arranged"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What an app was told; see `App` for what each means. Make it with `of`, which checks."""
+
+    prefixes: Mapping[str, str]
+    middlewares: tuple[Middleware, ...]
+    trusted_proxies: TrustedProxies | None
+    lifespan: Lifespan | None
+    debug: bool
+    cra: Cra | None
+    requires: tuple[Any, ...]
+    explain_refusals: bool
+    exclude_publisher: bool
+    empty_eligible: Literal["nobody", "everybody"]
+    require_subprotocol: bool
+    malformed: Literal["close", "ignore"]
+    error_uris: Mapping[str, str]
+    ident: str
+    broker: Broker | str
+    keepalive: float | None
+    limits: Limits
+    close_timeout: float
+    goodbye: Literal["close", "drop"]
+    compression: bool
+    threads: int
+    javascript: bool
+    console: bool | tuple[Any, ...] | None
+    loopback_only: bool = False
+
+    def __post_init__(self) -> None:
+        for kind, uri in self.error_uris.items():
+            prefix = undeclared_prefix(uri, self.prefixes)
+            if prefix is not None:
+                raise DeclarationError(f"error_uris: the URI of {kind!r}: {declare_prefix(prefix)}")
+
+    @classmethod
+    def of(cls, **given: Any) -> Self:
+        """The settings as they were given, by name. Raises DeclarationError if one cannot work."""
+        return cls(**{name: _checked(name, value) for name, value in given.items()})
+
+    def changed(self, name: str, value: Any) -> Self:
+        """The same with another value of one option. Raises DeclarationError if it cannot work."""
+        return replace(self, **{name: _checked(name, value)})
+
+    @property
+    def sockets(self) -> SocketOptions:
+        """How the app's sockets behave."""
+        return SocketOptions(
+            malformed=self.malformed,
+            keepalive=self.keepalive,
+            close_timeout=self.close_timeout,
+            compression=self.compression,
+        )
+
+    @property
+    def error_uri_of(self) -> dict[str, str]:
+        """The full error URI of each kind of failure."""
+        return {**ERROR_URIS, **{kind: expand(uri, self.prefixes) for kind, uri in self.error_uris.items()}}
+
+
+OPTIONS = frozenset(field.name for field in fields(Settings)) - {"loopback_only"}
+"""The names of the options of `App`."""
+
+
+# ---- checks
+
+
+def _checked(name: str, value: Any) -> Any:
+    check = _CHECKS.get(name)
+    return value if check is None else check(value)
+
+
+def _cra(value: Any) -> Cra | None:
+    if value is not None and not isinstance(value, Cra):
+        raise DeclarationError(f"App(cra=...) takes a wampkit.Cra, such as Cra(lookup), not {value!r}")
+    return value
+
+
+def _limits(value: Any) -> Limits:
+    if not isinstance(value, Limits):
+        raise DeclarationError(f"limits is a wampkit.Limits, such as Limits(calls=100), not {value!r}")
+    return value
+
+
+def _console(value: Any) -> bool | tuple[Any, ...] | None:
+    if value is None or isinstance(value, bool):
+        return value
+    rules = rules_of(value, "App(console=...)")
+    if not rules:
+        raise DeclarationError("App(console=[]) says nothing; write True, False, or a rule such as requires('admin')")
+    return rules
+
+
+def _error_uris(value: Any) -> Mapping[str, str]:
+    if not isinstance(value, Mapping):
+        raise DeclarationError(f'error_uris is a dict of kind to URI, such as {{"not_found": "..."}}, not {value!r}')
+    unknown = [kind for kind in value if kind not in ERROR_URIS]
+    if unknown:
+        raise DeclarationError(f"error_uris: no kind {unknown[0]!r}; the kinds are {', '.join(ERROR_URIS)}")
+    for kind, uri in value.items():
+        check_uri(uri, f"error_uris: the URI of {kind!r}")
+    return dict(value)
+
+
+def _text(name: str) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        if not (isinstance(value, str) and value and value.isprintable()):
+            raise DeclarationError(f"{name} is a text of printable characters, not {value!r}")
+        return value
+
+    return check
+
+
+def _choice(name: str, *words: str) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        if value not in words:
+            raise DeclarationError(f"{name} is {' or '.join(map(repr, words))}, not {value!r}")
+        return value
+
+    return check
+
+
+def _flag(name: str) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        if not isinstance(value, bool):
+            raise DeclarationError(f"{name} is True or False, not {value!r}")
+        return value
+
+    return check
+
+
+def _seconds(name: str, *, none: bool) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        if value is None and none:
+            return value
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            wanted = "a number of seconds above 0" + (", or None" if none else "")
+            raise DeclarationError(f"{name} is {wanted}, not {value!r}")
+        return value
+
+    return check
+
+
+def _threads(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise DeclarationError(f"threads is a whole number above 0, not {value!r}")
+    return value
+
+
+_CHECKS: dict[str, Callable[[Any], Any]] = {
+    "prefixes": check_prefixes,
+    "middlewares": lambda value: middlewares_of(value, "App", gates=True),
+    "trusted_proxies": trusted,
+    "lifespan": check_lifespan,
+    "cra": _cra,
+    "requires": lambda value: () if value is None else rules_of(value, "App"),
+    "empty_eligible": _choice("empty_eligible", "nobody", "everybody"),
+    "malformed": _choice("malformed", "close", "ignore"),
+    "error_uris": _error_uris,
+    "ident": _text("ident"),
+    "broker": check_broker,
+    "keepalive": _seconds("keepalive", none=True),
+    "limits": _limits,
+    "close_timeout": _seconds("close_timeout", none=False),
+    "goodbye": _choice("goodbye", "close", "drop"),
+    "threads": _threads,
+    "console": _console,
+    **{
+        name: _flag(name)
+        for name in (
+            "debug",
+            "explain_refusals",
+            "exclude_publisher",
+            "require_subprotocol",
+            "compression",
+            "javascript",
+            "loopback_only",
+        )
+    },
+}
+
+
+# ---- the order
+
+
+def arranged(middlewares: Iterable[Any], *, loopback_only: bool = False) -> tuple[Any, ...]:
+    """An app's list with the gates that it has by default: behind those by address and host that it begins with.
+
+    So a foreign page costs no look-up of a session, and a blocked address not even a look at its origin.
+
+    Args:
+        middlewares: The list as declared.
+        loopback_only: Whether pages must have asked for a host that is this machine by name.
+    """
+    declared = tuple(middlewares)
+    own: list[Any] = []
+    if loopback_only and not _has(declared, AllowHosts):
+        own.append(LoopbackHosts())
+    if not _has(declared, AllowOrigins):
+        own.append(AllowOrigins(SAME, allow_missing=True))
+    leading = _leading(declared, lambda each: isinstance(each, _AddressGate | AllowHosts))
+    return (*declared[:leading], *own, *declared[leading:])
+
+
+def _has(middlewares: Iterable[Any], kind: type) -> bool:
+    return any(isinstance(each, kind) for each in middlewares)
+
+
+def _leading(items: tuple[Any, ...], matches: Callable[[Any], bool]) -> int:
+    """How many items at the beginning match."""
+    return next((index for index, each in enumerate(items) if not matches(each)), len(items))

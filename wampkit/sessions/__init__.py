@@ -1,0 +1,1 @@
+"""What the web site's session says of a client."""

@@ -1,0 +1,252 @@
+"""Log lines that no peer can forge, break or repeat at will.
+
+The package's logger, whose lines cannot be forged, and the throttle for lines that a peer can cause at will.
+
+Each record stays one line, also with names that clients chose, texts of an app's own errors, and exceptions in it: the
+filter of the logger sees each record before any handler does. So this is the one place where a logger is made, and
+no line can forget to be made safe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Hashable
+from typing import Any
+
+from ..errors import escape
+
+__all__ = [
+    "KIND",
+    "MOST_KINDS",
+    "MOST_KINDS_SHOWN",
+    "Complaints",
+    "LogThrottle",
+    "logger",
+    "make_safe",
+    "only_warnings",
+]
+
+LONGEST_LINE = 4096
+"""Characters of one line; a client's message may be a MiB, and an app may repeat it."""
+
+LONGEST_TRACEBACK = 65_536
+"""Characters of a traceback; what is left out is its middle."""
+
+_format = logging.Formatter().formatException
+
+
+class _Safe(logging.Filter):
+    """Makes each record safe to be written, and lets all of them pass."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        try:
+            text = record.getMessage()
+        except Exception:
+            return True  # the handlers report it
+        safe = _line(text)
+        if safe != text:
+            record.msg, record.args = safe, ()
+        if record.exc_info and record.exc_info[0] is not None and not record.exc_text:
+            record.exc_text = _indented(_format(record.exc_info))
+        return True
+
+
+def _line(text: str) -> str:
+    if len(text) > LONGEST_LINE:
+        text = f"{text[:LONGEST_LINE]}… ({len(text)} characters)"
+    return escape(text)
+
+
+def _indented(trace: str) -> str:
+    """A traceback whose lines all begin with spaces: none of them can be taken for a line of the log."""
+    if len(trace) > LONGEST_TRACEBACK:
+        half = LONGEST_TRACEBACK // 2
+        trace = f"{trace[:half]}\n… ({len(trace) - 2 * half} characters left out) …\n{trace[-half:]}"
+    return "\n".join(f"  {_line(line)}" for line in trace.split("\n"))
+
+
+_safe = _Safe()
+
+
+def make_safe(*names: str) -> None:
+    """Let what other loggers write be one line each too."""
+    for name in names:
+        logging.getLogger(name).addFilter(_safe)
+
+
+def only_warnings(name: str) -> None:
+    """Let another logger write nothing below a warning."""
+    logging.getLogger(name).setLevel(logging.WARNING)
+
+
+logger = logging.getLogger("wampkit")
+
+logger.addFilter(_safe)
+
+
+# ---- how often
+
+PAUSE = 5.0
+"""Seconds in which lines of one kind are counted instead of written; it doubles with each line that is written."""
+
+LONGEST_PAUSE = 300.0
+
+QUIET = 60.0
+"""Seconds after its pause in which nothing came, until a kind is forgotten."""
+
+MOST_KINDS = 32
+"""Kinds that one owner may have at a time; the rest are counted together."""
+
+MOST_KINDS_SHOWN = 1000
+"""The same for an app with debug=True, whose author wants to see each different mistake."""
+
+MOST_OWNERS = 500
+
+_OTHERS = object()
+
+KIND = 200
+"""Characters of a text that tell one kind from another."""
+
+
+class LogThrottle:
+    """Writes the first line of each kind at once, and then from time to time the last one with how many there were.
+
+    A client can repeat a mistake thousands of times a second, and come back under a new connection: a log that repeats
+    it too is an attack of its own. So lines are counted for the address that causes them, and what is remembered is
+    bounded.
+
+    Args:
+        kinds: How many kinds one owner may have at a time.
+    """
+
+    def __init__(self, kinds: int = MOST_KINDS) -> None:
+        self._kinds = kinds
+        self._owners: dict[Hashable, dict[Hashable, _Kind]] = {}
+
+    def add(
+        self,
+        kind: Hashable,
+        text: str,
+        *,
+        owner: str | None = None,
+        level: int = logging.WARNING,
+        error: BaseException | None = None,
+    ) -> None:
+        """Write a line, or count it if one of its kind has just been written.
+
+        Args:
+            kind: What makes two lines the same; made of short texts.
+            text: The line.
+            owner: Who caused it, as `addresses.owner_of` has it; None for lines that are counted for all together.
+            level: The logging level.
+            error: An exception whose traceback belongs to the line.
+        """
+        now = time.monotonic()
+        self._kind(owner, kind, level, now).add(text, level, error, now)
+
+    def close(self) -> None:
+        """Write what was counted and not written."""
+        for kinds in self._owners.values():
+            for each in kinds.values():
+                each.write_rest()
+        self._owners.clear()
+
+    def _kind(self, owner: Hashable, name: Hashable, level: int, now: float) -> _Kind:
+        kinds = self._of(owner, now)
+        if name not in kinds and len(kinds) >= self._kinds:
+            for each in [each for each, kind in kinds.items() if kind.is_quiet(now)]:
+                del kinds[each]
+            if len(kinds) >= self._kinds:
+                # By level, so that mistakes of clients cannot hide an error of the app.
+                return kinds.setdefault((_OTHERS, level), _Kind("of other kinds"))
+        return kinds.setdefault(name, _Kind("like this"))
+
+    def _of(self, owner: Hashable, now: float) -> dict[Hashable, _Kind]:
+        kinds = self._owners.pop(owner, None)
+        if kinds is None:
+            if len(self._owners) >= MOST_OWNERS:
+                oldest = next(iter(self._owners))
+                if all(each.is_quiet(now) for each in self._owners[oldest].values()):
+                    del self._owners[oldest]
+                else:
+                    owner = None
+            kinds = self._owners.pop(owner, {})
+        self._owners[owner] = kinds
+        return kinds
+
+    def __len__(self) -> int:
+        """How many kinds are remembered."""
+        return sum(map(len, self._owners.values()))
+
+
+class _Kind:
+    """The lines of one kind: when the next may be written, and what has come since the last."""
+
+    __slots__ = ("_due", "_hidden", "_last", "_pause", "_what")
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._pause = PAUSE
+        self._due = 0.0
+        self._hidden = 0
+        self._last: tuple[str, int] = ("", logging.WARNING)
+
+    def add(self, text: str, level: int, error: BaseException | None, now: float) -> None:
+        if now >= self._due:
+            if now >= self._due + QUIET:
+                self._pause = PAUSE
+            hidden, self._hidden = self._hidden, 0
+            self._write(text, level, hidden, now, error)
+            return
+        self._last = text[:LONGEST_LINE], level
+        self._hidden += 1
+        if self._hidden == 1:
+            self._write_later(self._due - now)
+
+    def is_quiet(self, now: float) -> bool:
+        """Whether nothing has come for long."""
+        return not self._hidden and now >= self._due + QUIET
+
+    def write_rest(self) -> None:
+        """Write the last line with how many there were, if any was held back."""
+        if self._hidden:
+            hidden, self._hidden = self._hidden, 0
+            self._write(*self._last, hidden - 1, time.monotonic(), None)
+
+    def _write_later(self, seconds: float) -> None:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return  # the next line of this kind tells of it, or the end
+        loop.call_later(seconds, self.write_rest)
+
+    def _write(self, text: str, level: int, more: int, now: float, error: BaseException | None) -> None:
+        self._due = now + self._pause
+        self._pause = min(self._pause * 2, LONGEST_PAUSE)
+        trace: Any = (type(error), error, error.__traceback__) if error is not None else None
+        logger.log(level, "%s%s", text, f" ({more} more {self._what})" if more else "", exc_info=trace)
+
+
+class Complaints:
+    """Writes what is told of one peer through the throttle that all of them share.
+
+    Args:
+        throttle: What decides how often a line is written.
+        subject: What each line begins with.
+        owner: For whose address the lines are counted, as `addresses.owner_of` has it.
+    """
+
+    __slots__ = ("_owner", "_subject", "_throttle")
+
+    def __init__(self, throttle: LogThrottle, subject: str, owner: str | None) -> None:
+        self._throttle = throttle
+        self._subject = subject
+        self._owner = owner
+
+    def add(
+        self, kind: Hashable, text: str, *, level: int = logging.WARNING, error: BaseException | None = None
+    ) -> None:
+        """Write a line, or count it; see `LogThrottle.add`."""
+        self._throttle.add(kind, f"{self._subject}: {text}", owner=self._owner, level=level, error=error)
