@@ -273,7 +273,7 @@ class Client:
         excluded, only = _session_ids(exclude), _session_ids(eligible)
 
         async def send(link: Link) -> bool:
-            session, left_out = link.protocol.session, excluded
+            session, left_out = link.protocol.session_id, excluded
             if left_out is not None and exclude_me and session not in left_out:
                 # A list takes the place of `excludeMe` on the wire.
                 left_out = [*left_out, session]
@@ -304,7 +304,7 @@ class Client:
     @property
     def session_id(self) -> str:
         """The session id of the present connection, or "" when there is none."""
-        return self._link.protocol.session if self._link is not None else ""
+        return self._link.protocol.session_id if self._link is not None else ""
 
     @property
     def server_ident(self) -> str:

@@ -26,7 +26,7 @@ from aiohttp.http import WSMessageNoDecodeText
 
 from ..errors import CallError, ConnectionLost, HandshakeRefused, ProtocolError, quote
 from ..protocol import messages
-from ..protocol.v1 import MARK, RESTART, SUBPROTOCOL, Protocol
+from ..protocol.v1 import MARK, RESTART, SUBPROTOCOL, WampV1
 
 __all__ = ["Link", "LinkOptions", "OnEvent"]
 
@@ -71,7 +71,7 @@ class Link:
 
     def __init__(self, ws: Socket, options: LinkOptions, on_event: OnEvent) -> None:
         loop = asyncio.get_running_loop()
-        self.protocol = Protocol("client", welcome=options.welcome)
+        self.protocol = WampV1("client", welcome=options.welcome)
         self.lost: asyncio.Future[ConnectionLost] = loop.create_future()
         self.permissions: Any = None
         self.restarts = False
@@ -124,7 +124,7 @@ class Link:
     @property
     def is_wampkit(self) -> bool:
         """Whether the server is wampkit, and has procedures of its own that tell what WAMP v1 does not."""
-        return self.protocol.session.endswith(MARK)
+        return self.protocol.session_id.endswith(MARK)
 
     async def _give_up(self) -> None:
         if not self.lost.done():

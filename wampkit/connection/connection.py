@@ -21,7 +21,7 @@ from ..limits import Allowance
 from ..networks import owner_of
 from ..protocol.cra import Permissions
 from ..protocol.messages import Message
-from ..protocol.v1 import Protocol
+from ..protocol.v1 import WampV1
 from ..protocol.websocket import close_frame, is_close_code, ping_frame, pong_frame, text_frame
 from ..telemetry.logs import KIND, Complaints
 from .context import Hub
@@ -123,8 +123,8 @@ class Connection:
         "work",
     )
 
-    def __init__(self, request: web.Request, protocol: Protocol, hub: Hub, remote: str | None, secure: bool) -> None:
-        self.id = protocol.session
+    def __init__(self, request: web.Request, protocol: WampV1, hub: Hub, remote: str | None, secure: bool) -> None:
+        self.id = protocol.session_id
         self.attributes: dict[str, Any] = {}
         self.request = request
         self.remote, self.secure = remote, secure

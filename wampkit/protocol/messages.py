@@ -46,7 +46,7 @@ class Welcome(msgspec.Struct, frozen=True):
     """`[0, sessionId, protocolVersion, serverIdent]`, the server's first message."""
 
     code: ClassVar[int] = 0
-    session: str
+    session_id: str
     version: int
     ident: str
 

@@ -1,6 +1,6 @@
 """One connection's WAMP v1 state without any I/O: text in, messages out, text out.
 
-`Protocol` serves both sides. It knows the session id, the prefixes and, on the client's side, the calls that wait
+`WampV1` serves both sides. It knows the session id, the prefixes and, on the client's side, the calls that wait
 for an answer; it decides what may come from the other side. Whoever has a socket moves the bytes.
 """
 
@@ -32,7 +32,7 @@ from .messages import (
 )
 from .uris import expand
 
-__all__ = ["MARK", "RESTART", "SUBPROTOCOL", "VERSION", "Protocol", "Side"]
+__all__ = ["MARK", "RESTART", "SUBPROTOCOL", "VERSION", "Side", "WampV1"]
 
 SUBPROTOCOL = "wamp"
 
@@ -59,7 +59,7 @@ _REQUESTS: frozenset[type[Message]] = frozenset({Call, Subscribe, Unsubscribe, P
 _ANSWERS: frozenset[type[Message]] = frozenset({CallResult, CallFailed, Event})
 
 
-class Protocol:
+class WampV1:
     """The state of one WAMP v1 session.
 
     Args:
@@ -82,7 +82,7 @@ class Protocol:
         "_welcomed",
         "ident",
         "server_ident",
-        "session",
+        "session_id",
         "side",
     )
 
@@ -99,7 +99,7 @@ class Protocol:
         self.side = side
         self.ident = ident
         # 24 random bytes: others learn the id through exclude and eligible, nobody can guess it.
-        self.session = secrets.token_urlsafe(24) + MARK if side == "server" else ""
+        self.session_id = secrets.token_urlsafe(24) + MARK if side == "server" else ""
         self.server_ident = ""
         self._waits = welcome
         self._welcomed = False
@@ -162,7 +162,7 @@ class Protocol:
         if self._welcomed:
             raise ProtocolError(MALFORMED_MESSAGE, "a server sends WELCOME once")
         self._welcomed = True
-        self.session = message.session
+        self.session_id = message.session_id
         self.server_ident = message.ident
 
     # ---- names
@@ -187,7 +187,7 @@ class Protocol:
 
     def welcome(self) -> bytes:
         """WELCOME, the first thing on the wire."""
-        return encode(Welcome(self.session, VERSION, self.ident))
+        return encode(Welcome(self.session_id, VERSION, self.ident))
 
     def result(self, call_id: str, result: Any) -> bytes:
         """CALLRESULT. Raises TypeError, ValueError or RecursionError for a result that JSON cannot carry."""

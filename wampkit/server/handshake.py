@@ -19,7 +19,7 @@ from ..connection.reader_choice import direct_road, open_socket
 from ..connection.sockets import abort
 from ..dispatch.middleware import Refused
 from ..errors import WampError, quote
-from ..protocol.v1 import SUBPROTOCOL, Protocol
+from ..protocol.v1 import SUBPROTOCOL, WampV1
 from ..telemetry.logs import KIND, Complaints, LogThrottle
 from .handshake_limits import ClientLeft, Handshakes, Places
 from .runtime import Node
@@ -171,7 +171,7 @@ class Door:
 
     def _arrival(self, request: web.Request, remote: Remote) -> Connection:
         self._check_open()
-        protocol = Protocol(
+        protocol = WampV1(
             "server", prefixes=self._prefixes, ident=self._ident, known=self._known, limits=self._hub.limits
         )
         return Connection(request, protocol, self._hub, remote.address, remote.secure)
