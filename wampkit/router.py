@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from .errors import DeclarationError
 from .handlers.signatures import called_from, explain_options, is_method, without_parentheses
+from .protocol.extensions import RESERVED
 from .protocol.uris import Pattern, declare_prefix, expand, is_pattern, undeclared_prefix
 from .telemetry.logs import logger
 
@@ -35,9 +36,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-RESERVED = "wampkit:"
-"""Names that begin so belong to wampkit itself."""
 
 
 @dataclass(eq=False, slots=True)

@@ -12,6 +12,7 @@ import aiohttp
 
 from ..errors import ConnectionLost
 from ..protocol import messages
+from ..protocol.extensions import PUBLISH
 from ..telemetry.logs import logger
 from .connection import Link, LinkOptions
 from .dialer import Dialer, Headers, Login, Secret, Url, delay_of
@@ -21,9 +22,6 @@ from .subscriptions import Subscription, Subscriptions
 __all__ = ["Client", "connect"]
 
 T = TypeVar("T")
-
-PUBLISH = "wampkit:publish"
-"""The procedure of a wampkit server that answers a PUBLISH."""
 
 
 def connect(

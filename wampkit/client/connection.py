@@ -26,7 +26,8 @@ from aiohttp.http import WSMessageNoDecodeText
 
 from ..errors import CallError, ConnectionLost, HandshakeRefused, ProtocolError, quote
 from ..protocol import messages
-from ..protocol.v1 import MARK, RESTART, SUBPROTOCOL, WampV1
+from ..protocol.extensions import RESTART, SESSION_ID_SUFFIX
+from ..protocol.v1 import SUBPROTOCOL, WampV1
 
 __all__ = ["Link", "LinkOptions", "OnEvent"]
 
@@ -124,7 +125,7 @@ class Link:
     @property
     def is_wampkit(self) -> bool:
         """Whether the server is wampkit, and has procedures of its own that tell what WAMP v1 does not."""
-        return self.protocol.session_id.endswith(MARK)
+        return self.protocol.session_id.endswith(SESSION_ID_SUFFIX)
 
     async def _give_up(self) -> None:
         if not self.lost.done():

@@ -10,15 +10,13 @@ from typing import Any, Generic, Self, TypeVar
 
 from ..errors import CallError, ConnectionLost
 from ..protocol import messages
+from ..protocol.extensions import SUBSCRIPTION
 from ..telemetry.logs import logger
 from .connection import Link
 
 __all__ = ["Subscription", "Subscriptions"]
 
 T = TypeVar("T")
-
-ASK = "wampkit:subscription"
-"""The procedure of a wampkit server that tells the URI of a subscription, or null if it was refused."""
 
 ASK_TIMEOUT = 10.0
 
@@ -395,7 +393,7 @@ async def _ask(link: Link, name: str, uri: str) -> tuple[str, bool | None]:
     if link.is_wampkit:
         try:
             async with asyncio.timeout(ASK_TIMEOUT):
-                told = await link.call(ASK, name)
+                told = await link.call(SUBSCRIPTION, name)
             return (told, True) if isinstance(told, str) else (uri, False)
         except (CallError, TimeoutError):
             pass

@@ -19,6 +19,7 @@ from ..connection.registry import Connections
 from ..dispatch.compiler import Procedure, ServedTopic
 from ..dispatch.requirements import Rule, requires
 from ..errors import NotFound
+from ..protocol.extensions import RESERVED
 from ..pubsub.broker import Publication
 from ..pubsub.topics import Topics
 from ..router import Declaration
@@ -283,4 +284,4 @@ def _told(rows: list[dict[str, Any]], found: int, total: int) -> dict[str, Any]:
 
 
 def _is_own(uri: str) -> bool:
-    return uri.startswith("wampkit:")
+    return uri.startswith(RESERVED)

@@ -10,15 +10,10 @@ from ..concurrency.cancellation import is_fatal
 from ..connection.connection import Connection
 from ..errors import InvalidArgument, ProtocolError, WampError, quote
 from ..protocol import messages
+from ..protocol.extensions import PUBLISH, SUBSCRIPTION
 from ..router import Declaration
 
 __all__ = ["publish_procedure", "subscription_procedure"]
-
-SUBSCRIPTION = "wampkit:subscription"
-"""The procedure by which wampkit's own clients learn what became of a SUBSCRIBE."""
-
-PUBLISH = "wampkit:publish"
-"""The procedure by which they publish where they want to know what became of it."""
 
 
 def subscription_procedure() -> Declaration:

@@ -14,8 +14,10 @@ import msgspec
 
 from ..errors import ProtocolError
 from ..limits import Limits
+from .extensions import SESSION_ID_SUFFIX
 from .messages import (
     MALFORMED_MESSAGE,
+    NAMES,
     Call,
     CallFailed,
     CallResult,
@@ -32,21 +34,11 @@ from .messages import (
 )
 from .uris import expand
 
-__all__ = ["MARK", "RESTART", "SUBPROTOCOL", "VERSION", "Side", "WampV1"]
+__all__ = ["SUBPROTOCOL", "VERSION", "Side", "WampV1"]
 
 SUBPROTOCOL = "wamp"
 
 VERSION = 1
-
-MARK = ".wampkit"
-"""How the session ids of a wampkit server end, by which clients know that they may call its own procedures.
-
-Asking any other server by a call is no way: applications on Ratchet hang up on clients that call. And of WELCOME the
-session id is the one part that no app chooses and no client reads.
-"""
-
-RESTART = "the server restarts; what it left unanswered has not run"
-"""The reason of the close frame, with code 1012, by which clients know that they may repeat calls without an answer."""
 
 Side = Literal["server", "client"]
 
@@ -99,7 +91,7 @@ class WampV1:
         self.side = side
         self.ident = ident
         # 24 random bytes: others learn the id through exclude and eligible, nobody can guess it.
-        self.session_id = secrets.token_urlsafe(24) + MARK if side == "server" else ""
+        self.session_id = secrets.token_urlsafe(24) + SESSION_ID_SUFFIX if side == "server" else ""
         self.server_ident = ""
         self._waits = welcome
         self._welcomed = False
@@ -151,14 +143,14 @@ class WampV1:
         self.set_prefix(message.prefix, message.uri)
 
     def _welcome_or_refuse(self, message: Message) -> None:
-        name = type(message).__name__
+        name = NAMES[message.code]
         if self.side == "server":
-            raise ProtocolError(MALFORMED_MESSAGE, f"a client does not send {_WIRE_NAMES.get(name, name.upper())}")
+            raise ProtocolError(MALFORMED_MESSAGE, f"a client does not send {name}")
         if isinstance(message, Prefix) and (self._welcomed or not self._waits):
             # Ratchet and BabDev can send it; Autobahn|JS ignores it, and no server has a use for it.
             return
         if not isinstance(message, Welcome):
-            raise ProtocolError(MALFORMED_MESSAGE, f"a server does not send {name.upper()}")
+            raise ProtocolError(MALFORMED_MESSAGE, f"a server does not send {name}")
         if self._welcomed:
             raise ProtocolError(MALFORMED_MESSAGE, "a server sends WELCOME once")
         self._welcomed = True
@@ -222,5 +214,3 @@ def _size(prefix: str, uri: str) -> int:
 
 
 _ANY = Limits()
-
-_WIRE_NAMES = {"CallResult": "CALLRESULT", "CallFailed": "CALLERROR"}

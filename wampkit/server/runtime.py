@@ -17,7 +17,7 @@ from ..connection.keepalive import keep_alive
 from ..connection.registry import Connections
 from ..dispatch.dispatcher import Dispatcher
 from ..handlers.hooks import Hooks
-from ..protocol.v1 import RESTART
+from ..protocol.extensions import RESTART
 from ..pubsub.broker import Broker, Deliver
 from ..pubsub.topics import Topics
 from ..telemetry.counters import Counters

@@ -26,6 +26,7 @@ from ..client.state import State
 from ..client.subscriptions import Subscription
 from ..connection.connection import Connection
 from ..errors import ClientError
+from ..protocol.extensions import RESERVED, SUBSCRIPTION
 
 __all__ = ["Connect", "ExpectedError", "LoopThread", "Rpc", "TestLoop", "WampServer", "describe", "drop", "no_event"]
 
@@ -352,4 +353,4 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
 async def _settled(client: Client) -> None:
     # The server answers this call of its own once it has handled the client's earlier topic messages.
     with contextlib.suppress(ClientError, TimeoutError):
-        await client.call("wampkit:subscription", "wampkit:settled", timeout=PATIENCE)
+        await client.call(SUBSCRIPTION, f"{RESERVED}settled", timeout=PATIENCE)
