@@ -1,4 +1,4 @@
-// Writes wampkit.global.js for the npm package: the module for a plain <script>. wampkit/browser.py does the same.
+// Writes wampkit.global.js, the module for a plain <script>, into the npm package. wampkit/server/static.py serves the same text.
 import { readFileSync, writeFileSync } from "node:fs";
 
 const module = readFileSync(new URL("wampkit.js", import.meta.url), "utf8");

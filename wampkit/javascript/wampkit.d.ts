@@ -8,21 +8,21 @@
  * ```
  */
 
-/** In a plain `<script>` all of this is in the global `wampkit`. */
+/** A plain `<script>` has all of this in the global `wampkit`. */
 export as namespace wampkit;
 
 /**
- * - `connecting`: the first attempt is under way; calls wait for it.
- * - `open`: calls and publishes go out.
- * - `reconnecting`: there is no connection, and another attempt will come. `client.error` tells why.
- * - `closed`: for good. `client.error` tells why, and is null after `close()`.
+ * - `connecting`: the first attempt is in progress; calls wait for it.
+ * - `open`: calls and publishes are sent.
+ * - `reconnecting`: there is no connection; another attempt follows. `client.error` is the cause.
+ * - `closed`: final. `client.error` is the cause, or null after `close()`.
  */
 export type State = "connecting" | "open" | "reconnecting" | "closed";
 
-/** A value, or a function, async too, that gives a fresh one for each attempt to connect. */
+/** A value, or a function, sync or async, that returns a new one for each attempt to connect. */
 export type Fresh<T> = T | (() => T | Promise<T>);
 
-/** As much of a WebSocket's constructor as is needed: that of the runtime, or of the package `ws`. */
+/** The part of a WebSocket class that is used; the runtime's and that of the package `ws` have it. */
 export type WebSocketConstructor = new (url: string, protocol: string) => {
   readonly readyState: number;
   send(data: string): void;
@@ -30,75 +30,75 @@ export type WebSocketConstructor = new (url: string, protocol: string) => {
 };
 
 export interface Options {
-  /** Prefix to URI, sent as PREFIX on each connection. */
+  /** Prefixes and their URIs, sent as PREFIX on each connection. */
   prefixes?: Readonly<Record<string, string>>;
 
-  /** Whether a connection that is lost, or cannot be made, is made again. Default: true. */
+  /** Whether to connect again after the connection is lost or an attempt fails. Default: true. */
   reconnect?: boolean;
 
   /**
-   * The longest first delay before another attempt, and the longest of all. A delay is drawn between 0 and a bound that
-   * doubles with each attempt. Default: [100, 30_000].
+   * Upper bounds of the delay before another attempt: of the first delay, and of all. Each delay is random between 0 and
+   * a bound that doubles with each attempt. Default: [100, 30_000].
    */
   backoff?: readonly [first: number, longest: number];
 
-  /** How long an attempt may take, from the function that gives the URL to the login. Default: 10,000. */
+  /** Timeout of an attempt to connect, from the function for the URL to the login. Default: 10,000. */
   openTimeout?: number;
 
-  /** How long a call may take that does not say otherwise; 0 is for ever. Default: 0. */
+  /** Timeout of calls without one of their own; 0 means none. Default: 0. */
   callTimeout?: number;
 
   /**
-   * How long calls wait for a wampkit server that restarts, those that it left unanswered too, which have not run.
-   * Default: 30,000.
+   * How long calls wait while a wampkit server restarts. Calls that it left unanswered have not run; they wait too, and
+   * are sent again. Default: 30,000.
    */
   restartTimeout?: number;
 
   /**
-   * After so long without a message, and whenever the network or the page comes back, a wampkit server is asked whether it
-   * is there, and given up if nothing comes in 0.4 of that. 0 turns it off. Default: 25,000.
+   * Time without a message after which a wampkit server must answer a call; it is called too when the network or the page
+   * comes back. Without an answer within 0.4 of this time the connection is closed. 0 turns it off. Default: 25,000.
    */
   keepalive?: number;
 
-  /** How many events of one iterated subscription wait; beyond that the oldest is dropped. Default: 10,000. */
+  /** Events of an iterated subscription that wait to be fetched; beyond that the oldest is dropped. Default: 10,000. */
   maxEvents?: number;
 
   /**
-   * Characters of the largest message taken; a larger one ends the connection, since it may cost a second and a hundred
-   * times its size. Default: 4 Mi.
+   * Characters that a message may have; a larger one closes the connection, since parsing it may take a second, and a
+   * hundred times its size in memory. Default: 4 Mi.
    */
   maxMessageSize?: number;
 
-  /** How many publishes are kept while there is no connection; beyond that, and by default, `publish` throws. Default: 0. */
+  /** Publishes that are kept while there is no connection, then sent; beyond that `publish` throws. Default: 0. */
   keepPublishes?: number;
 
-  /** As whom to log in by WAMP-CRA on each connection, before anything else is sent. */
+  /** The key (user name) of a WAMP-CRA login, made on each connection before anything else is sent. */
   authkey?: string;
 
   /** The secret or password of the authkey. It is never sent. */
   secret?: Fresh<string>;
 
-  /** What the server is told besides the authkey. */
+  /** Further data for the server, sent with the authkey. */
   authextra?: Readonly<Record<string, unknown>>;
 
-  /** Whether to log in as nobody, where the server wants a login even so. */
+  /** Whether to log in as anonymous, where the server requires a login of everyone. */
   anonymous?: boolean;
 
   /**
-   * Whether the server begins with WELCOME. False is for those that do not, such as the client of League of Legends: the
-   * connection is open at once, has no session id, and empty messages count as signs of life. Default: true.
+   * Whether the server begins with WELCOME. False is for servers that do not, such as the client of League of Legends: the
+   * connection is open at once, has no session id, and empty messages are ignored. Default: true.
    */
   welcome?: boolean;
 
-  /** The WebSocket to use. Default: the runtime's. Node below 22 has none: take that of the package `ws`. */
+  /** The WebSocket class to use. Default: the runtime's. Node below 22 has none: give that of the package `ws`. */
   WebSocket?: WebSocketConstructor;
 }
 
 /**
- * A client, which begins to connect at once.
+ * Create a client, which begins to connect at once.
  *
- * @param url Where the socket is: ws:// or wss://, or in a browser a path such as "/ws". A function gives a fresh one for
- * each attempt, with a ticket for example; if it fails, the next attempt asks it again.
+ * @param url The URL of the socket: ws:// or wss://, or in a browser a path such as "/ws". A function returns a new one for
+ * each attempt, with a ticket for example; if it fails, the next attempt calls it again.
  */
 export function connect(url: Fresh<string | URL>, options?: Options): Client;
 
@@ -108,34 +108,35 @@ export interface Client {
   readonly state: State;
 
   /**
-   * Why there is no connection: a `ConnectionLost`, with code 1002 where the server does not speak WAMP v1; or the
-   * `CallError` of a refused login, whose `uri` is "" where it was given up here.
+   * Why there is no connection: a `ConnectionLost`, with code 1002 if the server does not speak WAMP v1; or the `CallError`
+   * of a refused login, with "" as its `uri` if this client ended the login.
    */
   readonly error: Error | null;
 
-  /** Settled once: with this client when it is first open, or rejected when it is closed before. */
+  /** Resolves to this client when it is first open; rejects if it is closed before. */
   readonly opened: Promise<Client>;
 
-  /** The session id of the present connection, or of the last one; "" before the first. */
+  /** The session id of the current connection, or of the last one; "" before the first. */
   readonly sessionId: string;
 
-  /** What the server calls itself. */
+  /** The name and version that the server gives in WELCOME. */
   readonly serverIdent: string;
 
-  /** What the server said at the login that is permitted, else null. */
+  /** What this client may do, as the server said at the login; null without one. */
   readonly permissions: Permissions | null;
 
-  /** Be told of each change of state from now on. Returns a function that ends it. */
+  /** Call a listener at each change of state. Returns a function that removes it. */
   on(name: "state", listener: StateListener): () => void;
 
   /**
    * Call a procedure.
    *
-   * @param procedure A URI or CURIE; or an object with that and what this call needs.
-   * @param args Whatever JSON can carry.
+   * @param procedure A URI or CURIE; or an object with it and the timeout or signal of this call.
+   * @param args Arguments: all that JSON can represent.
    * @throws {CallError} The server answered with an error.
-   * @throws {ConnectionLost} There is no connection, or it was lost meanwhile: the call may have run.
-   * @throws {DOMException} `TimeoutError`: no answer came in time, the call may run on. Or the reason of the signal.
+   * @throws {ConnectionLost} There is no connection, or it was lost during the call, which may have run.
+   * @throws {DOMException} `TimeoutError`: no answer within the timeout; the server may still run the call. After an abort,
+   * the reason of the signal.
    */
   call<Result = any>(procedure: string | Procedure, ...args: readonly unknown[]): Promise<Result>;
 
@@ -143,7 +144,7 @@ export interface Client {
    * Receive the events of a topic, now and after each reconnect, until the returned function is called.
    *
    * @param topic A URI or CURIE.
-   * @param listener Called with each event, and with the full URI of its topic.
+   * @param listener Called with each event and the full URI of its topic.
    */
   subscribe<Event = any>(topic: string, listener: (event: Event, uri: string) => void): Stop;
 
@@ -151,80 +152,80 @@ export interface Client {
   subscribe<Event = any>(topic: string): Subscription<Event>;
 
   /**
-   * Publish an event, and wait until a wampkit server has taken it. Other servers cannot be asked: they are sent it all the
-   * same. As with a call, `timeout` and `signal` give up the waiting.
+   * Publish an event, and wait until a wampkit server has accepted it. To other servers, which cannot confirm it, the event
+   * is only sent. `timeout` and `signal` end the wait, as with a call.
    *
-   * @returns Whether the server has confirmed it; false where it cannot tell. The app may have dropped what it confirms.
-   * @throws As `call`: a `CallError` says why it was refused.
+   * @returns Whether the server has confirmed it; false if it cannot. The app may still drop an accepted event.
+   * @throws As `call`; a `CallError` if the server refused the event.
    */
   publish(topic: string, event: unknown, rules: Confirmed): Promise<boolean>;
 
   /**
-   * Publish an event. WAMP v1 tells neither whether it was taken nor whether anybody received it.
+   * Publish an event. WAMP v1 tells neither whether the server accepted it nor whether a client received it.
    *
-   * @throws {ConnectionLost} There is no connection, and it was not kept.
+   * @throws {ConnectionLost} There is no connection, and `keepPublishes` does not let it wait.
    */
   publish(topic: string, event: unknown, rules?: Receivers): void;
 
-  /** Let `name:` stand for `uri`, now and after each reconnect. */
+  /** Define a prefix: CURIEs that begin with `name:` stand for URIs that begin with `uri`. Sent on each connection. */
   prefix(name: string, uri: string): void;
 
-  /** Close for good: calls under way are rejected, subscriptions end. */
+  /** Close the client, finally: calls in flight are rejected, subscriptions end. */
   close(): void;
 }
 
-/** A call with its own bounds: `client.call({ uri: "calc:add", timeout: 5000 }, 2, 3)`. */
+/** A call with its own timeout or signal: `client.call({ uri: "calc:add", timeout: 5000 }, 2, 3)`. */
 export interface Procedure {
   uri: string;
   timeout?: number;
   signal?: AbortSignal;
 }
 
-/** Who receives an event, of those who have subscribed; ids are session ids. */
+/** Which subscribers receive an event, by session id. */
 export interface Receivers {
-  /** Whether this client is left out; without it the server decides. */
+  /** Whether this client is excluded; by default the server decides. */
   excludeMe?: boolean;
-  /** Who does not receive it. */
+  /** The sessions that do not receive it. */
   exclude?: readonly string[];
-  /** Who alone receives it; this client too if it is named. */
+  /** The only sessions that receive it; this client only if it is one of them. */
   eligible?: readonly string[];
 }
 
-/** A publish whose fate is told. */
+/** The options of a confirmed publish. */
 export interface Confirmed extends Receivers {
   confirm: true;
   timeout?: number;
   signal?: AbortSignal;
 }
 
-/** Ends a subscription. */
+/** A function that ends a subscription. */
 export interface Stop {
   (): void;
 
   /**
-   * Settled when the server has first decided: the topic's full URI, or null if it is refused. WAMP v1 itself has no such
-   * answer: with servers other than wampkit's, where none comes within `openTimeout`, and at the end of the client, it is
-   * undefined.
+   * Resolves when the server has first answered: to the topic's full URI, or to null if the subscription was refused. To
+   * undefined with servers other than wampkit (WAMP v1 itself has no such answer), if no answer comes within `openTimeout`,
+   * and when the client is closed.
    */
   readonly ready: Promise<string | null | undefined>;
 }
 
-/** The events of a topic. Leaving the loop ends the subscription, and so does the end of the client. */
+/** The events of a topic. Leaving the loop ends the subscription, and so does closing the client. */
 export interface Subscription<Event = any> extends AsyncIterableIterator<Event> {
   readonly topic: string;
 
-  /** As in `Stop`. */
+  /** See `Stop`. */
   readonly ready: Promise<string | null | undefined>;
 
-  /** How many events were dropped because they were not fetched. */
+  /** Number of events dropped because more than `maxEvents` waited. */
   readonly dropped: number;
 
   next(): Promise<IteratorResult<Event, undefined>>;
 
-  /** End it; what has come already can be fetched still. */
+  /** End the subscription; events that have arrived can still be fetched. */
   stop(): void;
 
-  /** End it and forget what has come; leaving a loop does that. */
+  /** End the subscription and discard the events that have arrived, as leaving a loop does. */
   return(): Promise<IteratorResult<Event, undefined>>;
 
   [Symbol.asyncIterator](): Subscription<Event>;
@@ -237,25 +238,25 @@ export interface Permissions {
 
 /** The server answered a call with CALLERROR. */
 export class CallError extends Error {
-  /** The error URI, in full if the server shortened it with this client's own prefixes. */
+  /** The error URI, in full even if the server sent a CURIE with a prefix of this client. */
   readonly uri: string;
-  /** The server's sentence, maybe empty. */
+  /** The server's message, possibly empty. */
   readonly description: string;
-  /** Whatever the server added, or null. */
+  /** Further data from the server, or null. */
   readonly details: any;
 }
 
 /** There is no connection, or it was lost. */
 export class ConnectionLost extends Error {
-  /** The WebSocket close code; 1006 where the wire was cut, null before any connection. */
+  /** The WebSocket close code; 1006 if there was no closing handshake, null before any connection. */
   readonly code: number | null;
 }
 
-/** The key of WAMP-CRA for a password, by the `authextra` of a challenge: the secret itself where there is no salt. */
+/** Derive the WAMP-CRA key of a secret by the `authextra` of a challenge; without a salt it is the secret itself. */
 export function deriveKey(
   secret: string,
   authextra?: { salt?: string; iterations?: number | string; keylen?: number | string } | null,
 ): Promise<string>;
 
-/** The signature of a WAMP-CRA challenge. */
+/** Sign a WAMP-CRA challenge. */
 export function sign(challenge: string, key: string): Promise<string>;
