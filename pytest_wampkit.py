@@ -109,15 +109,15 @@ def _marked_app(request: pytest.FixtureRequest) -> App | None:
 
 def _load(name: str, root: Path) -> App:
     """The app that `module:attribute` names, the module being looked for in pytest's root directory too."""
-    from wampkit.runner.loading import Mistake, load_app
+    from wampkit.runner.loading import CommandError, load_app
 
     try:
         return load_app(name, root)
-    except Mistake as mistake:
+    except CommandError as error:
         # What the user's own module raised is best shown whole.
-        if mistake.__cause__ is not None:
-            raise mistake.__cause__ from None
-        pytest.fail(f"wampkit app {name!r}: {mistake}", pytrace=False)
+        if error.__cause__ is not None:
+            raise error.__cause__ from None
+        pytest.fail(f"wampkit app {name!r}: {error}", pytrace=False)
 
 
 def _check(app: object, source: str) -> App:

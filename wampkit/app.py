@@ -25,7 +25,7 @@ from .dispatch.compiler import Procedure, ServedTopic, compile_routes
 from .dispatch.middleware import Middleware
 from .dispatch.requirements import Rule, Rules
 from .dispatch.route_table import Table
-from .errors import DeclarationError, did_you_mean
+from .errors import DeclarationError, suggestion
 from .handlers.binding import Injectables
 from .handlers.hooks import Hooks, Lifespan, check_hook, entered
 from .handlers.signatures import explain_options, location
@@ -270,7 +270,7 @@ class App:
                     raise AttributeError(f"app.{name} cannot be set; give it to App({name}=...)")
                 if hasattr(App, name) or name in vars(self):
                     raise AttributeError(f"app.{name} cannot be set; use it as it is: app.{name}(...)")
-                near = did_you_mean(name, OPTIONS)
+                near = suggestion(name, OPTIONS)
                 if near:
                     raise AttributeError(f"app.{name} is no option of App{near}")
             super().__setattr__(name, value)

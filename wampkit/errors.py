@@ -29,10 +29,10 @@ __all__ = [
     "TooManyMessages",
     "WampError",
     "answer_for",
-    "did_you_mean",
     "escape",
     "one_line",
     "quote",
+    "suggestion",
 ]
 
 ERROR_URIS: Mapping[str, str] = MappingProxyType(
@@ -259,7 +259,7 @@ def one_line(text: str) -> str:
     return escape(" ".join(part.strip() for part in text.splitlines() if part.strip()))
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def suggestion(word: str, known: Iterable[str]) -> str:
     """A hint at a similar word, to be put behind an error; empty where there is none."""
     import difflib  # only a mistake needs it
 

@@ -8,7 +8,7 @@ import pytest
 
 from wampkit import App
 from wampkit.errors import one_line
-from wampkit.runner.loading import Mistake, load_app, read_config
+from wampkit.runner.loading import CommandError, load_app, read_config
 
 from ..support.command import write
 from ..support.tables import rows
@@ -60,9 +60,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         del sys.modules[name]
 
 
-def mistake(name: str | None, project: Path) -> Mistake:
+def mistake(name: str | None, project: Path) -> CommandError:
     """What keeps an app from being loaded."""
-    with pytest.raises(Mistake) as caught:
+    with pytest.raises(CommandError) as caught:
         load_app(name, project)
     assert "\n" not in str(caught.value)
     return caught.value
@@ -207,7 +207,7 @@ def test_no_configuration(tmp_path: Path) -> None:
 def test_broken_configuration(tmp_path: Path, text: str, problem: str) -> None:
     """A pyproject.toml that cannot be read is a mistake in the usage."""
     (tmp_path / "pyproject.toml").write_text(text)
-    with pytest.raises(Mistake, match=problem) as caught:
+    with pytest.raises(CommandError, match=problem) as caught:
         read_config(tmp_path)
     assert caught.value.code == 2
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from wampkit.runner.loading import Mistake
+from wampkit.runner.loading import CommandError
 from wampkit.runner.serve import bind
 
 from ..support.command import PATIENCE, Command, command, free_port, write
@@ -216,7 +216,7 @@ def test_a_privileged_port(monkeypatch: pytest.MonkeyPatch) -> None:
             raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(socket, "socket", Refused)
-    with pytest.raises(Mistake, match="port 80 is not for this user; choose one from 1024 up"):
+    with pytest.raises(CommandError, match="port 80 is not for this user; choose one from 1024 up"):
         bind("127.0.0.1", 80)
 
 

@@ -24,7 +24,7 @@ from ..connection.connection import Connection
 from ..dispatch.middleware import middleware_name
 from ..errors import WampError, one_line, quote
 from ..networks import UNIX
-from ..runner.loading import USAGE, Mistake, describe
+from ..runner.loading import USAGE, CommandError, describe
 from ..server.handshake import Door
 from ..server.settings import arranged
 from ..telemetry.http_logs import quiet_http_errors
@@ -106,7 +106,7 @@ async def rehearse(app: App, attempt: Attempt) -> Trial:
 
     Raises:
         DeclarationError: A declaration of the app cannot work.
-        Mistake: A middleware of the app cannot start.
+        CommandError: A middleware of the app cannot start.
         RuntimeError: The app is running.
     """
     trial = Trial()
@@ -124,7 +124,7 @@ async def _enter(app: App, stack: contextlib.AsyncExitStack) -> None:
             try:
                 await stack.enter_async_context(each.lifespan(app))
             except Exception as error:
-                raise Mistake(f"{middleware_name(each)} failed to start: {describe(error)}") from error
+                raise CommandError(f"{middleware_name(each)} failed to start: {describe(error)}") from error
 
 
 class _Witness:
@@ -240,7 +240,7 @@ def attempt_of(options: Mapping[str, Any]) -> Attempt | None:
             names and values.
 
     Raises:
-        Mistake: HTTP cannot carry it.
+        CommandError: HTTP cannot carry it.
     """
     given = {name: options[name] for name in ("origin", "address", "host", "url", "cookie", "header")}
     if not any(value or isinstance(value, str) for value in given.values()):
@@ -255,7 +255,7 @@ def attempt_of(options: Mapping[str, Any]) -> Attempt | None:
     headers = [(name, value) for name, value in headers if name.lower() not in own] + list(given["header"])
     for name, value in headers:
         if any(each in name + value for each in "\r\n\0"):
-            raise Mistake(f"the header {name} would hold a line break, which no header can", USAGE)
+            raise CommandError(f"the header {name} would hold a line break, which no header can", USAGE)
     return Attempt(target=target, headers=tuple(headers), address=given["address"] or LOCAL, secure=secure)
 
 
@@ -265,12 +265,12 @@ def _read_url(url: str | None) -> tuple[str, str, bool]:
     if url is None:
         return DEFAULT_PATH, local, False
     if not url.isascii() or not url.isprintable() or " " in url:
-        raise Mistake(f"--url {quote(url)} is no URL: escape spaces and what is not ASCII with %", USAGE)
+        raise CommandError(f"--url {quote(url)} is no URL: escape spaces and what is not ASCII with %", USAGE)
     if url.startswith("/"):
         return url, local, False
     parts = urlsplit(url)
     if parts.scheme not in ("ws", "wss", "http", "https") or not parts.netloc:
-        raise Mistake(f"--url {quote(url)} is neither a path such as {DEFAULT_PATH} nor a WebSocket URL", USAGE)
+        raise CommandError(f"--url {quote(url)} is neither a path such as {DEFAULT_PATH} nor a WebSocket URL", USAGE)
     query = f"?{parts.query}" if parts.query else ""
     return (parts.path or "/") + query, parts.netloc, parts.scheme in ("wss", "https")
 
@@ -348,7 +348,7 @@ def check(app: App, attempt: Attempt | None) -> Report:
 
     Raises:
         DeclarationError: A declaration of the app cannot work.
-        Mistake: A middleware of the app cannot start, or cannot tell what it does.
+        CommandError: A middleware of the app cannot start, or cannot tell what it does.
     """
     app.declarations()
     gates = [
@@ -382,4 +382,4 @@ def _does(middleware: Any) -> str:
     try:
         return one_line(str(says()))
     except Exception as error:
-        raise Mistake(f"{middleware_name(middleware)}.describe failed: {describe(error)}") from error
+        raise CommandError(f"{middleware_name(middleware)}.describe failed: {describe(error)}") from error

@@ -17,7 +17,7 @@ from ..client.client import Client, connect
 from ..client.state import State
 from ..client.subscriptions import Subscription
 from ..errors import ConnectionLost
-from ..runner.loading import USAGE, Mistake
+from ..runner.loading import USAGE, CommandError
 
 __all__ = ["Server", "call", "json_text", "publish", "subscribe"]
 
@@ -56,22 +56,22 @@ class Server:
         """How the server's certificate is verified.
 
         Raises:
-            Mistake: The file of certificates cannot be read, or both options contradict each other.
+            CommandError: The file of certificates cannot be read, or both options contradict each other.
         """
         if self.cafile is None:
             return not self.insecure
         if self.insecure:
-            raise Mistake("--insecure accepts any certificate; leave out --cafile", USAGE)
+            raise CommandError("--insecure accepts any certificate; leave out --cafile", USAGE)
         try:
             return ssl.create_default_context(cafile=self.cafile)
         except ssl.SSLError:
-            raise Mistake(f"--cafile {self.cafile}: there is no certificate (PEM) in it", USAGE) from None
+            raise CommandError(f"--cafile {self.cafile}: there is no certificate (PEM) in it", USAGE) from None
         except OSError as error:
-            raise Mistake(f"--cafile {self.cafile}: {error.strerror}", USAGE) from None
+            raise CommandError(f"--cafile {self.cafile}: {error.strerror}", USAGE) from None
 
 
 async def call(server: Server, procedure: str, args: Sequence[Any]) -> Any:
-    """The result of a call. Raises CallError, and Mistake where no answer came."""
+    """The result of a call. Raises CallError, and CommandError where no answer came."""
     async with _connected(server) as client:
         return await client.call(procedure, *args, timeout=server.timeout)
 
@@ -87,7 +87,7 @@ async def publish(server: Server, topic: str, event: Any, **receivers: Any) -> N
 
     Raises:
         CallError: The server refused it.
-        Mistake: The connection could not be made or was lost, or no answer came.
+        CommandError: The connection could not be made or was lost, or no answer came.
     """
     async with _connected(server) as client:
         await client.publish(topic, event, confirm=True, timeout=server.timeout, **receivers)
@@ -103,7 +103,7 @@ async def subscribe(server: Server, topics: Sequence[str], on_event: Callable[[s
         say: Called with a line for the user about the connection.
 
     Raises:
-        Mistake: The connection could not be made, or is lost for good, or the server refused all topics.
+        CommandError: The connection could not be made, or is lost for good, or the server refused all topics.
     """
     async with _connected(server, on_state=_narrator(say)) as client, contextlib.AsyncExitStack() as stack:
         entered = [await stack.enter_async_context(client.subscribe(topic)) for topic in dict.fromkeys(topics)]
@@ -111,7 +111,7 @@ async def subscribe(server: Server, topics: Sequence[str], on_event: Callable[[s
             if each.accepted is not False:  # a refusal has been logged
                 say(f"subscribed to {json_text(each.topic)}")
         if all(each.accepted is False for each in entered):
-            raise Mistake("no subscription is left to wait for")
+            raise CommandError("no subscription is left to wait for")
         stop = _signalled()
         readers = [asyncio.create_task(_read(each, on_event)) for each in entered]
         waiter = asyncio.create_task(stop.wait())
@@ -170,11 +170,11 @@ async def _connected(server: Server, on_state: Callable[[State], None] | None = 
         ) as client:
             yield client
     except ConnectionLost as error:
-        raise Mistake(error.reason) from error
+        raise CommandError(error.reason) from error
     except TimeoutError as error:
-        raise Mistake(f"{error} (--timeout)") from error
+        raise CommandError(f"{error} (--timeout)") from error
     except ValueError as error:
-        raise Mistake(str(error), USAGE) from error
+        raise CommandError(str(error), USAGE) from error
 
 
 def json_text(value: Any, *, indent: int | None = None) -> str:

@@ -21,8 +21,8 @@ from .. import __version__
 from ..app import DEFAULT_PATH
 from ..errors import CallError, DeclarationError, one_line
 from ..runner import serve as server
-from ..runner.children import Tie
-from ..runner.loading import USAGE, Mistake, describe, load_app
+from ..runner.children import ParentLink
+from ..runner.loading import USAGE, CommandError, describe, load_app
 from ..runner.process import leave
 from ..runner.stderr import is_read
 from ..runner.supervisor import run_reloading, run_workers
@@ -73,10 +73,10 @@ def _run(args: Sequence[str] | None) -> int:
         return error.exit_code
     except click.Abort:
         return INTERRUPTED
-    except Mistake as mistake:
-        if str(mistake):
-            _say(f"wampkit: {mistake}")
-        return mistake.code
+    except CommandError as error:
+        if str(error):
+            _say(f"wampkit: {error}")
+        return error.code
     return result if isinstance(result, int) else 0
 
 
@@ -129,12 +129,12 @@ def group(ctx: click.Context) -> None:
 def run(**options: Any) -> int:
     """Serve an app until Ctrl-C or SIGTERM: calls that began are answered; a second signal stops at once."""
     as_json = options.pop("json")
-    settings = server.Settings(**options)
+    settings = server.RunOptions(**options)
     if settings.reload and settings.workers > 1:
-        raise Mistake("--reload runs one process; leave out --workers", USAGE)
+        raise CommandError("--reload runs one process; leave out --workers", USAGE)
     announce = functools.partial(_announce, settings, as_json)
     with _traceback_in(settings.log_level):
-        tie = Tie.find()
+        tie = ParentLink.find()
         if tie is not None:
             tie.hold()
             server.run(tie.settings(settings), tie.announce, beat=tie.beat)
@@ -147,7 +147,7 @@ def run(**options: Any) -> int:
     return 0
 
 
-def _announce(settings: server.Settings, as_json: bool, started: server.Started) -> None:
+def _announce(settings: server.RunOptions, as_json: bool, started: server.ServerInfo) -> None:
     about = {"url": started.url, "path": settings.path, "procedures": started.procedures, "topics": started.topics}
     line = json.dumps({**about, "console": started.console, "pid": os.getpid()})
     if not as_json:
@@ -179,9 +179,9 @@ def _traceback_in(level: str) -> Iterator[None]:
     """With the level debug, show where in the app a mistake was made."""
     try:
         yield
-    except Mistake as mistake:
-        if level == "debug" and mistake.__cause__ is not None:
-            traceback.print_exception(mistake.__cause__)
+    except CommandError as error:
+        if level == "debug" and error.__cause__ is not None:
+            traceback.print_exception(error.__cause__)
         raise
 
 
@@ -198,7 +198,7 @@ def routes(app: str | None, middlewares: bool, log_level: str, **options: Any) -
         try:
             listing = listing_of(loaded)
         except DeclarationError as error:
-            raise Mistake(describe(error)) from error
+            raise CommandError(describe(error)) from error
     if options["json"]:
         click.echo(talk.json_text(listing.as_json()))
     else:
@@ -226,7 +226,7 @@ def check(app: str | None, trusted_proxies: tuple[str, ...] | None, log_level: s
         try:
             report = checking.check(loaded, attempt)
         except DeclarationError as error:
-            raise Mistake(describe(error)) from error
+            raise CommandError(describe(error)) from error
     for line in [talk.json_text(report.as_json())] if options["json"] else report.as_text():
         click.echo(line)
     return 0 if report.let_in else 1
@@ -247,7 +247,7 @@ def _server(url: str, options: dict[str, Any]) -> talk.Server:
     authkey = options["authkey"]
     typed = click.get_current_context().get_parameter_source("secret_file") is ParameterSource.COMMANDLINE
     if typed and authkey is None:
-        raise Mistake("--secret-file needs --authkey: whose secret is it?", USAGE)
+        raise CommandError("--secret-file needs --authkey: whose secret is it?", USAGE)
     return talk.Server(
         url=url,
         prefixes=dict(options["prefix"]),

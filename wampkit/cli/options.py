@@ -21,9 +21,9 @@ from ..access.hosts import socket_url
 from ..access.proxies import TrustedProxies
 from ..app import DEFAULT_PATH
 from ..connection.reader_choice import INLET
-from ..errors import DeclarationError, did_you_mean
+from ..errors import DeclarationError, suggestion
 from ..networks import UNIX, read_address
-from ..runner.loading import USAGE, Mistake, read_config
+from ..runner.loading import USAGE, CommandError, read_config
 
 __all__ = [
     "COMMAND",
@@ -210,7 +210,7 @@ def split_url(words: Sequence[str]) -> tuple[str, Sequence[str]]:
 
     Raises:
         click.UsageError: The first word looks like a URL and is none.
-        Mistake: There is no URL, and the port of `wampkit run` is not known before it runs.
+        CommandError: There is no URL, and the port of `wampkit run` is not known before it runs.
     """
     ctx = click.get_current_context()
     if words and words[0].startswith(("ws://", "wss://")):
@@ -232,7 +232,7 @@ def _own_url(ctx: click.Context) -> str:
     assert isinstance(ctx.parent.command, click.Group)
     run = ctx.parent.command.commands["run"].make_context("run", [], parent=ctx.parent).params
     if run["port"] == 0:
-        raise Mistake("the port of `wampkit run` is 0, a free one; begin with the URL that it printed", USAGE)
+        raise CommandError("the port of `wampkit run` is 0, a free one; begin with the URL that it printed", USAGE)
     return socket_url(run["host"], run["port"], run["path"])
 
 
@@ -246,7 +246,7 @@ def secret_of(authkey: str, file: Path | None) -> str:
     """The secret of a login: from the variable, from a file, or from whoever sits at the terminal.
 
     Raises:
-        Mistake: There is none, or the file cannot be read.
+        CommandError: There is none, or the file cannot be read.
     """
     secret = os.environ.get(SECRET)
     if file is not None:
@@ -255,11 +255,11 @@ def secret_of(authkey: str, file: Path | None) -> str:
             return file.read_text("utf-8").rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
-            raise Mistake(f"--secret-file {file}: {why}", USAGE) from None
+            raise CommandError(f"--secret-file {file}: {why}", USAGE) from None
     if secret is not None:
         return secret
     if not sys.stdin.isatty():
-        raise Mistake(f"--authkey needs a secret: set {SECRET}, or name a file with --secret-file", USAGE)
+        raise CommandError(f"--authkey needs a secret: set {SECRET}, or name a file with --secret-file", USAGE)
     typed: str = click.prompt(f"secret of {authkey}", hide_input=True, err=True)
     return typed
 
@@ -287,7 +287,7 @@ def defaults(group: click.Group, directory: Path) -> dict[str, dict[str, Any]]:
     """What `[tool.wampkit]` says for each command of a group, as click's `default_map`.
 
     Raises:
-        Mistake: The file cannot be read, or has a key that is no option.
+        CommandError: The file cannot be read, or has a key that is no option.
     """
     names = {name: _names(command) for name, command in group.commands.items()}
     known = set().union(*names.values())
@@ -295,7 +295,9 @@ def defaults(group: click.Group, directory: Path) -> dict[str, dict[str, Any]]:
     for key, value in read_config(directory).items():
         name = key.replace("-", "_")
         if name not in known:
-            raise Mistake(f"pyproject.toml: [tool.wampkit] has no key {key!r}{did_you_mean(key, sorted(known))}", USAGE)
+            raise CommandError(
+                f"pyproject.toml: [tool.wampkit] has no key {key!r}{suggestion(key, sorted(known))}", USAGE
+            )
         values[name] = _as_typed(key, value)
     return {name: {key: values[key] for key in values.keys() & own} for name, own in names.items()}
 
@@ -306,7 +308,7 @@ def strange_variables(group: click.Group) -> Iterator[str]:
     known = options | {SECRET, INLET}
     for name in sorted(os.environ):
         if name.startswith(f"{PREFIX}_") and name not in known:
-            yield f"{name} in the environment is no option{did_you_mean(name, sorted(known))}"
+            yield f"{name} in the environment is no option{suggestion(name, sorted(known))}"
 
 
 def _names(command: click.Command) -> set[str]:
@@ -329,7 +331,7 @@ def _as_typed(key: str, value: Any) -> Any:
             return [f"{name}={text}" for name, text in value.items()]
         case list() if all(isinstance(each, str) for each in value):
             return value
-    raise Mistake(f"pyproject.toml: [tool.wampkit] {key}: no option takes this", USAGE)
+    raise CommandError(f"pyproject.toml: [tool.wampkit] {key}: no option takes this", USAGE)
 
 
 def source(error: click.ClickException) -> str:

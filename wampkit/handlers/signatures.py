@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 
-from ..errors import DeclarationError, did_you_mean
+from ..errors import DeclarationError, suggestion
 
 __all__ = [
     "called_from",
@@ -112,7 +112,7 @@ def explain_options(name: str) -> Callable[[F], F]:
         def checked(*args: Any, **options: Any) -> Any:
             for option in options:
                 if option not in known:
-                    near = did_you_mean(option, known) or f"; there are {', '.join(sorted(known))}"
+                    near = suggestion(option, known) or f"; there are {', '.join(sorted(known))}"
                     raise DeclarationError(f"{name} has no option {option!r}{near}")
             return function(*args, **options)
 

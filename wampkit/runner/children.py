@@ -21,11 +21,11 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from ..telemetry.logs import logger
-from .serve import Settings, Started, bind
+from .serve import RunOptions, ServerInfo, bind
 
-__all__ = ["STOP_PATIENCE", "Child", "Tie", "first_of", "reserve"]
+__all__ = ["STOP_PATIENCE", "Child", "ParentLink", "first_of", "reserve"]
 
-_VARIABLE = "_WAMPKIT_TIE"
+_VARIABLE = "_WAMPKIT_PARENT"
 
 STOP_PATIENCE = 20.0
 """Seconds that a child is given, beyond the drain, before it is killed."""
@@ -37,7 +37,7 @@ SLICES = 4
 # ---- the child's side
 
 
-class Tie:
+class ParentLink:
     """What ties a child to its supervisor.
 
     Args:
@@ -56,12 +56,12 @@ class Tie:
         self._announced = False
 
     @classmethod
-    def find(cls) -> Tie | None:
+    def find(cls) -> ParentLink | None:
         """The tie of this process, or None if no supervisor has started it."""
         text = os.environ.pop(_VARIABLE, None)
         return cls(**json.loads(text)) if text is not None else None
 
-    def settings(self, settings: Settings) -> Settings:
+    def settings(self, settings: RunOptions) -> RunOptions:
         """What this child shall do of what the command line says."""
         return replace(
             settings, port=self._port, shared=True, drain=min(self._drain, settings.drain), first=self._first
@@ -73,7 +73,7 @@ class Tie:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         threading.Thread(target=self._watch, name="supervisor", daemon=True).start()
 
-    def announce(self, started: Started) -> None:
+    def announce(self, started: ServerInfo) -> None:
         """Tell the supervisor that this process serves."""
         with contextlib.suppress(OSError):  # it has died; `_watch` sees to that
             self._socket.sendall(json.dumps(asdict(started)).encode() + b"\n")
@@ -104,7 +104,7 @@ class Child:
     """
 
     def __init__(self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, end: Any) -> None:
-        self.started: Started | None = None
+        self.started: ServerInfo | None = None
         self._process = process
         self._reader = reader
         self._end = end
@@ -146,7 +146,7 @@ class Child:
         line = asyncio.ensure_future(self._reader.readline())
         await first_of(line, self.ended())
         if not line.cancelled() and line.result().endswith(b"\n"):  # else it died while it told
-            self.started = Started(**json.loads(line.result()))
+            self.started = ServerInfo(**json.loads(line.result()))
         else:  # its end of the line closes a little before the process is gone, and has an exit code
             await self.ended()
 
@@ -220,11 +220,11 @@ async def first_of(*works: Coroutine[Any, Any, Any] | asyncio.Future[Any]) -> No
             task.result()
 
 
-def reserve(settings: Settings) -> list[socket.socket]:
+def reserve(settings: RunOptions) -> list[socket.socket]:
     """Take the port for the children: bound, so that it stays ours while none of them listens.
 
     Raises:
-        Mistake: The port cannot be had.
+        CommandError: The port cannot be had.
     """
     # Without SO_REUSEPORT first: with it, another server that shares its port would go unnoticed.
     alone = bind(settings.host, settings.port)

@@ -18,10 +18,10 @@ import aiohttp
 import click
 
 from ..app import App
-from ..errors import DeclarationError, did_you_mean, one_line
+from ..errors import DeclarationError, one_line, suggestion
 from ..router import Router
 
-__all__ = ["USAGE", "Mistake", "describe", "load_app", "read_config"]
+__all__ = ["USAGE", "CommandError", "describe", "load_app", "read_config"]
 
 USAGE = 2
 
@@ -29,7 +29,7 @@ CANDIDATES = ("app", "main")
 """The modules in which an app is looked for when none was named."""
 
 
-class Mistake(Exception):
+class CommandError(Exception):
     """What keeps a command from doing its work, in one line, for whoever typed it.
 
     Args:
@@ -49,7 +49,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     """The table `[tool.wampkit]` of a directory's `pyproject.toml`; empty where there is none.
 
     Raises:
-        Mistake: The file cannot be read.
+        CommandError: The file cannot be read.
     """
     file = directory / "pyproject.toml"
     try:
@@ -57,11 +57,11 @@ def read_config(directory: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise Mistake(f"pyproject.toml: {error.strerror}", USAGE) from None
+        raise CommandError(f"pyproject.toml: {error.strerror}", USAGE) from None
     except (ValueError, AttributeError) as error:
-        raise Mistake(f"pyproject.toml: {error}", USAGE) from None
+        raise CommandError(f"pyproject.toml: {error}", USAGE) from None
     if not isinstance(table, dict):
-        raise Mistake("pyproject.toml: [tool.wampkit] must be a table", USAGE)
+        raise CommandError("pyproject.toml: [tool.wampkit] must be a table", USAGE)
     return table
 
 
@@ -77,7 +77,7 @@ def load_app(name: str | None, directory: Path) -> App:
         directory: Where modules are looked for first; it is put on the Python path.
 
     Raises:
-        Mistake: There is no such app, or the user's code fails.
+        CommandError: There is no such app, or the user's code fails.
     """
     if str(directory) not in sys.path:
         sys.path.insert(0, str(directory))
@@ -96,7 +96,7 @@ def _lone_app(directory: Path) -> App:
         if _apps(module):
             return _only_app(module)
     looked = "neither app.py nor main.py is there" if not present else f"no App in {' or '.join(present)}.py"
-    raise Mistake(
+    raise CommandError(
         f"which app? {looked} in {directory}; name it as module:attribute, here or in pyproject.toml as "
         f'[tool.wampkit] app = "module:attribute"',
         USAGE,
@@ -105,10 +105,12 @@ def _lone_app(directory: Path) -> App:
 
 def _check_name(name: str, module: str, attribute: str | None) -> None:
     if module.endswith(".py") or "/" in module:
-        raise Mistake(f"{name!r} is a file; name the module instead: {_module_of(module, attribute or 'app')}", USAGE)
+        raise CommandError(
+            f"{name!r} is a file; name the module instead: {_module_of(module, attribute or 'app')}", USAGE
+        )
     for what, text in (("module", module), ("attribute", attribute)):
         if text is not None and not all(part.isidentifier() for part in text.split(".")):
-            raise Mistake(f"{name!r}: {text!r} is no {what} name; an app is named module:attribute", USAGE)
+            raise CommandError(f"{name!r}: {text!r} is no {what} name; an app is named module:attribute", USAGE)
 
 
 def _module_of(file: str, attribute: str) -> str:
@@ -125,11 +127,11 @@ def _import(name: str, directory: Path) -> ModuleType:
     except ModuleNotFoundError as error:
         # Only if the user's code was never reached is the module itself what is missing.
         if error.name is None or _own_frame(error) is not None or not f"{name}.".startswith(f"{error.name}."):
-            raise Mistake(describe(error)) from error
-        near = did_you_mean(name, _modules(directory))
-        raise Mistake(f"no module {error.name!r} in {directory} or on the Python path{near}") from None
+            raise CommandError(describe(error)) from error
+        near = suggestion(name, _modules(directory))
+        raise CommandError(f"no module {error.name!r} in {directory} or on the Python path{near}") from None
     except (Exception, SystemExit) as error:
-        raise Mistake(describe(error)) from error
+        raise CommandError(describe(error)) from error
 
 
 def _modules(directory: Path) -> list[str]:
@@ -153,8 +155,10 @@ def _only_app(module: ModuleType) -> App:
     if "app" in vars(module):
         return _named_app(module, "app")
     if not apps:
-        raise Mistake(f"there is no App in {_where(module)}; name a function that makes one as {name}:function")
-    raise Mistake(f"there are several Apps in {_where(module)}; choose one: {', '.join(f'{name}:{a}' for a in apps)}")
+        raise CommandError(f"there is no App in {_where(module)}; name a function that makes one as {name}:function")
+    raise CommandError(
+        f"there are several Apps in {_where(module)}; choose one: {', '.join(f'{name}:{a}' for a in apps)}"
+    )
 
 
 def _named_app(module: ModuleType, attribute: str) -> App:
@@ -165,9 +169,9 @@ def _named_app(module: ModuleType, attribute: str) -> App:
         except AttributeError:
             known = [name for name in dir(value) if not name.startswith("_")]
             owner = _where(module) if value is module else f"{module.__name__}:{attribute.rpartition('.')[0]}"
-            raise Mistake(f"there is no {part!r} in {owner}{did_you_mean(part, known)}") from None
+            raise CommandError(f"there is no {part!r} in {owner}{suggestion(part, known)}") from None
         except Exception as error:
-            raise Mistake(describe(error)) from error
+            raise CommandError(describe(error)) from error
     label = f"{module.__name__}:{attribute}"
     if isinstance(value, App):
         return value
@@ -175,14 +179,14 @@ def _named_app(module: ModuleType, attribute: str) -> App:
         return _made_app(value, label)
     apps = [f"{module.__name__}:{name}" for name in _apps(module)]
     near = f"; did you mean {' or '.join(apps)}?" if apps else ""
-    raise Mistake(f"{label} is {_kind(value)}, not an App{near}")
+    raise CommandError(f"{label} is {_kind(value)}, not an App{near}")
 
 
 def _made_app(factory: Any, label: str) -> App:
     try:
         inspect.signature(factory).bind()
     except TypeError as error:
-        raise Mistake(
+        raise CommandError(
             f"{label} is {_kind(factory)}, and to make the app it must work without arguments: {error}"
         ) from None
     except ValueError:  # no signature to be read; calling it will tell
@@ -190,12 +194,14 @@ def _made_app(factory: Any, label: str) -> App:
     try:
         made = factory()
     except (Exception, SystemExit) as error:
-        raise Mistake(f"{label} failed: {describe(error)}") from error
+        raise CommandError(f"{label} failed: {describe(error)}") from error
     if inspect.iscoroutine(made):
         made.close()
-        raise Mistake(f"{label} is async; make the app in a plain def, and open what must be awaited in on_startup")
+        raise CommandError(
+            f"{label} is async; make the app in a plain def, and open what must be awaited in on_startup"
+        )
     if not isinstance(made, App):
-        raise Mistake(f"{label} returned {_kind(made)}, not an App")
+        raise CommandError(f"{label} returned {_kind(made)}, not an App")
     return made
 
 

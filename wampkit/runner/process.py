@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from ..telemetry.http_logs import quiet_http_errors
 from ..telemetry.logs import logger, make_safe
-from .loading import Mistake
+from .loading import CommandError
 from .stderr import QueuedStderr
 
 __all__ = ["Signals", "leave", "loop_factory", "run_loop", "set_up_logging"]
@@ -99,14 +99,14 @@ def loop_factory(choice: str) -> Callable[[], asyncio.AbstractEventLoop]:
     """What makes the event loop: "asyncio", "uvloop", or "auto" for uvloop where it is installed.
 
     Raises:
-        Mistake: uvloop is wanted and not installed.
+        CommandError: uvloop is wanted and not installed.
     """
     if choice != "asyncio":
         try:
             import uvloop
         except ImportError:
             if choice == "uvloop":
-                raise Mistake("--loop uvloop needs uvloop: pip install 'wampkit[speed]'") from None
+                raise CommandError("--loop uvloop needs uvloop: pip install 'wampkit[speed]'") from None
         else:
             return uvloop.new_event_loop
     return asyncio.new_event_loop

@@ -27,11 +27,11 @@ from ..server.mounting import hide_versions
 from ..server.processes import Processes, stays_in_process
 from ..sessions.middleware import Sessions
 from ..telemetry.logs import logger
-from .loading import Mistake, describe, load_app
+from .loading import CommandError, describe, load_app
 from .process import Signals, loop_factory, run_loop, set_up_logging
 from .watchdog import BLOCKED, BLOCKED_IN_DEVELOPMENT, Watchdog
 
-__all__ = ["Settings", "Started", "bind", "run", "settle_collector", "trust"]
+__all__ = ["RunOptions", "ServerInfo", "bind", "run", "settle_collector", "trust"]
 
 BACKLOG = 1024
 """Clients that may wait in the kernel to be taken in."""
@@ -51,7 +51,7 @@ SHUTDOWN_TIMEOUT = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class RunOptions:
     """What `wampkit run` was told; each is an option of that command.
 
     Attributes:
@@ -96,7 +96,7 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
+class ServerInfo:
     """What is served once it is.
 
     Attributes:
@@ -118,7 +118,9 @@ class Started:
     keys: str = ""
 
 
-def run(settings: Settings, announce: Callable[[Started], None], *, beat: Callable[[], None] | None = None) -> None:
+def run(
+    settings: RunOptions, announce: Callable[[ServerInfo], None], *, beat: Callable[[], None] | None = None
+) -> None:
     """Serve an app in this process until a signal ends it; end the process with `leave` afterwards.
 
     Args:
@@ -127,7 +129,7 @@ def run(settings: Settings, announce: Callable[[Started], None], *, beat: Callab
         beat: Tells a supervisor that the loop is alive; it decides about signals then, see `Signals`. None without.
 
     Raises:
-        Mistake: The app cannot be served, or it failed to stop.
+        CommandError: The app cannot be served, or it failed to stop.
     """
     with contextlib.suppress(KeyboardInterrupt):
         signals = Signals(supervised=beat is not None)
@@ -139,7 +141,7 @@ def run(settings: Settings, announce: Callable[[Started], None], *, beat: Callab
         run_loop(new_loop(), serving if beat is None else _beating(beat, settings.worker_timeout, serving))
 
 
-def _prepare(settings: Settings) -> tuple[App, Callable[[str], Started]]:
+def _prepare(settings: RunOptions) -> tuple[App, Callable[[str], ServerInfo]]:
     """The app as it will be served, and what can be told of it once its URL is known."""
     app = load_app(settings.app, Path.cwd())
     set_up_logging(settings.log_level)
@@ -156,21 +158,21 @@ def _prepare(settings: Settings) -> tuple[App, Callable[[str], Started]]:
     try:
         kinds = [each.kind for each in app.declarations()]
     except DeclarationError as error:
-        raise Mistake(describe(error)) from error
+        raise CommandError(describe(error)) from error
     procedures, topics = kinds.count("procedure"), kinds.count("topic")
     if settings.workers > 1 and topics and stays_in_process(app.broker):
-        raise Mistake(
+        raise CommandError(
             f"--workers {settings.workers}: this app has topics, and with the broker memory:// an event never leaves "
             f"its process, so subscribers on other workers would miss it; {_instead()}"
         )
     if settings.workers > 1 and any(isinstance(each, Tickets) and not each.shared for each in app.middlewares):
-        raise Mistake(
+        raise CommandError(
             f"--workers {settings.workers}: each worker remembers spent tickets by itself, so that a ticket could be "
             "used once on each of them; give Tickets(..., spent=...) a store that they share, or leave out --workers"
         )
 
-    def started(url: str) -> Started:
-        return Started(
+    def started(url: str) -> ServerInfo:
+        return ServerInfo(
             url=url,
             procedures=procedures,
             topics=topics,
@@ -203,7 +205,7 @@ def _check_scheme(url: str) -> None:
     # The URL may hold a password, so that errors do not repeat it.
     scheme = urlsplit(url).scheme
     if scheme not in SCHEMES:
-        raise Mistake(
+        raise CommandError(
             f"--broker: there is no broker for {scheme or 'no scheme'}://; there is {_known_brokers(SCHEMES)}"
         )
 
@@ -230,12 +232,12 @@ def bind(host: str, port: int, *, shared: bool = False) -> list[socket.socket]:
         shared: Whether other processes may bind the same port in the same way (SO_REUSEPORT).
 
     Raises:
-        Mistake: The address cannot be had.
+        CommandError: The address cannot be had.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
-        raise Mistake(f"host {host!r}: {getattr(error, 'strerror', None) or 'this is no host name'}") from None
+        raise CommandError(f"host {host!r}: {getattr(error, 'strerror', None) or 'this is no host name'}") from None
     sockets: list[socket.socket] = []
     failure: OSError | None = None
     for family, _, _, _, address in dict.fromkeys(found):
@@ -270,22 +272,24 @@ def _bound(family: int, address: tuple[Any, ...], shared: bool) -> socket.socket
     return made
 
 
-def _cannot_listen(error: OSError, host: str, port: int) -> Mistake:
+def _cannot_listen(error: OSError, host: str, port: int) -> CommandError:
     match error.errno:
         case errno.EADDRINUSE:
-            return Mistake(f"port {port} of {host} is in use; stop what listens there, or choose another with --port")
+            return CommandError(
+                f"port {port} of {host} is in use; stop what listens there, or choose another with --port"
+            )
         case errno.EACCES:
-            return Mistake(f"port {port} is not for this user; choose one from 1024 up with --port")
+            return CommandError(f"port {port} is not for this user; choose one from 1024 up with --port")
         case errno.EADDRNOTAVAIL:
-            return Mistake(f"host {host!r} is no address of this machine; choose another with --host")
-    return Mistake(f"cannot listen on {host} port {port}: {error.strerror}")
+            return CommandError(f"host {host!r} is no address of this machine; choose another with --host")
+    return CommandError(f"cannot listen on {host} port {port}: {error.strerror}")
 
 
 # ---- serving
 
 
 async def _serve(
-    app: App, settings: Settings, sockets: list[socket.socket], signals: Signals, announce: Callable[[str], None]
+    app: App, settings: RunOptions, sockets: list[socket.socket], signals: Signals, announce: Callable[[str], None]
 ) -> None:
     stop = signals.attach()
     site = web.Application()
@@ -358,17 +362,17 @@ async def _start(runner: web.AppRunner) -> None:
     try:
         await runner.setup()
     except Exception as error:
-        raise Mistake(f"the app failed to start: {describe(error)}") from error
+        raise CommandError(f"the app failed to start: {describe(error)}") from error
 
 
 async def _clean_up(runner: web.AppRunner) -> None:
     try:
         await runner.cleanup()
     except Exception as error:
-        raise Mistake(f"the app failed to stop: {describe(error)}") from error
+        raise CommandError(f"the app failed to stop: {describe(error)}") from error
 
 
-async def _listen(runner: web.AppRunner, sockets: list[socket.socket], settings: Settings) -> None:
+async def _listen(runner: web.AppRunner, sockets: list[socket.socket], settings: RunOptions) -> None:
     try:
         for each in sockets:
             await web.SockSite(runner, each, backlog=ACCEPTS_A_TURN).start()

@@ -11,20 +11,20 @@ from typing import Any
 
 from ..telemetry.logs import logger, only_warnings
 from .children import STOP_PATIENCE, Child, first_of, reserve
-from .loading import USAGE, Mistake
+from .loading import USAGE, CommandError
 from .process import Signals, set_up_logging
-from .serve import Settings, Started
+from .serve import RunOptions, ServerInfo
 
 __all__ = ["run_reloading", "run_workers"]
 
-STARTS_IN_VAIN = 4
+MOST_FAILED_STARTS = 4
 """After so many workers in a row that ended before they served, the supervisor gives up."""
 
 STEADY = 10.0
 """A worker that lived for so many seconds is replaced without much delay."""
 
 
-def run_workers(settings: Settings, announce: Callable[[Started], None]) -> int:
+def run_workers(settings: RunOptions, announce: Callable[[ServerInfo], None]) -> int:
     """Serve an app in `settings.workers` processes until a signal ends them.
 
     Args:
@@ -35,7 +35,7 @@ def run_workers(settings: Settings, announce: Callable[[Started], None]) -> int:
         The exit code.
 
     Raises:
-        Mistake: The port cannot be had.
+        CommandError: The port cannot be had.
     """
     workers = _Workers(settings, announce)
     try:
@@ -45,13 +45,13 @@ def run_workers(settings: Settings, announce: Callable[[Started], None]) -> int:
 
 
 class _Workers:
-    def __init__(self, settings: Settings, announce: Callable[[Started], None]) -> None:
+    def __init__(self, settings: RunOptions, announce: Callable[[ServerInfo], None]) -> None:
         set_up_logging(settings.log_level)
         self._settings = settings
         self._announce = announce
         self._reserved = reserve(settings)
         self._children: set[Child] = set()
-        self._in_vain = 0
+        self._failed_starts = 0
         self._announced = False
         self._keys: str | None = None
 
@@ -79,7 +79,7 @@ class _Workers:
         others = [self._keep(stop) for _ in range(self._settings.workers - 1)] if not stop.is_set() else []
         await first_of(stop.wait(), self._keep(stop, first), *others)
         if not stop.is_set():
-            logger.error("%d workers in a row ended before they served; giving up", self._in_vain)
+            logger.error("%d workers in a row ended before they served; giving up", self._failed_starts)
 
     async def _start(self, *, first: bool) -> Child:
         port = self._reserved[0].getsockname()[1]
@@ -106,9 +106,9 @@ class _Workers:
                 self._serves(child.started)
                 await self._until_it_ends(child)
             else:
-                self._in_vain += 1
+                self._failed_starts += 1
             self._children.discard(child)
-            if self._in_vain >= STARTS_IN_VAIN:
+            if self._failed_starts >= MOST_FAILED_STARTS:
                 return
             delay = 0.1 if time.monotonic() - began > STEADY else min(2 * delay + 0.1, 5.0)
             await asyncio.sleep(delay)
@@ -127,8 +127,8 @@ class _Workers:
                 child.signal(signal.SIGKILL)
         await child.ended()
 
-    def _serves(self, started: Started) -> None:
-        self._in_vain = 0
+    def _serves(self, started: ServerInfo) -> None:
+        self._failed_starts = 0
         if self._keys is None:
             self._keys = started.keys
         elif self._keys != started.keys:
@@ -157,7 +157,7 @@ RELOAD_PATIENCE = 3.0
 """Seconds after which a child that does not stop is killed."""
 
 
-def run_reloading(settings: Settings, announce: Callable[[Started], None]) -> int:
+def run_reloading(settings: RunOptions, announce: Callable[[ServerInfo], None]) -> int:
     """Serve an app, anew whenever a Python file or `pyproject.toml` below the working directory changes.
 
     Args:
@@ -168,12 +168,12 @@ def run_reloading(settings: Settings, announce: Callable[[Started], None]) -> in
         The exit code.
 
     Raises:
-        Mistake: watchfiles is not installed, or the port cannot be had.
+        CommandError: watchfiles is not installed, or the port cannot be had.
     """
     try:
         import watchfiles
     except ImportError:
-        raise Mistake("--reload needs watchfiles: pip install 'wampkit[reload]'", USAGE) from None
+        raise CommandError("--reload needs watchfiles: pip install 'wampkit[reload]'", USAGE) from None
 
     class Sources(watchfiles.DefaultFilter):
         def __call__(self, change: watchfiles.Change, path: str) -> bool:
@@ -187,7 +187,7 @@ def run_reloading(settings: Settings, announce: Callable[[Started], None]) -> in
                     logger.info("changed: %s", ", ".join(names[:3]) + (" ..." if len(names) > 3 else ""))
                     changed.set()
             except (OSError, RuntimeError) as error:
-                raise Mistake(f"--reload cannot watch {Path.cwd()}: {error}") from error
+                raise CommandError(f"--reload cannot watch {Path.cwd()}: {error}") from error
             except Exception:
                 logger.exception("watching the source files failed; starting it again")
             await asyncio.sleep(1.0)
@@ -203,7 +203,7 @@ def run_reloading(settings: Settings, announce: Callable[[Started], None]) -> in
 
 
 class _Reloader:
-    def __init__(self, settings: Settings, announce: Callable[[Started], None]) -> None:
+    def __init__(self, settings: RunOptions, announce: Callable[[ServerInfo], None]) -> None:
         self._announce = announce
         self._reserved = reserve(settings)
         self._child: Child | None = None
@@ -238,7 +238,7 @@ class _Reloader:
             self._announce(child.started)
             await child.ended()
         elif child.exit_code == USAGE:
-            raise Mistake("", USAGE)  # the child has said what is wrong with the command
+            raise CommandError("", USAGE)  # the child has said what is wrong with the command
         logger.warning("the app ended (%s); waiting for a change", child.how_it_ended())
         await asyncio.Event().wait()
 
