@@ -21,7 +21,7 @@ from .connection.registry import Connections
 from .console.console import Console, console_rules
 from .console.page import serve_console
 from .dispatch.builtins import publish_procedure, subscription_procedure
-from .dispatch.compiler import Procedure, ServedTopic, compile_routes
+from .dispatch.compiler import CompiledProcedure, CompiledTopic, compile_routes
 from .dispatch.middleware import Middleware
 from .dispatch.requirements import Rule, Rules
 from .dispatch.route_table import Table
@@ -501,7 +501,7 @@ class App:
         self.compile(declarations)
         return declarations
 
-    def compile(self, declarations: Iterable[Declaration]) -> tuple[Table[Procedure], Table[ServedTopic]]:
+    def compile(self, declarations: Iterable[Declaration]) -> tuple[Table[CompiledProcedure], Table[CompiledTopic]]:
         """What was declared, made ready to run, and wampkit's own procedures.
 
         Raises:

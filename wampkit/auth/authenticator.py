@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 from ..concurrency.threads import Threads
 from ..connection.connection import Connection
 from ..errors import WampError, quote
-from ..handlers.hooks import Failures
+from ..handlers.hooks import ErrorReporter
 from ..protocol.cra import AUTH, AUTHREQ, ERROR, Permissions, derive_key, make_challenge, verify, written
 from ..router import Declaration
 from ..telemetry.counters import Counters
@@ -80,7 +80,7 @@ class Authenticator:
     Args:
         cra: What the app says about them.
         threads: Where blocking lookups run, and keys are derived.
-        failures: What becomes of exceptions.
+        errors: Answers and reports exceptions.
         counters: Where logins are counted.
         recheck: Ends the subscriptions that a connection may not have any more.
     """
@@ -89,13 +89,13 @@ class Authenticator:
         self,
         cra: Cra,
         threads: Threads,
-        failures: Failures,
+        errors: ErrorReporter,
         counters: Counters,
         recheck: Callable[[Connection], Awaitable[object]],
     ) -> None:
         self._cra = cra
         self._threads = threads
-        self._failures = failures
+        self._errors = errors
         self._counters = counters
         self._recheck = recheck
         self._logins: WeakKeyDictionary[Connection, _Login] = WeakKeyDictionary()
@@ -197,7 +197,7 @@ class Authenticator:
         except WampError:
             raise
         except Exception as error:
-            await self._failures.report(connection, error, "the permissions of anonymous logins")
+            await self._errors.report(connection, error, "the permissions of anonymous logins")
             raise _error("auth-permissions-error", "the permissions could not be found out") from None
         return _Claim(None, permissions)
 

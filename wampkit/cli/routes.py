@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..app import App
-from ..dispatch.compiler import Procedure, ServedTopic
+from ..dispatch.compiler import CompiledProcedure, CompiledTopic
 from ..errors import one_line
-from ..schema.routes import Route, described, middleware_names, route_of
+from ..schema.routes import RouteInfo, describe_route, middleware_names, route_info
 from ..server.settings import arranged
 
 __all__ = ["Listing", "as_text", "listing_of"]
@@ -27,7 +27,7 @@ class Listing:
 
     prefixes: dict[str, str]
     handshake: list[str]
-    routes: list[Route]
+    routes: list[RouteInfo]
     described: list[dict[str, Any]]
 
     def as_json(self) -> dict[str, Any]:
@@ -39,14 +39,14 @@ def listing_of(app: App) -> Listing:
     """What an app serves. Raises DeclarationError if a declaration cannot work."""
     declarations = app.declarations()
     procedures, topics = app.compile(declarations)
-    compiled: dict[int, Procedure | ServedTopic] = {id(each.route): each for each in (*procedures, *topics)}
+    compiled: dict[int, CompiledProcedure | CompiledTopic] = {id(each.route): each for each in (*procedures, *topics)}
     handshake, message = middleware_names(arranged(app.middlewares), gates=True)
     routes = [compiled[id(each)] for each in sorted(declarations, key=lambda each: each.kind)]
     return Listing(
         dict(app.prefixes),
         handshake,
-        [route_of(each, message) for each in routes],
-        [described(each, message) for each in routes],
+        [route_info(each, message) for each in routes],
+        [describe_route(each, message) for each in routes],
     )
 
 
@@ -72,7 +72,7 @@ def as_text(listing: Listing, *, middlewares: bool = False) -> list[str]:
     return lines
 
 
-def _what(route: Route) -> str:
+def _what(route: RouteInfo) -> str:
     if route.kind == "procedure":
         return f"{route.signature}" + (f" within {route.timeout:g} s" if route.timeout is not None else "")
     return f"{route.publish} {route.signature}" if route.signature is not None else f"{route.publish}"
@@ -83,7 +83,7 @@ def _columns(row: tuple[str, ...], widths: list[int]) -> str:
     return "  ".join(padded).rstrip()
 
 
-def _with_middlewares(line: str, route: Route | None) -> list[str]:
+def _with_middlewares(line: str, route: RouteInfo | None) -> list[str]:
     if route is None:
         return [line]
     rules = [f"           {kind} requires {' and '.join(rules)}" for kind, rules in route.requires.items()]

@@ -16,14 +16,14 @@ from ..concurrency.background import BackgroundTask
 from ..concurrency.threads import ThreadPools
 from ..connection.connection import Connection
 from ..connection.registry import Connections
-from ..dispatch.compiler import Procedure, ServedTopic
+from ..dispatch.compiler import CompiledProcedure, CompiledTopic
 from ..dispatch.requirements import Rule, requires
 from ..errors import NotFound
 from ..protocol.extensions import RESERVED
 from ..pubsub.broker import Publication
 from ..pubsub.topics import Topics
 from ..router import Declaration
-from ..schema.routes import described, middleware_names
+from ..schema.routes import describe_route, middleware_names
 from ..telemetry.counters import Counters
 from .meter import Failure, Meter, shown
 from .page import show_console
@@ -45,7 +45,7 @@ ROWS_A_TURN = 200
 ROUTES_AT_ONCE = 50
 """As many descriptions as surely fit into what may wait for one client."""
 
-Compiled = tuple[Iterable[Procedure], Iterable[ServedTopic]]
+Compiled = tuple[Iterable[CompiledProcedure], Iterable[CompiledTopic]]
 
 
 class Watched(Protocol):
@@ -126,12 +126,12 @@ class Console:
             compiled: The app's procedures and topics, ready to run, wampkit's own among them.
             middlewares: The app's middlewares.
         """
-        routes = [each for table in compiled for each in table if not each.own]
+        routes = [each for table in compiled for each in table if not each.builtin]
 
         @functools.cache
         def describe() -> list[dict[str, Any]]:
             outer = middleware_names(middlewares, gates=True)[1]
-            return [described(each, outer) for each in routes]
+            return [describe_route(each, outer) for each in routes]
 
         self._routes = describe
 

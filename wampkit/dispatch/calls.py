@@ -10,12 +10,12 @@ from ..concurrency.cancellation import is_fatal
 from ..concurrency.threads import Threads
 from ..connection.connection import Connection
 from ..errors import answer_for, quote
-from ..handlers.hooks import Failures
+from ..handlers.hooks import ErrorReporter
 from ..protocol import messages
 from ..protocol.uris import declare_prefix, expand, undeclared_prefix
 from ..protocol.websocket import text_frame
 from ..pubsub.topics import Topics
-from .compiler import Procedure, call_way, is_plain
+from .compiler import CompiledProcedure, call_chain, is_plain
 from .route_table import Names, Table
 
 __all__ = ["Answers", "Calls"]
@@ -39,27 +39,27 @@ class Calls:
         register: Who is subscribed to what, for handlers that ask.
         middlewares: The app's message middlewares, outermost first; they see unknown URIs too.
         threads: Where blocking handlers run.
-        failures: What becomes of exceptions.
+        errors: What becomes of exceptions.
         answers: What callers are told.
     """
 
     def __init__(
         self,
-        procedures: Table[Procedure],
+        procedures: Table[CompiledProcedure],
         names: Names,
         register: Topics,
         middlewares: tuple[Any, ...],
         threads: Threads,
-        failures: Failures,
+        errors: ErrorReporter,
         answers: Answers,
     ) -> None:
         self._procedures = procedures
         self._names = names
-        self._failures = failures
+        self._errors = errors
         self._answers = answers
         self._cut_off = False
         uri = answers.error_uris["timeout"]
-        self._ways = {each: call_way(each, middlewares, threads, register, uri) for each in (None, *procedures)}
+        self._ways = {each: call_chain(each, middlewares, threads, register, uri) for each in (None, *procedures)}
         self._plain = {
             each.route.uri: (each.plan.function, each.plan.bind) for each in procedures if is_plain(each, middlewares)
         }
@@ -92,7 +92,7 @@ class Calls:
         connection.outbox.send(text_frame(text))
 
     async def _unwritable(self, connection: Connection, message: messages.Call, error: Exception) -> bytes:
-        await self._failures.report(connection, error, f"procedure {quote(message.uri)}: writing its result as JSON")
+        await self._errors.report(connection, error, f"procedure {quote(message.uri)}: writing its result as JSON")
         description = "the result cannot be written as JSON"
         if self._answers.debug:
             description += f": {error}"
@@ -101,13 +101,13 @@ class Calls:
     async def refuse(self, connection: Connection, message: messages.Call, error: BaseException) -> None:
         """Answer a call with an error."""
         what = f"procedure {quote(message.uri)}"
-        error = await self._failures.explained(connection, error, what)
+        error = await self._errors.as_answer(connection, error, what)
         try:
             uri, description, details = answer_for(error, self._answers.error_uris, debug=self._answers.debug)
             uri = self._error_uri(connection, uri, what)
             text = connection.protocol.error(message.id, uri, description, details)
         except Exception as failure:
-            await self._failures.report(connection, failure, f"{what}: writing its error as JSON")
+            await self._errors.report(connection, failure, f"{what}: writing its error as JSON")
             self._send_error(connection, message, "internal", "the error cannot be written as JSON")
         else:
             connection.outbox.send(text_frame(text))

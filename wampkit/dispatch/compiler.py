@@ -23,12 +23,21 @@ from ..protocol.uris import expand
 from ..pubsub.topics import Topic, Topics
 from ..router import Declaration
 from .middleware import Call, CallNext, Incoming, Publish, Subscribe, Unsubscribe, fold, split
-from .requirements import Rule, effective, guarded, requirements_of
+from .requirements import Rule, combine_rules, requirements_of, with_rules
 from .route_table import Table
 
-__all__ = ["Procedure", "ServedTopic", "call_way", "compile_routes", "is_plain", "known_names", "run_plan", "way"]
+__all__ = [
+    "CompiledProcedure",
+    "CompiledTopic",
+    "call_chain",
+    "compile_routes",
+    "is_plain",
+    "known_names",
+    "run_plan",
+    "topic_chain",
+]
 
-CallWay = Callable[[Connection, messages.Call, Mapping[str, str]], Awaitable[Any]]
+CallChain = Callable[[Connection, messages.Call, Mapping[str, str]], Awaitable[Any]]
 """Runs a call; the result is what the handler or a middleware returns."""
 
 Way = CallNext
@@ -37,18 +46,18 @@ _NO_KEYWORDS: dict[str, Any] = {}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Procedure:
+class CompiledProcedure:
     """A procedure ready to run; one of wampkit's own passes no middleware."""
 
     route: Declaration
     plan: Plan
     middlewares: tuple[Any, ...]
     rules: tuple[Any, ...] = ()
-    own: bool = False
+    builtin: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ServedTopic:
+class CompiledTopic:
     """A topic ready to be used; messages to one of wampkit's own pass no middleware."""
 
     route: Declaration
@@ -58,12 +67,12 @@ class ServedTopic:
     middlewares: tuple[Any, ...]
     may_subscribe: tuple[Any, ...] = ()
     may_publish: tuple[Any, ...] = ()
-    own: bool = False
+    builtin: bool = False
 
 
-def call_way(
-    procedure: Procedure | None, outer: tuple[Any, ...], threads: Threads, register: Topics, timeout_uri: str
-) -> CallWay:
+def call_chain(
+    procedure: CompiledProcedure | None, outer: tuple[Any, ...], threads: Threads, register: Topics, timeout_uri: str
+) -> CallChain:
     """The way of a procedure's calls, or for None that of calls to unknown procedures.
 
     Args:
@@ -76,7 +85,7 @@ def call_way(
     if procedure is None:
         return _with_message(None, fold(outer, _refuse))
     plan = procedure.plan
-    layers = () if procedure.own else (*outer, *procedure.middlewares)
+    layers = () if procedure.builtin else (*outer, *procedure.middlewares)
     timeout = procedure.route.timeout
 
     def handler(message: Incoming) -> Awaitable[Any]:
@@ -86,11 +95,11 @@ def call_way(
     if plan.plain:
         function, bind = plan.function, plan.wire.bind
         innermost = lambda message: function(*bind(message.args))  # type: ignore[attr-defined]  # noqa: E731
-    run = _with_message(procedure.route, fold(layers, guarded(procedure.rules, innermost)))
+    run = _with_message(procedure.route, fold(layers, with_rules(procedure.rules, innermost)))
     return run if timeout is None else _limited(run, procedure.route, timeout, timeout_uri)
 
 
-def is_plain(procedure: Procedure, outer: tuple[Any, ...]) -> bool:
+def is_plain(procedure: CompiledProcedure, outer: tuple[Any, ...]) -> bool:
     """Whether nothing stands between a call and the handler, so that it may be called without going this way."""
     exact = procedure.route.pattern is None and procedure.route.timeout is None
     return exact and procedure.plan.plain and not (outer or procedure.middlewares or procedure.rules)
@@ -100,7 +109,7 @@ def _refuse(message: Incoming) -> Awaitable[Any]:
     raise NotFound(f"no such procedure: {quote(message.uri)}")
 
 
-def _with_message(route: Declaration | None, chain: CallNext) -> CallWay:
+def _with_message(route: Declaration | None, chain: CallNext) -> CallChain:
     def run(connection: Connection, message: messages.Call, variables: Mapping[str, str]) -> Awaitable[Any]:
         return chain(
             Call(
@@ -116,7 +125,7 @@ def _with_message(route: Declaration | None, chain: CallNext) -> CallWay:
     return run
 
 
-def _limited(run: CallWay, route: Declaration, seconds: float, uri: str) -> CallWay:
+def _limited(run: CallChain, route: Declaration, seconds: float, uri: str) -> CallChain:
     async def limited(connection: Connection, message: messages.Call, variables: Mapping[str, str]) -> Any:
         try:
             async with asyncio.timeout(seconds) as limit:
@@ -129,8 +138,8 @@ def _limited(run: CallWay, route: Declaration, seconds: float, uri: str) -> Call
     return limited
 
 
-def way(
-    topic: ServedTopic | None,
+def topic_chain(
+    topic: CompiledTopic | None,
     outer: tuple[Any, ...],
     rules: tuple[Any, ...],
     innermost: Callable[[Any, Incoming], Awaitable[Any]],
@@ -143,8 +152,8 @@ def way(
         rules: What must hold for the message.
         innermost: What runs it.
     """
-    layers = outer if topic is None else () if topic.own else (*outer, *topic.middlewares)
-    return fold(layers, guarded(rules, lambda message: innermost(topic, message)))
+    layers = outer if topic is None else () if topic.builtin else (*outer, *topic.middlewares)
+    return fold(layers, with_rules(rules, lambda message: innermost(topic, message)))
 
 
 def run_plan(
@@ -160,16 +169,16 @@ def run_plan(
 
 def compile_routes(
     routes: Iterable[Declaration],
-    *own: Declaration,
+    *builtins: Declaration,
     default: tuple[Rule, ...] = (),
     cra: bool = False,
     given: Injectables | None = None,
-) -> tuple[Table[Procedure], Table[ServedTopic]]:
+) -> tuple[Table[CompiledProcedure], Table[CompiledTopic]]:
     """Every declaration made ready to run, so that a mistake shows before the first client.
 
     Args:
         routes: What the app declares.
-        own: What wampkit itself serves.
+        builtins: What wampkit itself serves.
         default: The rules for routes that have none.
         cra: Whether WAMP-CRA grants what may be done.
         given: What handlers and hooks may ask for besides, by its type.
@@ -178,8 +187,8 @@ def compile_routes(
         DeclarationError: A declaration cannot work.
     """
     further: Injectables = given or {}
-    procedures: Table[Procedure] = Table()
-    topics: Table[ServedTopic] = Table()
+    procedures: Table[CompiledProcedure] = Table()
+    topics: Table[CompiledTopic] = Table()
     for route in routes:
         _, middlewares = split(route.middlewares, route.label, gates=False)
         rules = _rules(route, default, cra)
@@ -190,21 +199,21 @@ def compile_routes(
             topic = _topic(route, tuple(middlewares), rules, further)
             plans = [*([topic.plan] if topic.plan is not None else []), *topic.on_subscribe, *topic.on_unsubscribe]
             topics.add(route.uri, route.pattern, topic, fits(plans))
-    for route in own:
+    for route in builtins:
         rules = _rules(route, (), False)
         if route.kind == "topic":
-            topics.add(route.uri, None, _topic(route, (), rules, further, own=True))
+            topics.add(route.uri, None, _topic(route, (), rules, further, builtin=True))
             continue
         if procedures.exact(route.uri) is not None:
             raise DeclarationError(f"procedure {route.uri!r} is wampkit's own in this app; remove or rename yours")
-        procedures.add(route.uri, None, _procedure(route, (), rules(), further, own=True))
+        procedures.add(route.uri, None, _procedure(route, (), rules(), further, builtin=True))
     procedures.sort()
     topics.sort()
     return procedures, topics
 
 
 def known_names(
-    procedures: Iterable[Procedure], topics: Iterable[ServedTopic], prefixes: Mapping[str, str]
+    procedures: Iterable[CompiledProcedure], topics: Iterable[CompiledTopic], prefixes: Mapping[str, str]
 ) -> dict[str, str]:
     """The names under which clients know what is declared, URI or CURIE, and the URI that each means."""
     declared = [each.route for each in procedures] + [each.route for each in topics]
@@ -252,7 +261,7 @@ def _hook_injectables(message: type) -> Injectables:
 def _rules(route: Declaration, default: tuple[Rule, ...], cra: bool) -> Callable[..., tuple[Any, ...]]:
     """Gives the rules of a route, with further ones for a type of message."""
     own = (*route.requires, *requirements_of(route.handler))
-    return lambda further=(): effective((*own, *further), default, cra=cra)
+    return lambda further=(): combine_rules((*own, *further), default, cra=cra)
 
 
 def _procedure(
@@ -261,13 +270,13 @@ def _procedure(
     rules: tuple[Any, ...],
     further: Injectables,
     *,
-    own: bool = False,
-) -> Procedure:
+    builtin: bool = False,
+) -> CompiledProcedure:
     assert route.handler is not None
     names = route.pattern.names if route.pattern is not None else ()
     plan = compile_handler(route.declared, route.handler, {**_CALL, **further}, variables=names, all_variables=True)
     _refuse_generators(route, route.handler)
-    return Procedure(route, plan, middlewares, rules, own)
+    return CompiledProcedure(route, plan, middlewares, rules, builtin)
 
 
 def _topic(
@@ -276,8 +285,8 @@ def _topic(
     rules: Callable[..., tuple[Any, ...]],
     further: Injectables,
     *,
-    own: bool = False,
-) -> ServedTopic:
+    builtin: bool = False,
+) -> CompiledTopic:
     names = route.pattern.names if route.pattern is not None else ()
     given = {**_TOPIC, **further}
     plan = None
@@ -290,7 +299,7 @@ def _topic(
         label = f"{kind} of {route.declared}"
         return tuple(compile_handler(label, function, injectables, variables=names, most=0) for function in functions)
 
-    return ServedTopic(
+    return CompiledTopic(
         route,
         plan,
         hooks("on_subscribe", route.on_subscribe, Subscribe),
@@ -298,7 +307,7 @@ def _topic(
         middlewares,
         rules(route.subscribe),
         rules(route.publish),
-        own,
+        builtin,
     )
 
 

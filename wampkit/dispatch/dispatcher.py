@@ -11,7 +11,7 @@ from ..limits import Limits
 from ..protocol import messages
 from ..telemetry.counters import Counters
 from .calls import Calls
-from .topic_messages import Subscribing
+from .topic_messages import TopicMessages
 
 __all__ = ["Dispatcher"]
 
@@ -23,14 +23,14 @@ class Dispatcher:
 
     Args:
         calls: What runs calls.
-        subscribing: What runs the messages that concern topics.
+        topic_messages: What runs the messages that concern topics.
         limits: How many messages a client may send.
         counters: Where refusals are counted.
     """
 
-    def __init__(self, calls: Calls, subscribing: Subscribing, limits: Limits, counters: Counters) -> None:
+    def __init__(self, calls: Calls, topic_messages: TopicMessages, limits: Limits, counters: Counters) -> None:
         self._calls = calls
-        self._subscribing = subscribing
+        self._topic_messages = topic_messages
         self._limits = limits
         self._counters = counters
         self._draining = False
@@ -52,23 +52,23 @@ class Dispatcher:
         if isinstance(message, messages.Call):
             work.start_call(self._calls.call(connection, message))
         elif isinstance(message, messages.Publish):
-            work.in_order(self._subscribing.publish, connection, message, outlives=True)
+            work.in_order(self._topic_messages.publish, connection, message, outlives=True)
         elif isinstance(message, messages.Subscribe):
-            work.in_order(self._subscribing.subscribe, connection, message, outlives=False)
+            work.in_order(self._topic_messages.subscribe, connection, message, outlives=False)
         elif isinstance(message, messages.Unsubscribe):
-            work.in_order(self._subscribing.unsubscribe, connection, message, outlives=True)
+            work.in_order(self._topic_messages.unsubscribe, connection, message, outlives=True)
 
     def publish(self, connection: Connection, message: messages.Publish) -> Awaitable[Any]:
-        """Take a PUBLISH whose sender is told what became of it; see `Subscribing.confirm`."""
-        return self._subscribing.confirm(connection, message)
+        """Take a PUBLISH whose sender is told what became of it; see `TopicMessages.confirm`."""
+        return self._topic_messages.confirm(connection, message)
 
     async def leave(self, connection: Connection) -> None:
         """End all subscriptions of a connection that has ended."""
-        await self._subscribing.leave(connection)
+        await self._topic_messages.leave(connection)
 
     async def recheck(self, connection: Connection) -> list[str]:
         """End the subscriptions that a connection may not have any more; gives their URIs."""
-        return await self._subscribing.recheck(connection)
+        return await self._topic_messages.recheck(connection)
 
     def refuse(self, connection: Connection, data: bytes) -> None:
         """Refuse the text of a message beyond the rate; no more of it is read than the answer to a call needs."""

@@ -22,11 +22,11 @@ __all__ = [
     "Rules",
     "anyone",
     "check_all",
-    "effective",
-    "granted",
-    "guarded",
+    "combine_rules",
+    "cra_rule",
     "requirements_of",
     "requires",
+    "with_rules",
 ]
 
 Condition: TypeAlias = Callable[[Any], bool | Awaitable[bool]]
@@ -194,7 +194,7 @@ anyone = _Anyone()
 """No rule: `@app.rpc("ping", requires=anyone)` opens a procedure of an app that requires something of all others."""
 
 
-class _Granted:
+class _CraRule:
     """What WAMP-CRA granted, or all for a user whom the door established."""
 
     async def check(self, message: Incoming) -> None:
@@ -217,7 +217,7 @@ class _Granted:
         return "what WAMP-CRA grants"
 
 
-granted = _Granted()
+cra_rule = _CraRule()
 
 
 def requirements_of(handler: Any) -> tuple[Any, ...]:
@@ -229,7 +229,7 @@ def requirements_of(handler: Any) -> tuple[Any, ...]:
     return tuple(dict.fromkeys(rules))
 
 
-def effective(own: Iterable[Any], default: tuple[Rule, ...], *, cra: bool) -> tuple[Any, ...]:
+def combine_rules(own: Iterable[Any], default: tuple[Rule, ...], *, cra: bool) -> tuple[Any, ...]:
     """The rules that are checked, of those that were declared.
 
     Args:
@@ -242,7 +242,7 @@ def effective(own: Iterable[Any], default: tuple[Rule, ...], *, cra: bool) -> tu
     if not rules:
         rules = default
     rules = tuple(each for each in rules if each is not anyone)
-    return (granted, *rules) if cra and not opened else rules
+    return (cra_rule, *rules) if cra and not opened else rules
 
 
 async def check_all(rules: Sequence[Rule], message: Incoming) -> int:
@@ -264,7 +264,7 @@ async def check_all(rules: Sequence[Rule], message: Incoming) -> int:
     raise NotAllowed("the rights of this connection changed each time they were checked; try again")
 
 
-def guarded(rules: Sequence[Any], call_next: CallNext) -> CallNext:
+def with_rules(rules: Sequence[Any], call_next: CallNext) -> CallNext:
     """`call_next`, for messages for which all rules hold."""
     if not rules:
         return call_next

@@ -9,19 +9,19 @@ from ..concurrency.cancellation import is_fatal
 from ..concurrency.threads import ThreadPools
 from ..connection.connection import Connection
 from ..errors import LimitExceeded, NotAllowed, NotFound, WampError, quote
-from ..handlers.hooks import Failures
+from ..handlers.hooks import ErrorReporter
 from ..protocol import messages
 from ..protocol.messages import encode
 from ..protocol.websocket import text_frame
 from ..pubsub.topics import Topics
 from ..telemetry.counters import Counters
 from ..telemetry.logs import KIND
-from .compiler import ServedTopic, run_plan, way
+from .compiler import CompiledTopic, run_plan, topic_chain
 from .middleware import Incoming, Publish, Subscribe, Unsubscribe
 from .requirements import check_all
 from .route_table import Names, Table
 
-__all__ = ["Subscribing"]
+__all__ = ["TopicMessages"]
 
 CODES = {"not_found": 404, "not_allowed": 403, "limit_exceeded": 429}
 """The number of the explained refusal, by the kind of the error; 400 for all others."""
@@ -29,7 +29,7 @@ CODES = {"not_found": 404, "not_allowed": 403, "limit_exceeded": 429}
 _NO_VARIABLES: Mapping[str, str] = {}
 
 
-class Subscribing:
+class TopicMessages:
     """Runs the messages that concern topics. WAMP v1 has no answer to any of them.
 
     Args:
@@ -38,7 +38,7 @@ class Subscribing:
         register: Who is subscribed to what.
         middlewares: The app's message middlewares, outermost first; they see unknown URIs too.
         threads: Where blocking handlers and hooks run.
-        failures: What becomes of exceptions.
+        errors: What becomes of exceptions.
         counters: Where refusals are counted.
         most: Topics that one connection may be subscribed to.
         most_bytes: Bytes of their URIs together.
@@ -50,12 +50,12 @@ class Subscribing:
 
     def __init__(
         self,
-        topics: Table[ServedTopic],
+        topics: Table[CompiledTopic],
         names: Names,
         register: Topics,
         middlewares: tuple[Any, ...],
         threads: ThreadPools,
-        failures: Failures,
+        errors: ErrorReporter,
         counters: Counters,
         *,
         most: int,
@@ -69,7 +69,7 @@ class Subscribing:
         self._names = names
         self._register = register
         self._threads = threads
-        self._failures = failures
+        self._errors = errors
         self._counters = counters
         self._most = most
         self._most_bytes = most_bytes
@@ -79,11 +79,13 @@ class Subscribing:
         self._empty_eligible = empty_eligible
         every = (None, *topics)
         publish, subscribe = self._run_publish, self._run_subscribe
-        self._publishes = {each: way(each, middlewares, each.may_publish if each else (), publish) for each in every}
+        self._publishes = {
+            each: topic_chain(each, middlewares, each.may_publish if each else (), publish) for each in every
+        }
         # Its rules are asked by `_run_subscribe`, which must know of what rights they were asked.
-        self._subscribes = {each: way(each, middlewares, (), subscribe) for each in every}
+        self._subscribes = {each: topic_chain(each, middlewares, (), subscribe) for each in every}
         # Whoever may stay may leave.
-        self._unsubscribes = {each: way(each, middlewares, (), self._run_unsubscribe) for each in every}
+        self._unsubscribes = {each: topic_chain(each, middlewares, (), self._run_unsubscribe) for each in every}
         # Nothing stands between their PUBLISH and the subscribers.
         self._plain = {
             each
@@ -155,7 +157,7 @@ class Subscribing:
         """WAMP v1 has no answer to a refused topic message: the client hears nothing, the log does."""
         verb = type(message).__name__.upper()
         what = f"{verb} {quote(getattr(message, 'uri', ''))}"
-        error = await self._failures.explained(connection, error, what)
+        error = await self._errors.as_answer(connection, error, what)
         if isinstance(error, WampError):
             reason = error.description or error.uri
             connection.complaints.add(("refused", what, reason[:KIND]), f"{what} refused: {reason}")
@@ -173,7 +175,7 @@ class Subscribing:
             self._counters.over_limit += 1
             raise LimitExceeded(f"more than {self._most_ids} session ids")
 
-    async def _run_publish(self, topic: ServedTopic | None, message: Incoming) -> Any:
+    async def _run_publish(self, topic: CompiledTopic | None, message: Incoming) -> Any:
         assert isinstance(message, Publish)
         if topic is None:
             raise NotFound("no such topic")
@@ -209,7 +211,7 @@ class Subscribing:
         )
         return frozenset()
 
-    async def _run_subscribe(self, topic: ServedTopic | None, message: Incoming) -> None:
+    async def _run_subscribe(self, topic: CompiledTopic | None, message: Incoming) -> None:
         connection, uri = message.connection, message.uri
         if topic is None:
             raise NotFound("no such topic")
@@ -244,7 +246,7 @@ class Subscribing:
             # The hook ignored its cancellation and outlasted its connection.
             await self._leave(connection, [uri])
 
-    async def _run_unsubscribe(self, topic: ServedTopic | None, message: Incoming) -> None:
+    async def _run_unsubscribe(self, topic: CompiledTopic | None, message: Incoming) -> None:
         if self._release(message.connection, message.uri):
             await self._told(message.connection, [(topic, message)])
 
@@ -253,7 +255,7 @@ class Subscribing:
         connection.subscriptions_size -= connection.subscriptions.pop(uri, 0)
         return self._register.release(uri, connection.id)
 
-    async def _told(self, connection: Connection, ended: Sequence[tuple[ServedTopic | None, Incoming]]) -> None:
+    async def _told(self, connection: Connection, ended: Sequence[tuple[CompiledTopic | None, Incoming]]) -> None:
         """Run the hooks of subscriptions that have ended, one after the other, while the broker is told of them."""
         goodbye = self._register.say_goodbye([message.uri for _, message in ended])
         try:
@@ -262,22 +264,22 @@ class Subscribing:
         finally:
             for error in await goodbye:
                 # The subscription is gone from this node all the same.
-                await self._failures.report(connection, error, "telling the broker of a topic's last subscriber")
+                await self._errors.report(connection, error, "telling the broker of a topic's last subscriber")
 
-    async def _run_unsubscribe_hooks(self, topic: ServedTopic | None, message: Incoming) -> None:
+    async def _run_unsubscribe_hooks(self, topic: CompiledTopic | None, message: Incoming) -> None:
         for hook in topic.on_unsubscribe if topic is not None else ():
             try:
                 await run_plan(hook, [], message, self._threads.hooks, self._register)
             except BaseException as error:
                 if is_fatal(error):
                     raise
-                await self._failures.report(message.connection, error, f"on_unsubscribe of {quote(message.uri)}")
+                await self._errors.report(message.connection, error, f"on_unsubscribe of {quote(message.uri)}")
 
     async def recheck(self, connection: Connection) -> list[str]:
         """End the subscriptions for which the rules do not hold any more; gives their URIs."""
         connection.rights_version += 1  # so that the rules of a SUBSCRIBE that is being decided are asked again
         lost: dict[str, BaseException] = {}
-        ended: list[tuple[ServedTopic | None, Incoming]] = []
+        ended: list[tuple[CompiledTopic | None, Incoming]] = []
         try:
             for uri in connection.topics:
                 error = await self._objection(connection, uri)
@@ -312,9 +314,9 @@ class Subscribing:
     async def _leave(self, connection: Connection, uris: Iterable[str]) -> None:
         await self._told(connection, self._released(connection, uris))
 
-    def _released(self, connection: Connection, uris: Iterable[str]) -> list[tuple[ServedTopic | None, Incoming]]:
+    def _released(self, connection: Connection, uris: Iterable[str]) -> list[tuple[CompiledTopic | None, Incoming]]:
         """End subscriptions here, before anything is awaited; gives what must be told to the hooks."""
-        ended: list[tuple[ServedTopic | None, Incoming]] = []
+        ended: list[tuple[CompiledTopic | None, Incoming]] = []
         for uri in uris:
             if self._release(connection, uri):
                 topic, variables = self._topics.find(uri) or (None, _NO_VARIABLES)

@@ -20,7 +20,7 @@ from ..protocol.messages import NotJson
 from ..telemetry.logs import LogThrottle, logger
 from .signatures import is_method, location, without_parentheses
 
-__all__ = ["ErrorHandlers", "Failures", "Hooks", "Lifespan", "check_hook", "check_lifespan", "entered"]
+__all__ = ["ErrorHandlers", "ErrorReporter", "Hooks", "Lifespan", "check_hook", "check_lifespan", "entered"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -276,7 +276,7 @@ async def _repeat(threads: Threads, periodic: _Periodic, report: Report) -> None
 ErrorHandlers = Mapping[type[BaseException], Callable[[Any], Any]]
 
 
-class Failures:
+class ErrorReporter:
     """Explains exceptions by the app's error handlers.
 
     Args:
@@ -295,7 +295,7 @@ class Failures:
         self._handlers = handlers
         self._on_error = on_error
 
-    async def explained(self, connection: Connection, error: BaseException, what: str) -> BaseException:
+    async def as_answer(self, connection: Connection, error: BaseException, what: str) -> BaseException:
         """What the app makes of an error: its own handlers first; whatever is unexpected is reported."""
         if isinstance(error, WampError):
             return error

@@ -31,7 +31,7 @@ GOODBYES_AT_ONCE = 16
 """Topics of which a broker is told side by side, when a connection leaves many."""
 
 
-class _Audience:
+class _Subscribers:
     """Who receives the events of one topic, by session id, and how each EVENT of it begins."""
 
     __slots__ = ("begin", "receivers")
@@ -41,7 +41,7 @@ class _Audience:
         self.receivers: dict[str, Receiver] = {}
 
 
-class _Talk:
+class _TopicLock:
     """What is being said to the broker about one topic, one thing after the other."""
 
     __slots__ = ("lock", "users")
@@ -142,23 +142,23 @@ class Topics(Mapping[str, Topic]):
         self._flusher = flusher
         self._known = known
         self._expand = expand
-        self._audiences: dict[str, _Audience] = {}
+        self._subscribers: dict[str, _Subscribers] = {}
         self._carried: set[str] = set()
-        self._talks: dict[str, _Talk] = {}
+        self._locks: dict[str, _TopicLock] = {}
 
     # ---- walking
 
     def __getitem__(self, name: str) -> Topic:
-        uri = name if name in self._audiences else self._expand(name)
-        if uri not in self._audiences:
+        uri = name if name in self._subscribers else self._expand(name)
+        if uri not in self._subscribers:
             raise KeyError(name)
         return Topic(uri, self)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(list(self._audiences))
+        return iter(list(self._subscribers))
 
     def __len__(self) -> int:
-        return len(self._audiences)
+        return len(self._subscribers)
 
     def subscribers(self, uri: str) -> list[Connection]:
         """The connections of this node that are subscribed to `uri`."""
@@ -171,7 +171,7 @@ class Topics(Mapping[str, Topic]):
         return len(self._receivers(uri))
 
     def _receivers(self, uri: str) -> dict[str, Receiver]:
-        audience = self._audiences.get(uri)
+        audience = self._subscribers.get(uri)
         return {} if audience is None else audience.receivers
 
     # ---- coming and going
@@ -183,16 +183,16 @@ class Topics(Mapping[str, Topic]):
     async def propose(self, uri: str, connection: Connection) -> None:
         """Enter a subscription on approval: events are kept for it until `accept` or `remove`."""
         self._flusher.settle()
-        audience = self._audiences.get(uri)
+        audience = self._subscribers.get(uri)
         if audience is None:
-            audience = self._audiences[uri] = _Audience(uri)
+            audience = self._subscribers[uri] = _Subscribers(uri)
         audience.receivers[connection.id] = connection.outbox.provisional()
         await self._tell_broker(uri)
 
     def accept(self, uri: str, connection: Connection) -> None:
         """Make a proposed subscription stand and hand it the events that were kept."""
         self._flusher.settle()
-        receivers = self._audiences[uri].receivers
+        receivers = self._subscribers[uri].receivers
         candidate = receivers[connection.id]
         receivers[connection.id] = connection.outbox
         if isinstance(candidate, Provisional):
@@ -212,7 +212,7 @@ class Topics(Mapping[str, Topic]):
         self._flusher.settle()
         del receivers[session]
         if not receivers:
-            del self._audiences[uri]
+            del self._subscribers[uri]
         return True
 
     def say_goodbye(self, uris: Iterable[str]) -> Awaitable[list[BaseException]]:
@@ -221,7 +221,7 @@ class Topics(Mapping[str, Topic]):
         Returns:
             Awaitable: what the broker raised, once it has been told of all.
         """
-        waiting = deque(uri for uri in uris if uri not in self._audiences)
+        waiting = deque(uri for uri in uris if uri not in self._subscribers)
         failures: list[BaseException] = []
 
         async def work() -> None:
@@ -252,22 +252,22 @@ class Topics(Mapping[str, Topic]):
         A broker may take its time: whoever comes meanwhile waits for it too, so that no subscription stands
         before its events are heard, and none is undone by an older goodbye.
         """
-        if uri not in self._talks and (uri in self._audiences) == (uri in self._carried):
+        if uri not in self._locks and (uri in self._subscribers) == (uri in self._carried):
             return
-        talk = self._talks.setdefault(uri, _Talk())
+        talk = self._locks.setdefault(uri, _TopicLock())
         talk.users += 1
         try:
             async with talk.lock:
-                if uri in self._audiences and uri not in self._carried:
+                if uri in self._subscribers and uri not in self._carried:
                     await self._broker.subscribe(uri)
                     self._carried.add(uri)
-                elif uri not in self._audiences and uri in self._carried:
+                elif uri not in self._subscribers and uri in self._carried:
                     self._carried.discard(uri)
                     await self._broker.unsubscribe(uri)
         finally:
             talk.users -= 1
             if not talk.users:
-                del self._talks[uri]
+                del self._locks[uri]
 
     # ---- events
 
@@ -285,7 +285,7 @@ class Topics(Mapping[str, Topic]):
         for ids in (exclude, eligible):
             if isinstance(ids, str):
                 raise TypeError(f"exclude and eligible are lists of session ids, not the text {ids!r}")
-        if uri not in self._audiences and not self._known(uri):
+        if uri not in self._subscribers and not self._known(uri):
             raise ValueError(f"no topic is declared that {uri!r} could be; declare it with @app.topic or app.topic")
         allowed = None if eligible is None else frozenset(eligible)
         publication = Publication(uri, encode_value(event), frozenset(exclude), allowed)
@@ -299,7 +299,7 @@ class Topics(Mapping[str, Topic]):
 
     def deliver(self, publication: Publication) -> None:
         """Give a publication to this node's subscribers: one frame, made once. Never waits for slow receivers."""
-        audience = self._audiences.get(publication.topic)
+        audience = self._subscribers.get(publication.topic)
         if audience is None:
             return
         frame = text_frame(audience.begin + publication.event + b"]")

@@ -12,17 +12,17 @@ from typing import Any
 
 import msgspec
 
-from ..dispatch.compiler import Procedure, ServedTopic
+from ..dispatch.compiler import CompiledProcedure, CompiledTopic
 from ..dispatch.middleware import middleware_name, split
 from ..errors import one_line
 from ..handlers.arguments import Arguments
 from ..handlers.binding import Plan
 
-__all__ = ["Route", "described", "middleware_names", "route_of"]
+__all__ = ["RouteInfo", "describe_route", "middleware_names", "route_info"]
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class RouteInfo:
     """A procedure or a topic, as it is listed.
 
     Attributes:
@@ -48,7 +48,7 @@ class Route:
     requires: dict[str, list[str]]
 
 
-def route_of(compiled: Procedure | ServedTopic, outer: list[str]) -> Route:
+def route_info(compiled: CompiledProcedure | CompiledTopic, outer: list[str]) -> RouteInfo:
     """A route as it is listed.
 
     Args:
@@ -60,7 +60,7 @@ def route_of(compiled: Procedure | ServedTopic, outer: list[str]) -> Route:
     publish = None
     if declaration.kind == "topic":
         publish = "handler" if handler is not None else "relay" if declaration.relay else "server only"
-    return Route(
+    return RouteInfo(
         kind=declaration.kind,
         declared=declaration.declared,
         uri=declaration.uri,
@@ -73,18 +73,18 @@ def route_of(compiled: Procedure | ServedTopic, outer: list[str]) -> Route:
     )
 
 
-def described(compiled: Procedure | ServedTopic, outer: list[str]) -> dict[str, Any]:
+def describe_route(compiled: CompiledProcedure | CompiledTopic, outer: list[str]) -> dict[str, Any]:
     """The same with all that a page needs to make a form of it, as JSON can carry it.
 
-    Besides the attributes of `Route` it has `documentation`, the whole docstring; `variables`, the names of those in
-    the URI pattern; `parameters`, each with `name`, `schema` (JSON Schema, 2020-12), `required`, `default` and
+    Besides the attributes of `RouteInfo` it has `documentation`, the whole docstring; `variables`, the names of those
+    in the URI pattern; `parameters`, each with `name`, `schema` (JSON Schema, 2020-12), `required`, `default` and
     `variadic`; and `definitions`, what the schemas refer to as `#/$defs/...`.
     """
     declaration, plan = compiled.route, compiled.plan
     pattern = declaration.pattern
     parameters, definitions = _parameters(plan.wire) if plan is not None else ([], {})
     return {
-        **asdict(route_of(compiled, outer)),
+        **asdict(route_info(compiled, outer)),
         "documentation": _docstring(declaration.handler),
         "variables": list(pattern.names) if pattern is not None else [],
         "parameters": parameters,
@@ -107,8 +107,8 @@ def _docstring(handler: Callable[..., Any] | None) -> str:
     return inspect.getdoc(handler) or "" if handler is not None else ""
 
 
-def _rules(compiled: Procedure | ServedTopic) -> dict[str, tuple[Any, ...]]:
-    if isinstance(compiled, Procedure):
+def _rules(compiled: CompiledProcedure | CompiledTopic) -> dict[str, tuple[Any, ...]]:
+    if isinstance(compiled, CompiledProcedure):
         return {"call": compiled.rules}
     return {"subscribe": compiled.may_subscribe, "publish": compiled.may_publish}
 

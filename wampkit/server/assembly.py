@@ -13,12 +13,12 @@ from ..connection.connection import Connection
 from ..connection.context import Hub
 from ..connection.registry import Connections, Users
 from ..dispatch.calls import Answers, Calls
-from ..dispatch.compiler import Procedure, ServedTopic, known_names
+from ..dispatch.compiler import CompiledProcedure, CompiledTopic, known_names
 from ..dispatch.dispatcher import Dispatcher
 from ..dispatch.middleware import CallNext, Incoming, split
 from ..dispatch.route_table import Names, Table
-from ..dispatch.topic_messages import Subscribing
-from ..handlers.hooks import ErrorHandlers, Failures, Hooks
+from ..dispatch.topic_messages import TopicMessages
+from ..handlers.hooks import ErrorHandlers, ErrorReporter, Hooks
 from ..protocol.uris import expand
 from ..pubsub.broker import Deliver, broker_from_url
 from ..pubsub.topics import Topics
@@ -54,8 +54,8 @@ class Monitor(Protocol):
 def assemble(
     options: Settings,
     monitor: Monitor | None,
-    procedures: Table[Procedure],
-    served: Table[ServedTopic],
+    procedures: Table[CompiledProcedure],
+    served: Table[CompiledTopic],
     hooks: Hooks,
     error_handlers: ErrorHandlers,
 ) -> tuple[Node, Door]:
@@ -91,17 +91,17 @@ def assemble(
     async def on_error(error: BaseException, connection: Connection) -> None:
         await hooks.failed(threads.hooks, error, connection)
 
-    failures = Failures(error_handlers, on_error, threads.hooks)
+    errors = ErrorReporter(error_handlers, on_error, threads.hooks)
     names = Names(options.limits.uri_length, counters)
     answers = Answers(error_uris=options.error_uri_of, prefixes=options.prefixes, debug=options.debug)
-    calls = Calls(procedures, names, topics, middlewares, threads.handlers, failures, answers)
-    subscribing = Subscribing(
+    calls = Calls(procedures, names, topics, middlewares, threads.handlers, errors, answers)
+    topic_messages = TopicMessages(
         served,
         names,
         topics,
         middlewares,
         threads,
-        failures,
+        errors,
         counters,
         most=options.limits.subscriptions,
         most_bytes=options.limits.subscriptions_size,
@@ -115,7 +115,7 @@ def assemble(
         topics,
         topics.deliver if monitor is None else monitor.meter.counting(topics),
         broker,
-        Dispatcher(calls, subscribing, options.limits, counters),
+        Dispatcher(calls, topic_messages, options.limits, counters),
         hub.starter,
         threads,
         hooks,
@@ -124,7 +124,7 @@ def assemble(
         options.goodbye,
         None
         if options.cra is None
-        else Authenticator(options.cra, threads.logins, failures, counters, subscribing.recheck),
+        else Authenticator(options.cra, threads.logins, errors, counters, topic_messages.recheck),
     )
     known = known_names(procedures, served, options.prefixes)
     door = Door(
