@@ -13,7 +13,7 @@ from .errors import DeclarationError
 from .handlers.signatures import called_from, explain_options, is_method, without_parentheses
 from .protocol.extensions import RESERVED
 from .protocol.uris import Pattern, declare_prefix, expand, is_pattern, undeclared_prefix
-from .telemetry.logs import logger
+from .telemetry.logs import logger_of
 
 if TYPE_CHECKING:
     from .dispatch.middleware import Middleware
@@ -30,6 +30,8 @@ __all__ = [
     "rules_of",
     "warn_of_fragments",
 ]
+
+logger = logger_of(__name__)
 
 P = ParamSpec("P")
 

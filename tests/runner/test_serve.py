@@ -173,7 +173,7 @@ async def test_only_a_star_is_warned_of(name: str, warned: bool, tmp_path: Path)
         await running.said("stopping")
         await running.exit()
     assert (
-        any(re.search(r"WARNING wampkit: .*any site may connect.*AllowOrigins\(", line) for line in running.err)
+        any(re.search(r"WARNING wampkit\.cli: .*any site may connect.*AllowOrigins\(", line) for line in running.err)
         is warned
     )
 

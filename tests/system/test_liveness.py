@@ -86,7 +86,9 @@ async def test_a_handler_that_blocks_the_loop_is_named(project: Path, loop: str)
             assert not [line for line in server.err if "held up" in line]
             await ask(url, "block", seconds)
             line = (await server.said("held up the event loop")).string
-            assert re.search(r"WARNING wampkit: block \(served\.py:18\) has held up the event loop for over", line)
+            assert re.search(
+                r"WARNING wampkit\.runner: block \(served\.py:18\) has held up the event loop for over", line
+            )
             await ask(url, "block", seconds)
             assert await ask(url, "pid") == server.pid
             assert len([line for line in server.err if "held up" in line]) == 1, "not each time"

@@ -17,7 +17,7 @@ import wampkit
 from wampkit import App, Connection, NotAllowed, WampError
 from wampkit.dispatch.middleware import Refused
 from wampkit.networks import owner_of
-from wampkit.telemetry.logs import LogThrottle, logger
+from wampkit.telemetry.logs import LogThrottle, logger_of
 
 from ..support.wire import PUBLISH, SUBSCRIBE, Peer, eventually, handshake, serve
 
@@ -26,6 +26,8 @@ PACKAGE = Path(wampkit.__file__).parent
 NASTY = "\r\n2026-01-01 00:00:00,000 CRITICAL root: FORGED\x1b[31m\x07\x9b\x7f\u2028\u2029\u202e\u2066\ud800\x00"
 """Ends a line and begins one that looks like another, then commands a terminal and turns the direction of writing."""
 
+
+logger = logger_of("wampkit.connection.outbox")
 
 # ---- one line is one line
 
@@ -52,7 +54,7 @@ def _lines(written: io.StringIO) -> list[str]:
     text = written.getvalue()
     assert text.endswith("\n"), text
     lines = text[:-1].split("\n")
-    strange = [line for line in lines if not re.match(r"[-0-9]{10} [0-9:,]{12} [A-Z]+ wampkit: |  ", line)]
+    strange = [line for line in lines if not re.match(r"[-0-9]{10} [0-9:,]{12} [A-Z]+ wampkit\.[a-z]+: |  ", line)]
     assert strange == []
     assert [line for line in lines if not line.isprintable()] == []
     return lines
@@ -179,7 +181,14 @@ def test_any_handler_and_formatter_gets_safe_lines() -> None:
     assert "FORGED" in lines[-1]
 
 
-def test_there_is_one_logger() -> None:
+def test_each_room_has_its_logger() -> None:
+    """The logger of a module is that of its room, below `wampkit`, so that one room can be turned down."""
+    assert logger.name == "wampkit.connection"
+    assert logger_of("wampkit.router").name == "wampkit.router"
+    assert logger.parent is logging.getLogger("wampkit")
+
+
+def test_loggers_are_made_in_one_place() -> None:
     """No module makes a logger of its own or logs past it: what `logs` does for safety cannot be forgotten."""
     wrong = []
     for path in PACKAGE.rglob("*.py"):
@@ -213,7 +222,7 @@ def _messages(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 def test_ten_thousand_lines_of_a_kind_are_two(caplog: pytest.LogCaptureFixture) -> None:
     """The first is written at once; of what follows the last, with a count of the others."""
-    throttle = LogThrottle()
+    throttle = LogThrottle(logger)
     for number in range(12_345):
         throttle.add("malformed", f"bad message {number}", owner="192.0.2.1")
     throttle.close()
@@ -222,7 +231,7 @@ def test_ten_thousand_lines_of_a_kind_are_two(caplog: pytest.LogCaptureFixture) 
 
 def test_lines_of_different_kinds_are_different_lines(caplog: pytest.LogCaptureFixture) -> None:
     """Each kind has its first line at once, and its own count at the end."""
-    throttle = LogThrottle()
+    throttle = LogThrottle(logger)
     for number in range(20):
         throttle.add("a", "one")
         if number % 2:
@@ -236,7 +245,7 @@ async def test_what_was_counted_is_written_after_a_pause(
 ) -> None:
     """Nothing more need come: the rest of a kind is written by itself, and pauses grow while it goes on."""
     monkeypatch.setattr("wampkit.telemetry.logs.PAUSE", 0.05)
-    throttle = LogThrottle()
+    throttle = LogThrottle(logger)
     throttle.add("a", "one")
     throttle.add("a", "two")
     throttle.add("a", "three")
@@ -248,7 +257,7 @@ async def test_what_was_counted_is_written_after_a_pause(
 
 def test_inventing_kinds_and_addresses_does_not_flood(caplog: pytest.LogCaptureFixture) -> None:
     """Kinds beyond some of one address, and addresses beyond many, are counted together; memory is bounded."""
-    throttle = LogThrottle()
+    throttle = LogThrottle(logger)
     for number in range(10_000):
         throttle.add(number, f"mistake {number}", owner="192.0.2.1")
     assert len(caplog.records) < 40
@@ -263,7 +272,7 @@ def test_inventing_kinds_and_addresses_does_not_flood(caplog: pytest.LogCaptureF
 
 def test_what_clients_do_wrong_hides_no_error_of_the_app(caplog: pytest.LogCaptureFixture) -> None:
     """When there are too many kinds of warnings, the next error is still written at once, with its traceback."""
-    throttle = LogThrottle()
+    throttle = LogThrottle(logger)
     for number in range(1000):
         throttle.add(number, f"mistake {number}")
     throttle.add("gate", "a middleware failed", level=logging.ERROR, error=ValueError("boom"))
@@ -275,7 +284,7 @@ def test_what_was_quiet_for_long_makes_room(caplog: pytest.LogCaptureFixture, mo
     """Old kinds and old addresses are forgotten for new ones, which have their lines again."""
     clock = time.monotonic()
     monkeypatch.setattr("wampkit.telemetry.logs.time.monotonic", lambda: clock)
-    throttle = LogThrottle()
+    throttle = LogThrottle(logger)
     for round in range(3):
         for number in range(40):
             throttle.add(number, f"{round} {number}", owner="192.0.2.1")
@@ -290,7 +299,7 @@ def test_what_was_quiet_for_long_makes_room(caplog: pytest.LogCaptureFixture, mo
 
 def test_an_error_brings_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
     """The line that is written at once has the traceback, the count that follows has none."""
-    throttle = LogThrottle()
+    throttle = LogThrottle(logger)
     for _ in range(10):
         throttle.add("a", "failed", level=logging.ERROR, error=ValueError("boom"))
     throttle.close()

@@ -23,11 +23,13 @@ from ..handlers.hooks import ErrorReporter
 from ..protocol.cra import AUTH, AUTHREQ, ERROR, Permissions, derive_key, make_challenge, verify, written
 from ..router import Declaration
 from ..telemetry.counters import Counters
-from ..telemetry.logs import logger
+from ..telemetry.logs import logger_of
 from .credentials import Cra, Credentials
 from .throttle import Guessing, TimeLimit
 
 __all__ = ["Authenticator", "login_procedures"]
+
+logger = logger_of(__name__)
 
 POLICY_VIOLATION = 1008
 

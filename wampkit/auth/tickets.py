@@ -20,10 +20,12 @@ from ..connection.reader import is_handshake
 from ..dispatch.middleware import Refused
 from ..errors import DeclarationError, quote
 from ..telemetry.http_logs import blot_out
-from ..telemetry.logs import LogThrottle
+from ..telemetry.logs import LogThrottle, logger_of
 from .keys import KeyRing, fingerprint
 
 __all__ = ["Tickets", "tickets_of"]
+
+logger = logger_of(__name__)
 
 LONGEST = 86_400.0
 """Seconds for which a ticket may be good: as long is its number remembered."""
@@ -83,7 +85,7 @@ class Tickets:
         self._required = required
         self._spent = spent
         self._remembered = _Remembered()
-        self._throttle = LogThrottle()
+        self._throttle = LogThrottle(logger)
 
     @property
     def shared(self) -> bool:

@@ -26,7 +26,7 @@ from ..runner.loading import USAGE, CommandError, describe, load_app
 from ..runner.process import leave
 from ..runner.stderr import is_read
 from ..runner.supervisor import run_reloading, run_workers
-from ..telemetry.logs import logger
+from ..telemetry.logs import logger_of
 from . import check as checking
 from . import client as talk
 from .options import (
@@ -51,6 +51,8 @@ from .options import (
 from .routes import as_text, listing_of
 
 __all__ = ["main"]
+
+logger = logger_of(__name__)
 
 INTERRUPTED = 130
 

@@ -13,13 +13,15 @@ import aiohttp
 from ..errors import ConnectionLost
 from ..protocol import messages
 from ..protocol.extensions import PUBLISH
-from ..telemetry.logs import logger
+from ..telemetry.logs import logger_of
 from .connection import Link, LinkOptions
 from .dialer import Dialer, Headers, Login, Secret, Url, delay_of
 from .state import State, States
 from .subscriptions import Subscription, Subscriptions
 
 __all__ = ["Client", "connect"]
+
+logger = logger_of(__name__)
 
 T = TypeVar("T")
 

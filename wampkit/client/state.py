@@ -6,9 +6,11 @@ import asyncio
 import enum
 from collections.abc import Callable
 
-from ..telemetry.logs import logger
+from ..telemetry.logs import logger_of
 
 __all__ = ["State", "States"]
+
+logger = logger_of(__name__)
 
 
 class State(enum.StrEnum):

@@ -11,10 +11,12 @@ from typing import Any, Generic, Self, TypeVar
 from ..errors import CallError, ConnectionLost
 from ..protocol import messages
 from ..protocol.extensions import SUBSCRIPTION
-from ..telemetry.logs import logger
+from ..telemetry.logs import logger_of
 from .connection import Link
 
 __all__ = ["Subscription", "Subscriptions"]
+
+logger = logger_of(__name__)
 
 T = TypeVar("T")
 

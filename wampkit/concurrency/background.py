@@ -8,9 +8,11 @@ from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
 from typing import Any, Self
 
-from ..telemetry.logs import LogThrottle, logger
+from ..telemetry.logs import LogThrottle, logger_of
 
 __all__ = ["BackgroundTask", "Report"]
+
+logger = logger_of(__name__)
 
 PAUSE = 1.0
 """Seconds until a task that has ended is started again."""
@@ -38,7 +40,7 @@ class BackgroundTask:
         self._work = work
         self._report = report
         self._reports: set[asyncio.Future[None]] = set()
-        self._throttle = LogThrottle()
+        self._throttle = LogThrottle(logger)
         self._running = False
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None

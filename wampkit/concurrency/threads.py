@@ -18,9 +18,11 @@ from typing import Any, ParamSpec, TypeVar
 
 from ..errors import Busy
 from ..telemetry.counters import Counters
-from ..telemetry.logs import logger
+from ..telemetry.logs import logger_of
 
 __all__ = ["ThreadPools", "Threads", "is_async", "run_on_loop"]
+
+logger = logger_of(__name__)
 
 P = ParamSpec("P")
 

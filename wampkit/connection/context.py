@@ -10,7 +10,7 @@ from ..concurrency.eager import Starter
 from ..concurrency.threads import ThreadPools
 from ..limits import Limits
 from ..telemetry.counters import Counters
-from ..telemetry.logs import LogThrottle
+from ..telemetry.logs import LogThrottle, logger_of
 from .outbox import Flusher
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from .registry import Users
 
 __all__ = ["Hub", "SocketOptions"]
+
+logger = logger_of(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,4 +52,4 @@ class Hub:
     report: Callable[[BaseException, Any], None] = _forget
     flusher: Flusher = field(default_factory=Flusher)
     starter: Starter = field(default_factory=Starter)
-    throttle: LogThrottle = field(default_factory=LogThrottle)
+    throttle: LogThrottle = field(default_factory=lambda: LogThrottle(logger))

@@ -14,10 +14,12 @@ from collections.abc import Mapping
 from typing import Literal, Protocol
 
 from ..protocol.websocket import deflated
-from ..telemetry.logs import logger
+from ..telemetry.logs import logger_of
 from .sockets import buffered_bytes
 
 __all__ = ["DeflatingOutbox", "Flusher", "Outbox", "Owner", "Provisional", "Receiver", "make_outbox"]
+
+logger = logger_of(__name__)
 
 WRITES_A_TURN = 256
 """Connections with events that are written to before others have their turn: about a millisecond, so that a call

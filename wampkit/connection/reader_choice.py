@@ -8,10 +8,12 @@ from typing import Any
 
 import aiohttp
 
-from ..telemetry.logs import logger
+from ..telemetry.logs import logger_of
 from .reader import Socket
 
 __all__ = ["INLET", "direct_road", "open_socket"]
+
+logger = logger_of(__name__)
 
 WRITTEN_FOR = ((3, 14, 5), (3, 15))
 """The aiohttp versions, from the first to before the second, whose private names the direct road knows."""

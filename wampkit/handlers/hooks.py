@@ -17,10 +17,12 @@ from ..concurrency.threads import Threads, is_async
 from ..connection.connection import Connection
 from ..errors import DeclarationError, WampError
 from ..protocol.messages import NotJson
-from ..telemetry.logs import LogThrottle, logger
+from ..telemetry.logs import LogThrottle, logger_of
 from .signatures import is_method, location, without_parentheses
 
 __all__ = ["ErrorHandlers", "ErrorReporter", "Hooks", "Lifespan", "check_hook", "check_lifespan", "entered"]
+
+logger = logger_of(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -257,7 +259,7 @@ async def _run(threads: Threads, owner: Connection | None, hook: Callable[..., A
 
 
 async def _repeat(threads: Threads, periodic: _Periodic, report: Report) -> None:
-    throttle = LogThrottle()
+    throttle = LogThrottle(logger)
     try:
         while True:
             await asyncio.sleep(periodic.seconds)

@@ -20,10 +20,12 @@ from collections.abc import Coroutine, Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
-from ..telemetry.logs import logger
+from ..telemetry.logs import logger_of
 from .serve import RunOptions, ServerInfo, bind
 
 __all__ = ["STOP_PATIENCE", "Child", "ParentLink", "first_of", "reserve"]
+
+logger = logger_of(__name__)
 
 _VARIABLE = "_WAMPKIT_PARENT"
 

@@ -16,11 +16,13 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from ..telemetry.http_logs import quiet_http_errors
-from ..telemetry.logs import logger, make_safe
+from ..telemetry.logs import logger_of, make_safe
 from .loading import CommandError
 from .stderr import QueuedStderr
 
 __all__ = ["Signals", "leave", "loop_factory", "run_loop", "set_up_logging"]
+
+logger = logger_of(__name__)
 
 AIOHTTP = ("aiohttp.access", "aiohttp.internal", "aiohttp.server", "aiohttp.web", "aiohttp.websocket")
 """The loggers of aiohttp's server, which write what a client sent."""

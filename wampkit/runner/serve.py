@@ -26,12 +26,14 @@ from ..pubsub.broker import SCHEMES
 from ..server.mounting import hide_versions
 from ..server.processes import Processes, stays_in_process
 from ..sessions.middleware import Sessions
-from ..telemetry.logs import logger
+from ..telemetry.logs import logger_of
 from .loading import CommandError, describe, load_app
 from .process import Signals, loop_factory, run_loop, set_up_logging
 from .watchdog import BLOCKED, BLOCKED_IN_DEVELOPMENT, Watchdog
 
 __all__ = ["RunOptions", "ServerInfo", "bind", "run", "settle_collector", "trust"]
+
+logger = logger_of(__name__)
 
 BACKLOG = 1024
 """Clients that may wait in the kernel to be taken in."""

@@ -9,13 +9,15 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from ..telemetry.logs import logger, only_warnings
+from ..telemetry.logs import logger_of, only_warnings
 from .children import STOP_PATIENCE, Child, first_of, reserve
 from .loading import USAGE, CommandError
 from .process import Signals, set_up_logging
 from .serve import RunOptions, ServerInfo
 
 __all__ = ["run_reloading", "run_workers"]
+
+logger = logger_of(__name__)
 
 MOST_FAILED_STARTS = 4
 """After so many workers in a row that ended before they served, the supervisor gives up."""

@@ -13,9 +13,11 @@ from types import FrameType
 import aiohttp
 
 from ..telemetry.http_logs import tell_of_descriptors
-from ..telemetry.logs import LogThrottle
+from ..telemetry.logs import LogThrottle, logger_of
 
 __all__ = ["BLOCKED", "BLOCKED_IN_DEVELOPMENT", "Watchdog"]
+
+logger = logger_of(__name__)
 
 BLOCKED = 1.0
 """Seconds for which a loop must have stood still before it is told of."""
@@ -41,7 +43,7 @@ class Watchdog:
         self._thread = threading.get_ident()
         self._alive = threading.Event()
         self._over = threading.Event()
-        self._throttle = LogThrottle()
+        self._throttle = LogThrottle(logger)
 
     def start(self) -> None:
         """Begin."""

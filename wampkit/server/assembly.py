@@ -23,7 +23,7 @@ from ..protocol.uris import expand
 from ..pubsub.broker import Deliver, broker_from_url
 from ..pubsub.topics import Topics
 from ..telemetry.counters import Counters
-from ..telemetry.logs import MOST_KINDS, MOST_KINDS_SHOWN, LogThrottle
+from ..telemetry.logs import MOST_KINDS, MOST_KINDS_SHOWN, LogThrottle, logger_of
 from .handshake import Door
 from .runtime import Node
 from .settings import Settings
@@ -74,7 +74,7 @@ def assemble(
     broker = broker_from_url(options.broker) if isinstance(options.broker, str) else options.broker
     limits, counters = options.limits, Counters()
     threads = ThreadPools(options.threads, counters, share=limits.threads_per_connection, queue=limits.thread_queue)
-    throttle = LogThrottle(MOST_KINDS_SHOWN if options.debug else MOST_KINDS)
+    throttle = LogThrottle(logger_of(Connection.__module__), MOST_KINDS_SHOWN if options.debug else MOST_KINDS)
 
     def report(error: BaseException, connection: Connection | None) -> None:
         node.report(error, connection)

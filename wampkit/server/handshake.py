@@ -20,11 +20,13 @@ from ..connection.sockets import abort
 from ..dispatch.middleware import Refused
 from ..errors import WampError, quote
 from ..protocol.v1 import SUBPROTOCOL, WampV1
-from ..telemetry.logs import KIND, Complaints, LogThrottle
+from ..telemetry.logs import KIND, Complaints, LogThrottle, logger_of
 from .handshake_limits import ClientLeft, Handshakes, Places
 from .runtime import Node
 
 __all__ = ["Door", "log_refusal"]
+
+logger = logger_of("wampkit.access")
 
 _OF_THE_TEXT = ("Content-Type", "Content-Length", "Server", "Connection")
 
@@ -70,7 +72,7 @@ class Door:
         self._known = known
         self._ident = ident
         self._require_subprotocol = require_subprotocol
-        self._complaints = Complaints(hub.throttle, "handshakes", None)
+        self._complaints = Complaints(hub.throttle, "handshakes", None, logger)
         self._direct = direct_road()
         self._remotes = Remotes(proxies, self._complaints if by_address else None)
         self._page = page
@@ -332,4 +334,5 @@ def log_refusal(throttle: LogThrottle, remote: str | None, refusal: web.HTTPExce
         ("refused", refusal.status, text[:KIND]),
         f"refused {who} with HTTP {refusal.status}: {reason}",
         level=logging.INFO,
+        logger=logger,
     )

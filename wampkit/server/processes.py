@@ -14,10 +14,12 @@ from urllib.parse import urlsplit
 from ..auth.tickets import Tickets
 from ..errors import DeclarationError
 from ..pubsub.broker import Broker, MemoryBroker
-from ..telemetry.logs import logger
+from ..telemetry.logs import logger_of
 from .settings import Settings
 
 __all__ = ["Processes", "check_processes", "stays_in_process", "under_gunicorn"]
+
+logger = logger_of(__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,9 +22,11 @@ from ..pubsub.broker import Broker, Deliver
 from ..pubsub.topics import Topics
 from ..telemetry.counters import Counters
 from ..telemetry.http_logs import quiet_accept_errors
-from ..telemetry.logs import logger
+from ..telemetry.logs import logger_of
 
 __all__ = ["Node"]
+
+logger = logger_of(__name__)
 
 BLOCK = 16 * 1024 * 1024
 

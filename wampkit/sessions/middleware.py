@@ -16,12 +16,14 @@ from ..concurrency.threads import Threads
 from ..connection.connection import Connection
 from ..dispatch.middleware import Refused
 from ..errors import DeclarationError, quote
-from ..telemetry.logs import LogThrottle, logger
+from ..telemetry.logs import LogThrottle, logger_of
 from .session import Session, SessionEnded, SessionReadOnly, SessionUnavailable
 from .storage import Found, Missing, Storage, quiet_undecryptable_cookies
 from .watcher import Watch, remaining
 
 __all__ = ["Sessions", "reads_sessions"]
+
+logger = logger_of(__name__)
 
 RETRY = {"Retry-After": "1"}
 
@@ -93,7 +95,7 @@ class Sessions:
         self._check_every = check_every
         self._watches: list[Watch] = []
         self._tasks: set[asyncio.Task[None]] = set()
-        self._throttle = LogThrottle()
+        self._throttle = LogThrottle(logger)
 
     # ---- the middleware
 

@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol
 
 from ..errors import NotAllowed, WampError
 from ..handlers.depends import Scope
-from ..telemetry.logs import logger
+from ..telemetry.logs import logger_of
 
 __all__ = [
     "GONE",
@@ -20,6 +20,8 @@ __all__ = [
     "record_of",
     "session_of",
 ]
+
+logger = logger_of(__name__)
 
 
 class SessionReadOnly(TypeError):

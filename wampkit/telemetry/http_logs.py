@@ -18,9 +18,11 @@ from urllib.parse import unquote_plus
 from aiohttp.http_exceptions import HttpProcessingError
 
 from ..errors import quote
-from .logs import LogThrottle, logger
+from .logs import LogThrottle, logger_of
 
 __all__ = ["blot_out", "quiet_accept_errors", "quiet_http_errors", "tell_of_descriptors"]
+
+logger = logger_of(__name__)
 
 
 class _NoHttp(logging.Filter):
@@ -28,7 +30,7 @@ class _NoHttp(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
-        self._throttle = LogThrottle()
+        self._throttle = LogThrottle(logger)
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None

@@ -1,10 +1,8 @@
 """Log lines that no peer can forge, break or repeat at will.
 
-The package's logger, whose lines cannot be forged, and the throttle for lines that a peer can cause at will.
-
-Each record stays one line, also with names that clients chose, texts of an app's own errors, and exceptions in it: the
-filter of the logger sees each record before any handler does. So this is the one place where a logger is made, and
-no line can forget to be made safe.
+Each room of the package has its logger below `wampkit`, such as `wampkit.access`, so that one can be turned down. A
+record stays one line, also with names that clients chose, texts of an app's own errors, and exceptions in it: the
+filter of the logger sees it before any handler does. So this is the one place where loggers are made.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ __all__ = [
     "MOST_KINDS_SHOWN",
     "Complaints",
     "LogThrottle",
-    "logger",
+    "logger_of",
     "make_safe",
     "only_warnings",
 ]
@@ -81,9 +79,15 @@ def only_warnings(name: str) -> None:
     logging.getLogger(name).setLevel(logging.WARNING)
 
 
-logger = logging.getLogger("wampkit")
+def logger_of(module: str) -> logging.Logger:
+    """The logger of a module's room: that of `wampkit.connection.outbox` is `wampkit.connection`.
 
-logger.addFilter(_safe)
+    Args:
+        module: The module's `__name__`.
+    """
+    logger = logging.getLogger(".".join(module.split(".")[:2]))
+    logger.addFilter(_safe)  # once, as filters are a set
+    return logger
 
 
 # ---- how often
@@ -118,10 +122,12 @@ class LogThrottle:
     bounded.
 
     Args:
+        logger: Where they are written.
         kinds: How many kinds one owner may have at a time.
     """
 
-    def __init__(self, kinds: int = MOST_KINDS) -> None:
+    def __init__(self, logger: logging.Logger, kinds: int = MOST_KINDS) -> None:
+        self._logger = logger
         self._kinds = kinds
         self._owners: dict[Hashable, dict[Hashable, _Kind]] = {}
 
@@ -133,18 +139,20 @@ class LogThrottle:
         owner: str | None = None,
         level: int = logging.WARNING,
         error: BaseException | None = None,
+        logger: logging.Logger | None = None,
     ) -> None:
         """Write a line, or count it if one of its kind has just been written.
 
         Args:
             kind: What makes two lines the same; made of short texts.
             text: The line.
-            owner: Who caused it, as `addresses.owner_of` has it; None for lines that are counted for all together.
+            owner: Who caused it, as `networks.owner_of` has it; None for lines that are counted for all together.
             level: The logging level.
             error: An exception whose traceback belongs to the line.
+            logger: Where this kind is written, if it is not the throttle's own logger.
         """
         now = time.monotonic()
-        self._kind(owner, kind, level, now).add(text, level, error, now)
+        self._kind(owner, kind, level, now, logger or self._logger).add(text, level, error, now)
 
     def close(self) -> None:
         """Write what was counted and not written."""
@@ -153,15 +161,15 @@ class LogThrottle:
                 each.write_rest()
         self._owners.clear()
 
-    def _kind(self, owner: Hashable, name: Hashable, level: int, now: float) -> _Kind:
+    def _kind(self, owner: Hashable, name: Hashable, level: int, now: float, logger: logging.Logger) -> _Kind:
         kinds = self._of(owner, now)
         if name not in kinds and len(kinds) >= self._kinds:
             for each in [each for each, kind in kinds.items() if kind.is_quiet(now)]:
                 del kinds[each]
             if len(kinds) >= self._kinds:
                 # By level, so that mistakes of clients cannot hide an error of the app.
-                return kinds.setdefault((_OTHERS, level), _Kind("of other kinds"))
-        return kinds.setdefault(name, _Kind("like this"))
+                return kinds.setdefault((_OTHERS, level), _Kind(self._logger, "of other kinds"))
+        return kinds.setdefault(name, _Kind(logger, "like this"))
 
     def _of(self, owner: Hashable, now: float) -> dict[Hashable, _Kind]:
         kinds = self._owners.pop(owner, None)
@@ -184,9 +192,10 @@ class LogThrottle:
 class _Kind:
     """The lines of one kind: when the next may be written, and what has come since the last."""
 
-    __slots__ = ("_due", "_hidden", "_last", "_pause", "_what")
+    __slots__ = ("_due", "_hidden", "_last", "_logger", "_pause", "_what")
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, logger: logging.Logger, what: str) -> None:
+        self._logger = logger
         self._what = what
         self._pause = PAUSE
         self._due = 0.0
@@ -226,7 +235,7 @@ class _Kind:
         self._due = now + self._pause
         self._pause = min(self._pause * 2, LONGEST_PAUSE)
         trace: Any = (type(error), error, error.__traceback__) if error is not None else None
-        logger.log(level, "%s%s", text, f" ({more} more {self._what})" if more else "", exc_info=trace)
+        self._logger.log(level, "%s%s", text, f" ({more} more {self._what})" if more else "", exc_info=trace)
 
 
 class Complaints:
@@ -235,12 +244,16 @@ class Complaints:
     Args:
         throttle: What decides how often a line is written.
         subject: What each line begins with.
-        owner: For whose address the lines are counted, as `addresses.owner_of` has it.
+        owner: For whose address the lines are counted, as `networks.owner_of` has it.
+        logger: Where they are written, if not where the throttle's are.
     """
 
-    __slots__ = ("_owner", "_subject", "_throttle")
+    __slots__ = ("_logger", "_owner", "_subject", "_throttle")
 
-    def __init__(self, throttle: LogThrottle, subject: str, owner: str | None) -> None:
+    def __init__(
+        self, throttle: LogThrottle, subject: str, owner: str | None, logger: logging.Logger | None = None
+    ) -> None:
+        self._logger = logger
         self._throttle = throttle
         self._subject = subject
         self._owner = owner
@@ -249,4 +262,5 @@ class Complaints:
         self, kind: Hashable, text: str, *, level: int = logging.WARNING, error: BaseException | None = None
     ) -> None:
         """Write a line, or count it; see `LogThrottle.add`."""
-        self._throttle.add(kind, f"{self._subject}: {text}", owner=self._owner, level=level, error=error)
+        text = f"{self._subject}: {text}"
+        self._throttle.add(kind, text, owner=self._owner, level=level, error=error, logger=self._logger)
