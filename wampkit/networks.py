@@ -11,7 +11,17 @@ from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TypeAlias
 
-__all__ = ["UNIX", "Address", "Network", "Networks", "owner_of", "read_address", "read_network"]
+__all__ = [
+    "UNIX",
+    "Address",
+    "Network",
+    "Networks",
+    "describe_address",
+    "owner_of",
+    "read_address",
+    "read_network",
+    "read_peer",
+]
 
 Address: TypeAlias = IPv4Address | IPv6Address
 
@@ -34,6 +44,20 @@ def read_address(text: str) -> Address:
     if isinstance(address, IPv6Address):
         return address.ipv4_mapped or IPv6Address(int(address))
     return address
+
+
+def read_peer(text: str | None) -> Address | None:
+    """The address of a socket's peer as `read_address` reads it; None, for a unix socket, stays None.
+
+    Raises:
+        ValueError: The text is no address.
+    """
+    return None if text is None else read_address(text)
+
+
+def describe_address(address: object) -> str:
+    """A client's address for people to read: "a unix socket" for None."""
+    return "a unix socket" if address is None else str(address)
 
 
 OWN_BITS = 64

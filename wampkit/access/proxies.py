@@ -1,8 +1,8 @@
-"""Who the client is where proxies stand in front: what they say is believed of trusted ones alone.
+"""The client's address behind reverse proxies: `TrustedProxies`, and the `PeerResolver` that reads their headers.
 
-Each proxy appends the address that it was spoken to from, so that the list is read from the right: the peer of the
-socket is known, and as long as a hop is trusted, the address that it wrote down is true. The first that is not trusted
-is the client. What stands to the left of it is whatever the client has sent.
+Each proxy appends the address that it was connected from, so the list is read from the right: the peer of the socket is
+known, and as long as a hop is trusted, the address that it wrote down is true. The first hop that is not trusted is the
+client. What stands to the left of it was sent by the client, and proves nothing.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from aiohttp import web
 
 from ..connection.sockets import asked
 from ..errors import DeclarationError, quote
-from ..networks import UNIX, Address, Networks, read_address, read_network
+from ..networks import UNIX, Address, Networks, describe_address, read_address, read_network, read_peer
 from ..telemetry.logs import Complaints
 
 if TYPE_CHECKING:
     from multidict import MultiMapping
 
-__all__ = ["HEADERS", "Header", "Remote", "Remotes", "TrustedProxies", "UnreadableHop", "peer_of", "trusted"]
+__all__ = ["HEADERS", "Peer", "PeerResolver", "TrustedProxies", "peer_address", "trusted_proxies_of"]
 
 Header: TypeAlias = Literal["X-Forwarded-For", "Forwarded"]
 
@@ -38,10 +38,10 @@ _PAIR = re.compile(r"""\s*([!#$%&'*+.^_`|~0-9A-Za-z-]+)=(?:"((?:[^"\\]|\\.)*)"|(
 
 
 class UnreadableHop(web.HTTPBadRequest):
-    """HTTP 400: a proxy is trusted, and what it says of the client's address cannot be read.
+    """HTTP 400: a trusted proxy's header does not hold a readable client address.
 
     Args:
-        why: What the log says.
+        why: The reason, for the log.
     """
 
     def __init__(self, why: str) -> None:
@@ -49,29 +49,16 @@ class UnreadableHop(web.HTTPBadRequest):
         self.why = why
 
 
-@dataclass(frozen=True, slots=True)
-class Remote:
-    """Who is at the other end.
-
-    Attributes:
-        address: The client's address, or None for a unix socket.
-        secure: Whether the client speaks TLS.
-    """
-
-    address: str | None
-    secure: bool
-
-
 class TrustedProxies:
-    """Whose word about the client's address is believed.
+    """The reverse proxies whose headers name the client: `App(trusted_proxies=TrustedProxies("10.0.0.1"))`.
 
     Args:
-        *networks: The addresses and networks of the proxies, or "unix" for whoever speaks on a unix socket.
-        header: Where they write the address; the other header is ignored. With "X-Forwarded-For" the scheme is taken
-            from X-Forwarded-Proto, with "Forwarded" from its `proto`.
+        *networks: The addresses and networks of the proxies, or "unix" for every peer of a unix socket.
+        header: The header that holds the client's address; the other one is ignored. With "X-Forwarded-For" the scheme
+            is taken from X-Forwarded-Proto, with "Forwarded" from its `proto`.
 
     Raises:
-        DeclarationError: One of them is no network, or all the world.
+        DeclarationError: One of them is no network, or holds every address.
     """
 
     def __init__(self, *networks: str, header: Header = "X-Forwarded-For") -> None:
@@ -87,34 +74,38 @@ class TrustedProxies:
                 f"trusted_proxies: {everybody[0]} trusts everybody, so that anybody could claim any address; "
                 f"name your proxies"
             )
-        self.header: Header = header
+        self._header: Header = header
+
+    @property
+    def header(self) -> Header:
+        """The header that holds the client's address."""
+        return self._header
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._networks)
 
     def trusts(self, peer: str | None) -> bool:
-        """Whether the word of a socket's peer is believed; None is a unix socket's."""
+        """Whether the headers of a socket's peer are believed.
+
+        Args:
+            peer: The peer's address, or None for a unix socket.
+        """
         try:
-            return self._networks.find(None if peer is None else read_address(peer)) is not None
+            return self._networks.find(read_peer(peer)) is not None
         except ValueError:
             return False
 
-    def find(self, peer: str | None, headers: MultiMapping[str]) -> tuple[str | None, bool | None]:
-        """The client behind a trusted peer: its address, and whether it speaks TLS, None where that is not told.
-
-        Args:
-            peer: The address of the socket's peer, or None for a unix socket.
-            headers: The request's headers.
+    def _client(self, peer: str | None, headers: MultiMapping[str]) -> tuple[str | None, bool | None]:
+        """The client's address behind a trusted peer, and whether it speaks TLS; None where that is not said.
 
         Raises:
             UnreadableHop: An address that is needed cannot be read.
         """
-        lines = headers.getall(self.header, [])
-        if self.header == "Forwarded":
+        lines = headers.getall(self._header, [])
+        if self._header == "Forwarded":
             hops, schemes = _read_forwarded(lines)
         else:
-            hops = [each.strip() for line in lines for each in line.split(",")]
-            schemes = [each.strip() for line in headers.getall(PROTO, []) for each in line.split(",")]
+            hops, schemes = _split(lines), _split(headers.getall(PROTO, []))
         client, taken = peer, 0
         for hop in reversed(hops):
             taken += 1
@@ -122,18 +113,18 @@ class TrustedProxies:
             client = str(address)
             if self._networks.find(address) is None:
                 break
-        return client, _secure(schemes, max(taken, 1))
+        return client, _is_secure(schemes, max(taken, 1))
 
     def _read_hop(self, hop: str) -> Address:
         found = _ADDRESS_PORT.fullmatch(hop)
         try:
             return read_address((found[1] or found[2]) if found is not None else hop)
         except ValueError:
-            raise UnreadableHop(f"a trusted proxy's {self.header} names {quote(hop)}, which is no address") from None
+            raise UnreadableHop(f"a trusted proxy's {self._header} names {quote(hop)}, which is no address") from None
 
 
-def trusted(given: Iterable[str] | TrustedProxies | None) -> TrustedProxies | None:
-    """What `App(trusted_proxies=...)` was given, as one thing; None where nobody is trusted.
+def trusted_proxies_of(given: Iterable[str] | TrustedProxies | None) -> TrustedProxies | None:
+    """The value of `App(trusted_proxies=...)` as `TrustedProxies`, or None for no proxies.
 
     Raises:
         DeclarationError: It is a single text, or one of its entries is no network.
@@ -148,15 +139,22 @@ def trusted(given: Iterable[str] | TrustedProxies | None) -> TrustedProxies | No
     return TrustedProxies(*networks) if networks else None
 
 
-def _secure(schemes: Sequence[str], taken: int) -> bool | None:
-    """What was said of the hop that is so far from the right; a proxy that says it once says it of the client."""
+# ---- reading the headers
+
+
+def _split(lines: Sequence[str]) -> list[str]:
+    return [each.strip() for line in lines for each in line.split(",")]
+
+
+def _is_secure(schemes: Sequence[str], taken: int) -> bool | None:
+    """Whether the hop at this place, counted from the right, used TLS; a single scheme is the client's."""
     if not schemes:
         return None
     return _SECURE.get(schemes[max(0, len(schemes) - taken)].lower())
 
 
 def _read_forwarded(lines: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The hops and the schemes of Forwarded headers (RFC 7239), as many of each; "" where one is not told."""
+    """The hops and the schemes of Forwarded headers (RFC 7239), two lists of one length; "" where one is not said."""
     text = ",".join(lines)
     if lines and not text:
         raise UnreadableHop("a trusted proxy's Forwarded is empty")
@@ -180,10 +178,61 @@ def _read_forwarded(lines: Sequence[str]) -> tuple[list[str], list[str]]:
     return hops, schemes
 
 
-# ---- at the door
+# ---- resolving a request
 
 
-def peer_of(request: web.BaseRequest) -> str | None:
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The client of a request.
+
+    Attributes:
+        address: The client's address, or None for a unix socket.
+        secure: Whether the client speaks TLS.
+    """
+
+    address: str | None
+    secure: bool
+
+
+class PeerResolver:
+    """Finds the client of each request: the socket's peer, or the one that a trusted proxy names.
+
+    Args:
+        proxies: The trusted proxies, or None.
+        complaints: The log for headers from peers that are not trusted, or None to ignore them silently.
+    """
+
+    def __init__(self, proxies: TrustedProxies | None, complaints: Complaints | None) -> None:
+        self._proxies = proxies
+        self._complaints = complaints
+        self._headers = HEADERS if proxies is None else (proxies.header,)
+
+    def resolve(self, request: web.BaseRequest) -> Peer:
+        """The client of a request.
+
+        Raises:
+            UnreadableHop: A trusted proxy names an address that cannot be read.
+        """
+        peer = peer_address(request)
+        if self._proxies is not None and self._proxies.trusts(peer):
+            address, secure = self._proxies._client(peer, request.headers)
+            return Peer(address, request.secure if secure is None else secure)
+        if self._complaints is not None:
+            self._complain(self._complaints, peer, request)
+        return Peer(_address_from_site(request, peer) if self._proxies is None else peer, request.secure)
+
+    def _complain(self, complaints: Complaints, peer: str | None, request: web.BaseRequest) -> None:
+        name = next((each for each in self._headers if each in request.headers), None)
+        if name is not None:
+            who = quote(describe_address(peer), 64)
+            complaints.add(
+                "forwarded",
+                f"{name} came from {who}, which is not trusted: the rules by address judge {who} itself; if it is "
+                f"your proxy, name it with trusted_proxies",
+            )
+
+
+def peer_address(request: web.BaseRequest) -> str | None:
     """The address of the socket's peer, or None for a unix socket.
 
     A unix peer may have bound its own socket to a file whose name looks like an address.
@@ -194,46 +243,8 @@ def peer_of(request: web.BaseRequest) -> str | None:
     return str(peername[0]) if peername else request.remote
 
 
-def _told_by_site(request: web.BaseRequest, peer: str | None) -> str | None:
-    """The client's address as the web application around has put it into the request, or else the peer's."""
+def _address_from_site(request: web.BaseRequest, peer: str | None) -> str | None:
+    """The client's address that the surrounding web application has set on the request, or else the peer's."""
     if peer is None and request.transport is not None and request.remote == str(asked(request.transport, "peername")):
         return None
     return request.remote or None
-
-
-class Remotes:
-    """Tells of each handshake who sent it.
-
-    Args:
-        proxies: Whose word is believed.
-        complaints: What is told of peers that claim an address without being trusted, or None where it does not matter.
-    """
-
-    def __init__(self, proxies: TrustedProxies | None, complaints: Complaints | None) -> None:
-        self._proxies = proxies
-        self._complaints = complaints
-        self._headers = HEADERS if proxies is None else (proxies.header,)
-
-    def of(self, request: web.BaseRequest) -> Remote:
-        """Who sent a handshake.
-
-        Raises:
-            UnreadableHop: A trusted proxy names an address that cannot be read.
-        """
-        peer = peer_of(request)
-        if self._proxies is not None and self._proxies.trusts(peer):
-            address, secure = self._proxies.find(peer, request.headers)
-            return Remote(address, request.secure if secure is None else secure)
-        if self._complaints is not None:
-            self._complain(self._complaints, peer, request)
-        return Remote(_told_by_site(request, peer) if self._proxies is None else peer, request.secure)
-
-    def _complain(self, complaints: Complaints, peer: str | None, request: web.BaseRequest) -> None:
-        name = next((each for each in self._headers if each in request.headers), None)
-        if name is not None:
-            who = quote(peer or "a unix socket", 64)
-            complaints.add(
-                "forwarded",
-                f"{name} came from {who}, which is not trusted: the rules by address judge {who} itself; if it is "
-                f"your proxy, name it with trusted_proxies",
-            )

@@ -25,7 +25,7 @@ from ..router import Declaration
 from ..telemetry.counters import Counters
 from ..telemetry.logs import logger_of
 from .credentials import Cra, Credentials
-from .throttle import Guessing, TimeLimit
+from .throttle import LoginDeadline, LoginThrottle
 
 __all__ = ["Authenticator", "login_procedures"]
 
@@ -101,11 +101,11 @@ class Authenticator:
         self._counters = counters
         self._recheck = recheck
         self._logins: WeakKeyDictionary[Connection, _Login] = WeakKeyDictionary()
-        self._guessing = Guessing(cra.failures_per_minute)
+        self._guessing = LoginThrottle(cra.failures_per_minute)
         self._decoy_key = cra.decoy_key or secrets.token_bytes(32)
         # Handlers need the threads too, and the loop needs a core.
         self._derivations = asyncio.Semaphore(max(1, (os.cpu_count() or 1) // 2))
-        self._limit = None if cra.timeout is None else TimeLimit(cra.timeout, self.knows)
+        self._limit = None if cra.timeout is None else LoginDeadline(cra.timeout, self.knows)
         self._warned = False
 
     def welcomed(self, connection: Connection) -> None:

@@ -12,7 +12,7 @@ from ..connection.connection import Connection
 from ..limits import Allowances
 from ..networks import owner_of
 
-__all__ = ["Guessing", "TimeLimit"]
+__all__ = ["LoginDeadline", "LoginThrottle"]
 
 WIDER = 10
 """So many times as often as from one address may be guessed at one authkey: whoever knows an authkey could otherwise
@@ -22,7 +22,7 @@ MOST = 10_000
 """Addresses, and authkeys, that are remembered."""
 
 
-class Guessing:
+class LoginThrottle:
     """Counts failed logins by client address and by authkey.
 
     Args:
@@ -79,7 +79,7 @@ def _digest(authkey: str) -> bytes:
 POLICY_VIOLATION = 1008
 
 
-class TimeLimit:
+class LoginDeadline:
     """Closes the connections that have not logged in when their time is over. Those that have cost nothing more.
 
     Args:

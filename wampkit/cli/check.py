@@ -23,7 +23,7 @@ from ..app import DEFAULT_PATH, App
 from ..connection.connection import Connection
 from ..dispatch.middleware import middleware_name
 from ..errors import WampError, one_line, quote
-from ..networks import UNIX
+from ..networks import UNIX, describe_address
 from ..runner.loading import USAGE, CommandError, describe
 from ..server.handshake import Door
 from ..server.settings import arranged
@@ -333,7 +333,7 @@ class Report:
 
 def _tried(trial: Trial, width: int) -> Iterable[str]:
     if trial.steps:
-        yield f"from {trial.address or 'a unix socket'}, {'with' if trial.secure else 'without'} TLS"
+        yield f"from {describe_address(trial.address)}, {'with' if trial.secure else 'without'} TLS"
     for number, step in enumerate(trial.steps, 1):
         yield f"{number}. {step.gate:{width}}  {step.outcome}" + (f": {step.note}" if step.note else "")
     if trial.status == LET_IN:

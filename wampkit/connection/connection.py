@@ -18,7 +18,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from ..concurrency.threads import ThreadPools
 from ..errors import ProtocolError, quote
 from ..limits import Allowance
-from ..networks import owner_of
+from ..networks import describe_address, owner_of
 from ..protocol.cra import Permissions
 from ..protocol.messages import Message
 from ..protocol.v1 import WampV1
@@ -226,7 +226,7 @@ class Connection:
     def complaints(self) -> Complaints:
         """What is logged about this peer."""
         if self._complaints is None:
-            subject = f"connection {self.id[:8]} from {quote(self.remote or 'a unix socket', 64)}"
+            subject = f"connection {self.id[:8]} from {quote(describe_address(self.remote), 64)}"
             self._complaints = Complaints(self._hub.throttle, subject, owner_of(self.remote))
         return self._complaints
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from aiohttp import HttpVersion11, WSCloseCode, web
 
-from ..access.proxies import Remote, Remotes, TrustedProxies, peer_of
+from ..access.proxies import Peer, PeerResolver, TrustedProxies, peer_address
 from ..concurrency.cancellation import is_fatal
 from ..connection.connection import Connection
 from ..connection.context import Hub
@@ -19,6 +19,7 @@ from ..connection.reader_choice import direct_road, open_socket
 from ..connection.sockets import abort
 from ..dispatch.middleware import Refused
 from ..errors import WampError, quote
+from ..networks import describe_address
 from ..protocol.v1 import SUBPROTOCOL, WampV1
 from ..telemetry.logs import KIND, Complaints, LogThrottle, logger_of
 from .handshake_limits import ClientLeft, Handshakes, Places
@@ -74,7 +75,7 @@ class Door:
         self._require_subprotocol = require_subprotocol
         self._complaints = Complaints(hub.throttle, "handshakes", None, logger)
         self._direct = direct_road()
-        self._remotes = Remotes(proxies, self._complaints if by_address else None)
+        self._peers = PeerResolver(proxies, self._complaints if by_address else None)
         self._page = page
         self._handshakes = Handshakes()
         self._places = Places(hub.limits.connections, hub.limits.connections_per_address)
@@ -90,18 +91,18 @@ class Door:
         All of a connection's life is this one coroutine: each further one around its idle time would cost memory.
         """
         try:
-            remote = self._remotes.of(request)
+            peer = self._peers.resolve(request)
         except web.HTTPException as refusal:
-            return self._refuse(peer_of(request), refusal)
-        address = remote.address
+            return self._refuse(peer_address(request), refusal)
+        address = peer.address
         if self._page is not None and not is_handshake(request):
-            return await self._show(request, remote, self._page)
+            return await self._show(request, peer, self._page)
         try:
             self._places.enter(address)
         except web.HTTPException as refusal:
             return self._refuse(address, refusal)
         try:
-            connection, socket = await self._let_in(request, remote)
+            connection, socket = await self._let_in(request, peer)
         except web.HTTPException as refusal:
             self._places.leave(address)
             return self._refuse(address, refusal)
@@ -129,7 +130,7 @@ class Door:
             await self._node.farewell(connection)
         return socket
 
-    async def _let_in(self, request: web.Request, remote: Remote) -> tuple[Connection, Socket]:
+    async def _let_in(self, request: web.Request, peer: Peer) -> tuple[Connection, Socket]:
         """Check a handshake, ask the gates and answer it.
 
         Raises:
@@ -137,7 +138,7 @@ class Door:
             ClientLeft: The client has gone meanwhile.
         """
         _check_handshake(request, self._require_subprotocol, self._hub.limits.handshake_size)
-        connection = self._arrival(request, remote)
+        connection = self._arrival(request, peer)
         with self._node.connections.arrival(connection), self._waiting(request):
             await self._pass(connection)
             return connection, await self._upgrade(request)
@@ -152,31 +153,31 @@ class Door:
             aiohttp.web.HTTPException: One of them refuses it.
         """
         _check_handshake(request, self._require_subprotocol, self._hub.limits.handshake_size)
-        connection = self._arrival(request, self._remotes.of(request))
+        connection = self._arrival(request, self._peers.resolve(request))
         await self._pass(connection)
         return connection
 
     async def _show(
-        self, request: web.Request, remote: Remote, page: Callable[[web.Request], web.Response]
+        self, request: web.Request, peer: Peer, page: Callable[[web.Request], web.Response]
     ) -> web.Response:
         """Answer with the page whoever could connect from it."""
         try:
             with self._waiting(request):
-                await self._pass(self._arrival(_as_from_its_page(request, remote), remote))
+                await self._pass(self._arrival(_as_from_its_page(request, peer), peer))
         except web.HTTPException as refusal:
-            return self._refuse(remote.address, refusal)
+            return self._refuse(peer.address, refusal)
         except ClientLeft:
             return _nothing(request)
         response = page(request)
         response.headers["Server"] = self._ident
         return response
 
-    def _arrival(self, request: web.Request, remote: Remote) -> Connection:
+    def _arrival(self, request: web.Request, peer: Peer) -> Connection:
         self._check_open()
         protocol = WampV1(
             "server", prefixes=self._prefixes, ident=self._ident, known=self._known, limits=self._hub.limits
         )
-        return Connection(request, protocol, self._hub, remote.address, remote.secure)
+        return Connection(request, protocol, self._hub, peer.address, peer.secure)
 
     async def _pass(self, connection: Connection) -> None:
         """Ask the gates, one after the other."""
@@ -275,10 +276,10 @@ def _nothing(request: web.Request) -> web.Response:
     return response
 
 
-def _as_from_its_page(request: web.Request, remote: Remote) -> web.Request:
+def _as_from_its_page(request: web.Request, peer: Peer) -> web.Request:
     """A request for a page as the gates would see the handshake that the page makes: browsers add the Origin then."""
     headers = request.headers.copy()
-    headers.setdefault("Origin", f"{'https' if remote.secure else 'http'}://{request.host}")
+    headers.setdefault("Origin", f"{'https' if peer.secure else 'http'}://{request.host}")
     return request.clone(headers=headers)
 
 
@@ -329,7 +330,7 @@ def log_refusal(throttle: LogThrottle, remote: str | None, refusal: web.HTTPExce
     """Write at level info that a client was refused, and why, or count it for all that are refused so."""
     text, why = refusal.text or "", getattr(refusal, "why", "")
     reason = f"{text} ({why})" if why else text
-    who = quote(remote or "a unix socket", 64)
+    who = quote(describe_address(remote), 64)
     throttle.add(
         ("refused", refusal.status, text[:KIND]),
         f"refused {who} with HTTP {refusal.status}: {reason}",

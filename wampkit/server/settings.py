@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 from ..access.addresses import _AddressGate
 from ..access.hosts import AllowHosts, LoopbackHosts
 from ..access.origins import SAME, AllowOrigins
-from ..access.proxies import TrustedProxies, trusted
+from ..access.proxies import TrustedProxies, trusted_proxies_of
 from ..auth.credentials import Cra
 from ..connection.context import SocketOptions
 from ..dispatch.middleware import Middleware, middlewares_of
@@ -175,7 +175,7 @@ def _threads(value: Any) -> int:
 _CHECKS: dict[str, Callable[[Any], Any]] = {
     "prefixes": check_prefixes,
     "middlewares": lambda value: middlewares_of(value, "App", gates=True),
-    "trusted_proxies": trusted,
+    "trusted_proxies": trusted_proxies_of,
     "lifespan": check_lifespan,
     "cra": _cra,
     "requires": lambda value: () if value is None else rules_of(value, "App"),

@@ -16,6 +16,7 @@ from ..concurrency.threads import Threads
 from ..connection.connection import Connection
 from ..dispatch.middleware import Refused
 from ..errors import DeclarationError, quote
+from ..networks import describe_address
 from ..telemetry.logs import LogThrottle, logger_of
 from .session import Session, SessionEnded, SessionReadOnly, SessionUnavailable
 from .storage import Found, Missing, Storage, quiet_undecryptable_cookies
@@ -111,7 +112,7 @@ class Sessions:
         if connection.user is None:
             if self._required:
                 raise Refused("log in first", why=note)
-            self.say(("anonymous", note), f"{quote(connection.remote or 'a unix socket', 64)} is nobody: {note}")
+            self.say(("anonymous", note), f"{quote(describe_address(connection.remote), 64)} is nobody: {note}")
         return note
 
     def describe(self) -> str:
