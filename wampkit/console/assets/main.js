@@ -1,35 +1,35 @@
-// The page: where it is, what it shows, and the list of all there is.
+// The page: its location, its views, and the list of procedures and topics.
 
 import { html, render, useEffect, useMemo, useRef, useState } from "./vendor/preact.js";
-import { Live } from "./live.js";
-import { Problem, useEvent } from "./parts.js";
+import { Monitor } from "./monitor.js";
+import { ErrorMessage, useEvent } from "./components.js";
 import { Procedure } from "./procedure.js";
-import { moduleUrl, Server, socketUrl } from "./server.js";
-import { forgetWatches, Topic } from "./topic.js";
+import { moduleUrl, ServerConnection, socketUrl } from "./connection.js";
+import { endSubscriptions, Topic } from "./topic.js";
 
-const server = new Server();
+const server = new ServerConnection();
 
-// ---- where the page is: #/procedure/calc:add, #/topic/chat:{room}, #/live, and #/ for the list
+// ---- location: #/procedure/calc:add, #/topic/chat:{room}, #/live, and #/ for the list
 
 const linkTo = ({ kind, declared }) => `#/${kind}/${encodeURIComponent(declared)}`;
 
-function placeNow() {
+function readLocation() {
   const [path, query = ""] = location.hash.split("?");
   const [, view = "", name = ""] = path.split("/");
-  const start = Object.fromEntries(new URLSearchParams(query));
+  const variables = Object.fromEntries(new URLSearchParams(query));
   try {
-    return { view, name: decodeURIComponent(name), start };
+    return { view, name: decodeURIComponent(name), variables };
   } catch {
-    return { view, name: "", start };
+    return { view, name: "", variables };
   }
 }
 
-function usePlace() {
-  const [place, setPlace] = useState(placeNow);
+function useLocation() {
+  const [place, setPlace] = useState(readLocation);
   useEffect(() => {
-    const move = () => setPlace(placeNow());
-    addEventListener("hashchange", move);
-    return () => removeEventListener("hashchange", move);
+    const update = () => setPlace(readLocation());
+    addEventListener("hashchange", update);
+    return () => removeEventListener("hashchange", update);
   }, []);
   return place;
 }
@@ -38,10 +38,10 @@ function usePlace() {
 
 function Console() {
   useEvent(server, "change");
-  const place = usePlace();
+  const place = useLocation();
   const main = useRef(null);
   const { about, routes, state } = server;
-  // Why a login is needed: the server told nothing, or it refused the last one.
+  // A login is needed if the server refused to describe the app, or refused the last login.
   const refusal = server.refusal ?? (state === "closed" && server.login ? server.error : null);
   const route = routes.find(({ kind, declared }) => kind === place.view && declared === place.name);
   useEffect(() => {
@@ -50,11 +50,11 @@ function Console() {
   }, [place.view, place.name, about?.ident, Boolean(route)]);
   return html`
     <a class="skip" href="#main" onClick=${(event) => (event.preventDefault(), main.current.focus())}>To the content</a>
-    <${Top} />
+    <${Header} />
     <div class=${place.view ? "columns one" : "columns"}>
-      <${List} routes=${routes} place=${place} />
+      <${RouteList} routes=${routes} place=${place} />
       <main id="main" ref=${main} tabindex="-1">
-        ${refusal ? html`<${Login} refusal=${refusal} />` : state !== "open" && html`<${Absence} />`}
+        ${refusal ? html`<${Login} refusal=${refusal} />` : state !== "open" && html`<${ConnectionNotice} />`}
         ${about && !refusal && html`<${View} place=${place} route=${route} />`}
       </main>
     </div>
@@ -62,17 +62,17 @@ function Console() {
 }
 
 function View({ place, route }) {
-  if (place.view === "live") return html`<${Live} server=${server} />`;
-  if (!place.view) return html`<${Welcome} />`;
+  if (place.view === "live") return html`<${Monitor} server=${server} />`;
+  if (!place.view) return html`<${Overview} />`;
   if (!route) return html`<p class="empty">There is no ${place.view} <code>${place.name}</code> here any more.</p>`;
-  const places = { url: socketUrl.split("?")[0], module: server.about.javascript ? moduleUrl : "wampkit", login: server.login };
-  const One = route.kind === "topic" ? Topic : Procedure;
-  return html`<${One} key=${linkTo(route)} route=${route} server=${server} places=${places} start=${place.start} />`;
+  const target = { url: socketUrl.split("?")[0], module: server.about.javascript ? moduleUrl : "wampkit", login: server.login };
+  const RouteView = route.kind === "topic" ? Topic : Procedure;
+  return html`<${RouteView} key=${linkTo(route)} route=${route} server=${server} target=${target} initial=${place.variables} />`;
 }
 
 const STATES = { connecting: "connecting …", open: "connected", reconnecting: "reconnecting …", closed: "not connected" };
 
-function Top() {
+function Header() {
   const { about, state, login } = server;
   return html`
     <header class="top">
@@ -94,11 +94,11 @@ function logOut() {
 }
 
 function connect(login) {
-  forgetWatches();
+  endSubscriptions();
   server.open(login);
 }
 
-function Absence() {
+function ConnectionNotice() {
   const { state, error } = server;
   if (state === "connecting") return html`<p class="notice">Connecting to <code>${socketUrl.split("?")[0]}</code> …</p>`;
   const why = error ? ` ${error.message}.` : "";
@@ -121,7 +121,7 @@ function Login({ refusal }) {
     <form class="login" onSubmit=${submit}>
       <h2>Log in</h2>
       <p class="text">The server tells only whom it knows. What you enter stays in this page; the secret is never sent.</p>
-      ${refusal.uri && html`<${Problem} error=${refusal} />`}
+      ${refusal.uri && html`<${ErrorMessage} error=${refusal} />`}
       <div class="field"><label for="authkey">Auth key</label><input id="authkey" name="authkey" required autocomplete="username" /></div>
       <div class="field"><label for="secret">Secret</label><input id="secret" name="secret" type="password" autocomplete="current-password" /></div>
       <div class="bar"><button class="main">Log in</button></div>
@@ -129,9 +129,9 @@ function Login({ refusal }) {
   `;
 }
 
-const counted = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;
+const plural = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;
 
-function Welcome() {
+function Overview() {
   const { about, routes } = server;
   const procedures = routes.filter(({ kind }) => kind === "procedure").length;
   const prefixes = Object.entries(about.prefixes);
@@ -141,7 +141,7 @@ function Welcome() {
       <p class="text">This is a WAMP v1 server. Choose a procedure to call it, or a topic to watch it and publish to it.</p>
       <dl class="facts">
         <div><dt>Address</dt><dd><code>${socketUrl.split("?")[0]}</code></dd></div>
-        <div><dt>Serves</dt><dd>${counted(procedures, "procedure")}, ${counted(routes.length - procedures, "topic")}</dd></div>
+        <div><dt>Serves</dt><dd>${plural(procedures, "procedure")}, ${plural(routes.length - procedures, "topic")}</dd></div>
         ${prefixes.map(([name, uri]) => html`<div key=${name}><dt>${name}:</dt><dd><code>${uri}</code></dd></div>`)}
         <div><dt>wampkit</dt><dd>${about.version}${about.debug ? ", in debug" : ""}</dd></div>
       </dl>
@@ -152,36 +152,36 @@ function Welcome() {
 
 // ---- the list
 
-function List({ routes, place }) {
-  const [wanted, want] = useState("");
+function RouteList({ routes, place }) {
+  const [search, setSearch] = useState("");
   const field = useRef(null);
   const list = useRef(null);
   useEffect(() => {
-    const find = (event) => {
+    const focusSearch = (event) => {
       const typing = event.target.closest?.("input, textarea, select");
       if (event.key !== "/" || typing || event.ctrlKey || event.metaKey) return;
       event.preventDefault();
       field.current.focus();
     };
-    addEventListener("keydown", find);
-    return () => removeEventListener("keydown", find);
+    addEventListener("keydown", focusSearch);
+    return () => removeEventListener("keydown", focusSearch);
   }, []);
   const found = useMemo(() => {
-    const words = wanted.toLowerCase().split(/\s+/).filter(Boolean);
+    const words = search.toLowerCase().split(/\s+/).filter(Boolean);
     return routes.filter(({ declared, uri, doc }) => {
       const text = `${declared} ${uri} ${doc}`.toLowerCase();
       return words.every((word) => text.includes(word));
     });
-  }, [routes, wanted]);
-  // Thousands of links need not be compared at each figure that comes.
+  }, [routes, search]);
+  // Thousands of links need not be compared each second, when new figures come.
   const groups = useMemo(() => {
     const rows = (wantedKind) => found.filter(({ kind }) => kind === wantedKind);
     return html`
-      <${Group} title="Procedures" rows=${rows("procedure")} place=${place} />
-      <${Group} title="Topics" rows=${rows("topic")} place=${place} />
+      <${RouteGroup} title="Procedures" rows=${rows("procedure")} place=${place} />
+      <${RouteGroup} title="Topics" rows=${rows("topic")} place=${place} />
     `;
   }, [found, place]);
-  const steer = (event) => {
+  const onKeyDown = (event) => {
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
     const links = [...list.current.querySelectorAll("a")];
     if (event.key === "Enter" && event.target === field.current) links[0]?.click();
@@ -191,18 +191,18 @@ function List({ routes, place }) {
     (links[next] ?? (next < 0 ? field.current : links.at(-1))).focus();
   };
   return html`
-    <aside ref=${list} onKeyDown=${steer} aria-label="Procedures and topics">
+    <aside ref=${list} onKeyDown=${onKeyDown} aria-label="Procedures and topics">
       <input
-        ref=${field} type="search" placeholder="Search  /" aria-label="Search procedures and topics" value=${wanted}
-        onInput=${(event) => want(event.target.value)}
+        ref=${field} type="search" placeholder="Search  /" aria-label="Search procedures and topics" value=${search}
+        onInput=${(event) => setSearch(event.target.value)}
       />
       ${groups}
-      ${wanted && !found.length && html`<p class="empty">Nothing matches “${wanted}”.</p>`}
+      ${search && !found.length && html`<p class="empty">Nothing matches “${search}”.</p>`}
     </aside>
   `;
 }
 
-function Group({ title, rows, place }) {
+function RouteGroup({ title, rows, place }) {
   if (!rows.length) return null;
   return html`
     <section aria-label=${title}>

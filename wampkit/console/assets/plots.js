@@ -1,30 +1,30 @@
-// Plots that move: uPlot, in the page's colours.
+// Plots over time: uPlot in the page's colours.
 
 import { html, useEffect, useRef } from "./vendor/preact.js";
-import { clock } from "./parts.js";
+import { formatTime } from "./components.js";
 
 const HEIGHT = 150;
-const SHORTEST = 60; // seconds that a plot shows at least
+const MIN_SPAN = 60; // seconds
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
 /**
  * A plot over time.
  *
- * - `lines`: `{label, color}` of each line; the colour is the name of a custom property of CSS.
+ * - `lines`: `{label, color}` of each line; the colour is the name of a CSS custom property.
  * - `data`: the times in seconds, and the values of each line.
- * - `unit`: what follows a value.
+ * - `unit`: the text after a value.
  */
 export function Plot({ title, lines, data, unit = "" }) {
-  const place = useRef(null);
+  const container = useRef(null);
   const plot = useRef(null);
   useEffect(() => {
     const make = () => {
       plot.current?.destroy();
-      plot.current = new uPlot(options(place.current, lines, unit), data, place.current);
+      plot.current = new uPlot(plotOptions(container.current, lines, unit), data, container.current);
     };
     make();
-    const sizes = new ResizeObserver(() => plot.current.setSize({ width: place.current.clientWidth, height: HEIGHT }));
-    sizes.observe(place.current);
+    const sizes = new ResizeObserver(() => plot.current.setSize({ width: container.current.clientWidth, height: HEIGHT }));
+    sizes.observe(container.current);
     dark.addEventListener("change", make);
     return () => {
       sizes.disconnect();
@@ -33,29 +33,29 @@ export function Plot({ title, lines, data, unit = "" }) {
     };
   }, []);
   useEffect(() => plot.current?.setData(data), [data]);
-  const last = lines.map(({ label }, index) => `${label} ${shown(data[index + 1].at(-1), unit)}`).join(", ");
+  const last = lines.map(({ label }, index) => `${label} ${formatValue(data[index + 1].at(-1), unit)}`).join(", ");
   return html`
     <figure class="plot">
       <figcaption>
         ${title}
         ${lines.map(
           ({ label, color }, index) => html`<span key=${label} class="key">
-            <i class=${`swatch ${color}`}></i>${label} <b>${shown(data[index + 1].at(-1), unit)}</b>
+            <i class=${`swatch ${color}`}></i>${label} <b>${formatValue(data[index + 1].at(-1), unit)}</b>
           </span>`,
         )}
       </figcaption>
-      <div ref=${place} role="img" aria-label=${`${title}: ${last}`}></div>
+      <div ref=${container} role="img" aria-label=${`${title}: ${last}`}></div>
     </figure>
   `;
 }
 
-function shown(value, unit) {
+function formatValue(value, unit) {
   if (value == null) return "–";
   return `${value < 10 && !Number.isInteger(value) ? value.toFixed(2) : Math.round(value).toLocaleString("en")}${unit}`;
 }
 
-function options(place, lines, unit) {
-  const style = getComputedStyle(place);
+function plotOptions(container, lines, unit) {
+  const style = getComputedStyle(container);
   const color = (name) => style.getPropertyValue(`--${name}`).trim();
   const axis = {
     stroke: color("dim"),
@@ -64,14 +64,14 @@ function options(place, lines, unit) {
     ticks: { show: false },
   };
   return {
-    width: place.clientWidth,
+    width: container.clientWidth,
     height: HEIGHT,
     legend: { show: false },
     cursor: { y: false, points: { size: 6 } },
-    scales: { x: { range: (_, first, last) => [Math.min(first, last - SHORTEST), last] }, y: { range: (_, __, most) => [0, most > 0 ? most * 1.1 : 1] } },
+    scales: { x: { range: (_, first, last) => [Math.min(first, last - MIN_SPAN), last] }, y: { range: (_, __, most) => [0, most > 0 ? most * 1.1 : 1] } },
     axes: [
-      { ...axis, size: 28, space: 90, values: (_, ticks) => ticks.map((tick) => clock(tick * 1000)) },
-      { ...axis, size: 52, values: (_, ticks) => ticks.map((tick) => shown(tick, unit)) },
+      { ...axis, size: 28, space: 90, values: (_, ticks) => ticks.map((tick) => formatTime(tick * 1000)) },
+      { ...axis, size: 52, values: (_, ticks) => ticks.map((tick) => formatValue(tick, unit)) },
     ],
     series: [
       {},

@@ -1,55 +1,55 @@
-// One procedure: what it is, a form that calls it, and what came of it.
+// The view of a procedure: its description, a form to call it, and the answers.
 
 import { html, useMemo, useRef, useState } from "./vendor/preact.js";
-import { Field, showFirstError, Variables } from "./fields.js";
-import { About, clock, Copy, duration, Frames, pretty, Problem, Snippets } from "./parts.js";
-import { filled, readArguments } from "./schema.js";
+import { Field, focusFirstError, VariableFields } from "./form.js";
+import { CopyButton, ErrorMessage, formatDuration, formatTime, Frames, prettyJson, RouteHeader, Snippets } from "./components.js";
+import { expandPattern, parseArguments } from "./schema.js";
 import { callSnippets } from "./snippets.js";
 
-const MOST_ANSWERS = 20;
+const MAX_ANSWERS = 20;
 const STOPPED = Object.assign(new Error("WAMP v1 cannot take a call back: the procedure runs on"), { name: "Not waited for" });
 
-/** What was entered and answered, by procedure: it outlives a look at another one. */
-const kept = new Map();
+/** What was entered and answered, by procedure, kept while other views are shown. */
+const views = new Map();
 
-export function Procedure({ route, server, places }) {
+export function Procedure({ route, server, target }) {
   const form = useRef(null);
-  const [view, setView] = useState(() => kept.get(route.uri) ?? { variables: {}, entered: {}, answers: [] });
+  const [view, setView] = useState(() => views.get(route.uri) ?? { variables: {}, entered: {}, answers: [] });
   const [errors, setErrors] = useState({});
   const [running, setRunning] = useState(null);
   const change = (changes) =>
     setView((now) => {
       const next = { ...now, ...changes(now) };
-      kept.set(route.uri, next);
+      views.set(route.uri, next);
       return next;
     });
 
   const { args, uri, problems } = useMemo(() => {
-    const target = filled(route.declared, view.variables);
-    const given = readArguments(view.entered, route);
-    return { uri: target.uri, args: given.args, problems: { ...target.errors, ...given.errors } };
+    const expanded = expandPattern(route.declared, view.variables);
+    const parsed = parseArguments(view.entered, route);
+    return { uri: expanded.uri, args: parsed.args, problems: { ...expanded.errors, ...parsed.errors } };
   }, [route, view]);
 
   const call = async (event) => {
     event?.preventDefault();
     setErrors(problems);
-    if (!args || !uri) return showFirstError(form.current);
+    if (!args || !uri) return focusFirstError(form.current);
     const abort = new AbortController();
     setRunning(abort);
     const answer = await server.call(uri, args, abort.signal);
     setRunning(null);
-    change(({ answers }) => ({ answers: [{ ...answer, uri, args, at: Date.now() }, ...answers].slice(0, MOST_ANSWERS) }));
+    change(({ answers }) => ({ answers: [{ ...answer, uri, args, at: Date.now() }, ...answers].slice(0, MAX_ANSWERS) }));
   };
-  const keys = (event) => {
+  const onKeyDown = (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) call(event);
   };
   const shown = Object.keys(errors).length ? problems : {};
 
   return html`
     <article>
-      <${About} route=${route} />
-      <form ref=${form} onSubmit=${call} onKeyDown=${keys} noValidate>
-        <${Variables}
+      <${RouteHeader} route=${route} />
+      <form ref=${form} onSubmit=${call} onKeyDown=${onKeyDown} noValidate>
+        <${VariableFields}
           route=${route} entered=${view.variables} errors=${shown} onEnter=${(variables) => change(() => ({ variables }))}
         />
         ${route.parameters.map(
@@ -69,7 +69,7 @@ export function Procedure({ route, server, places }) {
         ${running && html`<p class="waiting">waiting for the answer …</p>`}
         ${view.answers.map((each) => html`<${Answer} key=${each.at} answer=${each} />`)}
       </div>
-      <${Snippets} snippets=${callSnippets(places, uri ?? route.declared, args ?? [])} />
+      <${Snippets} snippets=${callSnippets(target, uri ?? route.declared, args ?? [])} />
     </article>
   `;
 }
@@ -80,10 +80,10 @@ function Answer({ answer }) {
     <section class=${error ? "answer failed" : "answer"}>
       <div class="bar">
         <strong>${error ? error.name : "Result"}</strong>
-        <small>(${args.map((each) => JSON.stringify(each)).join(", ")}) · ${duration(time)} · ${clock(at)}</small>
-        ${!error && html`<${Copy} text=${pretty(result)} />`}
+        <small>(${args.map((each) => JSON.stringify(each)).join(", ")}) · ${formatDuration(time)} · ${formatTime(at)}</small>
+        ${!error && html`<${CopyButton} text=${prettyJson(result)} />`}
       </div>
-      ${error ? html`<${Problem} error=${error} />` : html`<pre tabindex="0">${pretty(result)}</pre>`}
+      ${error ? html`<${ErrorMessage} error=${error} />` : html`<pre tabindex="0">${prettyJson(result)}</pre>`}
       <${Frames} frames=${frames} />
     </section>
   `;

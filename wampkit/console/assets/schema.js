@@ -1,11 +1,11 @@
-// What a JSON Schema says in words, and what the texts of a form mean by it.
+// JSON Schemas in words, and the texts of a form parsed and checked by them.
 
-/** A variable of a URI pattern: its name, and whether it takes slashes too. */
+/** A variable of a URI pattern: its name, and `:path` if it matches slashes too. */
 const VARIABLE = /\{([^{}:]+)(:path)?\}/u;
 
-const DEEPEST = 3;
+const MAX_DEPTH = 3;
 
-const PARTS = {
+const BOUNDS = {
   minimum: "≥ ",
   exclusiveMinimum: "> ",
   maximum: "≤ ",
@@ -14,19 +14,19 @@ const PARTS = {
   pattern: "like ",
 };
 
-export function resolved(schema, definitions) {
+export function resolveRef(schema, definitions) {
   let found = schema ?? {};
   for (let depth = 0; found.$ref && depth < 32; depth++) found = definitions[found.$ref.replace("#/$defs/", "")] ?? {};
   return found;
 }
 
 /** A type in a few words, such as `list of number`. */
-export function typeText(schema, definitions, depth = 0) {
-  const { type, format, anyOf, title, items, prefixItems, additionalProperties, ...rest } = resolved(schema, definitions);
+export function describeType(schema, definitions, depth = 0) {
+  const { type, format, anyOf, title, items, prefixItems, additionalProperties, ...rest } = resolveRef(schema, definitions);
   const choices = rest.enum ?? ("const" in rest ? [rest.const] : null);
   if (choices) return choices.map((each) => JSON.stringify(each)).join(" | ");
   if (depth > 3) return "…";
-  const inner = (each) => typeText(each, definitions, depth + 1);
+  const inner = (each) => describeType(each, definitions, depth + 1);
   if (anyOf) return [...new Set(anyOf.map(inner))].join(" | ");
   if (type === "array") {
     if (prefixItems) return `[${prefixItems.map(inner).join(", ")}]`;
@@ -41,11 +41,11 @@ export function typeText(schema, definitions, depth = 0) {
   return format ? `${type} (${format})` : Array.isArray(type) ? type.join(" | ") : type;
 }
 
-/** The bounds of a type, such as `≥ 0, ≤ 60`; empty where there are none. */
-export function boundsText(schema, definitions) {
-  const found = resolved(schema, definitions);
-  const main = (found.anyOf ?? [found]).map((each) => resolved(each, definitions)).find((each) => each.type !== "null") ?? {};
-  const parts = Object.entries(PARTS).filter(([name]) => name in main).map(([name, text]) => text + main[name]);
+/** The bounds of a type, such as `≥ 0, ≤ 60`, or "". */
+export function describeBounds(schema, definitions) {
+  const found = resolveRef(schema, definitions);
+  const main = (found.anyOf ?? [found]).map((each) => resolveRef(each, definitions)).find((each) => each.type !== "null") ?? {};
+  const parts = Object.entries(BOUNDS).filter(([name]) => name in main).map(([name, text]) => text + main[name]);
   const { minLength, maxLength, minItems, maxItems } = main;
   if (minLength !== undefined || maxLength !== undefined) parts.push(`${range(minLength, maxLength)} characters`);
   if (minItems !== undefined || maxItems !== undefined) parts.push(`${range(minItems, maxItems)} items`);
@@ -59,21 +59,21 @@ function range(least, most) {
 }
 
 /**
- * How a value is entered: `{kind, schema, nullable}`, with a kind of "text", "number", "choice", "object" or "json".
+ * The input for a value: `{kind, schema, nullable}`, with a kind of "text", "number", "choice", "object" or "json".
  *
- * @param depth In how many objects it stands: types may contain themselves, so the inmost are entered as JSON.
+ * @param depth The number of objects around it: types may contain themselves, so the innermost are entered as JSON.
  */
-export function entryOf(schema, definitions, depth = 0) {
-  const found = resolved(schema, definitions);
+export function inputOf(schema, definitions, depth = 0) {
+  const found = resolveRef(schema, definitions);
   if (found.anyOf) {
-    const others = found.anyOf.filter((each) => resolved(each, definitions).type !== "null");
+    const others = found.anyOf.filter((each) => resolveRef(each, definitions).type !== "null");
     if (others.length !== 1) return { kind: "json", schema: found };
-    return { ...entryOf(others[0], definitions, depth), nullable: others.length < found.anyOf.length };
+    return { ...inputOf(others[0], definitions, depth), nullable: others.length < found.anyOf.length };
   }
   if (found.enum || "const" in found || found.type === "boolean") return { kind: "choice", schema: found };
   if (found.type === "string") return { kind: "text", schema: found };
   if (found.type === "number" || found.type === "integer") return { kind: "number", schema: found };
-  if (found.type === "object" && found.properties && depth < DEEPEST) return { kind: "object", schema: found };
+  if (found.type === "object" && found.properties && depth < MAX_DEPTH) return { kind: "object", schema: found };
   return { kind: "json", schema: found };
 }
 
@@ -82,15 +82,15 @@ export function choicesOf(schema) {
 }
 
 /**
- * What a form's text means: `{value}`, `{missing: true}` or `{errors}`, by path.
+ * Parse and check what was entered: `{value}`, `{missing: true}` or `{errors}`, by path.
  *
- * @param entered A text, or for an object an object of them.
+ * @param entered A text, or for an object an object of texts.
  */
-export function read(entered, schema, definitions, required, path = "", depth = 0) {
-  const { kind, schema: found, nullable } = entryOf(schema, definitions, depth);
+export function parseInput(entered, schema, definitions, required, path = "", depth = 0) {
+  const { kind, schema: found, nullable } = inputOf(schema, definitions, depth);
   if (kind === "object") {
     if (isEmpty(entered) && (nullable || !required)) return nullable && required ? { value: null } : { missing: true };
-    return readObject(entered ?? {}, found, definitions, path, depth);
+    return parseObject(entered ?? {}, found, definitions, path, depth);
   }
   const text = entered ?? "";
   if (text === "" || (kind !== "text" && !text.trim())) {
@@ -99,7 +99,7 @@ export function read(entered, schema, definitions, required, path = "", depth = 
     return required ? failed(path, "is needed") : { missing: true };
   }
   if (kind === "text") return check(path, text, lengthProblem(text, found));
-  if (kind === "number") return readNumber(text.trim(), found, path);
+  if (kind === "number") return parseNumber(text.trim(), found, path);
   try {
     return { value: JSON.parse(text) };
   } catch {
@@ -107,12 +107,12 @@ export function read(entered, schema, definitions, required, path = "", depth = 
   }
 }
 
-function readObject(entered, schema, definitions, path, depth) {
+function parseObject(entered, schema, definitions, path, depth) {
   const value = {};
   const errors = {};
   for (const [name, each] of Object.entries(schema.properties)) {
     const needed = schema.required?.includes(name) ?? false;
-    const result = read(entered[name], each, definitions, needed, `${path}.${name}`, depth + 1);
+    const result = parseInput(entered[name], each, definitions, needed, `${path}.${name}`, depth + 1);
     if (result.errors) Object.assign(errors, result.errors);
     else if (!result.missing) value[name] = result.value;
   }
@@ -122,7 +122,7 @@ function readObject(entered, schema, definitions, path, depth) {
 const isEmpty = (entered) =>
   !entered || (typeof entered === "object" ? Object.values(entered).every(isEmpty) : !entered.trim());
 
-function readNumber(text, { type, minimum, maximum, exclusiveMinimum, exclusiveMaximum, multipleOf }, path) {
+function parseNumber(text, { type, minimum, maximum, exclusiveMinimum, exclusiveMaximum, multipleOf }, path) {
   const value = Number(text);
   if (!Number.isFinite(value)) return failed(path, "is no number");
   if (type === "integer" && !Number.isInteger(value)) return failed(path, "is no whole number");
@@ -147,15 +147,15 @@ function matches(text, pattern) {
   try {
     return new RegExp(pattern, "u").test(text);
   } catch {
-    return true; // not every pattern of Python is one here: the server judges
+    return true; // not every Python pattern is valid here: the server checks it
   }
 }
 
 const check = (path, value, problem) => (problem ? failed(path, problem) : { value });
 const failed = (path, problem) => ({ errors: { [path]: problem } });
 
-/** The URI that a pattern becomes with these values: `{uri}` or `{errors}`. */
-export function filled(pattern, values) {
+/** Fill the variables of a URI pattern: `{uri}` or `{errors}`. */
+export function expandPattern(pattern, values) {
   const errors = {};
   const uri = pattern.replace(new RegExp(VARIABLE, "gu"), (_, name, path) => {
     const value = values[name] ?? "";
@@ -166,8 +166,8 @@ export function filled(pattern, values) {
   return Object.keys(errors).length ? { errors } : { uri };
 }
 
-/** What the variables of a URI pattern stand for in a URI, or null if it is none of the pattern's. */
-export function variablesIn(pattern, uri) {
+/** The values of the variables of a URI pattern in a URI, or null if it does not match. */
+export function matchPattern(pattern, uri) {
   const names = [];
   const escape = (text) => text.replace(/[\^$.*+?()[\]{}|/]/g, "\\$&");
   const parts = pattern.split(VARIABLE).map((part, index) => {
@@ -183,27 +183,27 @@ export function variablesIn(pattern, uri) {
 /**
  * The arguments of a call from what was entered for each parameter: `{args}` or `{errors}`.
  *
- * Arguments have their place, so one that is left out before one that is given becomes its default.
+ * Arguments are positional, so one that is left out before another becomes its default.
  */
-export function readArguments(entered, { parameters, definitions }) {
+export function parseArguments(entered, { parameters, definitions }) {
   const args = [];
   const errors = {};
-  let left = []; // defaults of those that were left out so far
+  let skipped = []; // defaults of the parameters left out so far
   for (const { name, schema, required, variadic, default: fallback = null } of parameters) {
-    const result = variadic ? readRest(entered[name], name) : read(entered[name], schema, definitions, required, name);
+    const result = variadic ? parseVariadic(entered[name], name) : parseInput(entered[name], schema, definitions, required, name);
     if (result.errors) Object.assign(errors, result.errors);
-    else if (result.missing) left.push(fallback);
+    else if (result.missing) skipped.push(fallback);
     else {
-      args.push(...left, ...(variadic ? result.value : [result.value]));
-      left = [];
+      args.push(...skipped, ...(variadic ? result.value : [result.value]));
+      skipped = [];
     }
   }
   return Object.keys(errors).length ? { errors } : { args };
 }
 
-function readRest(text, name) {
+function parseVariadic(text, name) {
   if (!text?.trim()) return { missing: true };
-  const result = read(text.trim().startsWith("[") ? text : `[${text}]`, {}, {}, true, name);
+  const result = parseInput(text.trim().startsWith("[") ? text : `[${text}]`, {}, {}, true, name);
   if (result.errors) return failed(name, "is no list: write values as JSON, with commas between them");
   return result.value.length ? result : { missing: true };
 }

@@ -1,34 +1,35 @@
-// The same call, subscription or publish for a terminal, in Python and in JavaScript.
+// Code for a call, a subscription or a publish: for a terminal, in Python, and in JavaScript.
 
-/** A text that a POSIX shell reads as one word. */
-const shell = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'\\''`)}'`);
+/** Quote a text for a POSIX shell. */
+const shellQuote = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'\\''`)}'`);
 
-function python(value) {
+/** A JSON value as Python. */
+function pythonLiteral(value) {
   if (value === null) return "None";
   if (typeof value === "boolean") return value ? "True" : "False";
-  if (Array.isArray(value)) return `[${value.map(python).join(", ")}]`;
+  if (Array.isArray(value)) return `[${value.map(pythonLiteral).join(", ")}]`;
   if (typeof value === "object") {
-    return `{${Object.entries(value).map(([key, each]) => `${JSON.stringify(key)}: ${python(each)}`).join(", ")}}`;
+    return `{${Object.entries(value).map(([key, each]) => `${JSON.stringify(key)}: ${pythonLiteral(each)}`).join(", ")}}`;
   }
   return JSON.stringify(value);
 }
 
-const script = (url, login) => {
-  const options = login ? `, authkey=${python(login.authkey)}, secret="..."` : "";
+const pythonScript = (url, login) => {
+  const options = login ? `, authkey=${pythonLiteral(login.authkey)}, secret="..."` : "";
   return (body) => `import asyncio
 
 from wampkit import connect
 
 
 async def main() -> None:
-    async with connect(${python(url)}${options}) as client:
+    async with connect(${pythonLiteral(url)}${options}) as client:
         ${body}
 
 
 asyncio.run(main())`;
 };
 
-const page = (module, url, login) => {
+const javascriptModule = (module, url, login) => {
   const options = login ? `, { authkey: ${JSON.stringify(login.authkey)}, secret: "..." }` : "";
   return (body) => `import { connect } from ${JSON.stringify(module)};
 
@@ -37,27 +38,27 @@ ${body}`;
 };
 
 const command = (login, ...words) =>
-  ["wampkit", words[0], ...(login ? ["--authkey", shell(login.authkey)] : []), ...words.slice(1)].join(" ");
+  ["wampkit", words[0], ...(login ? ["--authkey", shellQuote(login.authkey)] : []), ...words.slice(1)].join(" ");
 
-/** Each form of a call, by the name of its tab. */
+/** The code of a call, by the name of its tab. */
 export function callSnippets({ url, module, login }, procedure, args) {
   const list = (render) => [render(procedure), ...args.map(render)].join(", ");
-  const words = args.map((each) => shell(JSON.stringify(each)));
+  const words = args.map((each) => shellQuote(JSON.stringify(each)));
   return {
-    Terminal: command(login, "call", shell(url), shell(procedure), ...words),
-    Python: script(url, login)(`print(await client.call(${list(python)}))`),
-    JavaScript: page(module, url, login)(`console.log(await client.call(${list(JSON.stringify)}));`),
+    Terminal: command(login, "call", shellQuote(url), shellQuote(procedure), ...words),
+    Python: pythonScript(url, login)(`print(await client.call(${list(pythonLiteral)}))`),
+    JavaScript: javascriptModule(module, url, login)(`console.log(await client.call(${list(JSON.stringify)}));`),
   };
 }
 
 export function subscribeSnippets({ url, module, login }, topic) {
-  const loop = `async with client.subscribe(${python(topic)}) as events:
+  const loop = `async with client.subscribe(${pythonLiteral(topic)}) as events:
             async for event in events:
                 print(event)`;
   return {
-    Terminal: command(login, "subscribe", shell(url), shell(topic)),
-    Python: script(url, login)(loop),
-    JavaScript: page(module, url, login)(
+    Terminal: command(login, "subscribe", shellQuote(url), shellQuote(topic)),
+    Python: pythonScript(url, login)(loop),
+    JavaScript: javascriptModule(module, url, login)(
       `for await (const event of client.subscribe(${JSON.stringify(topic)})) console.log(event);`,
     ),
   };
@@ -65,9 +66,9 @@ export function subscribeSnippets({ url, module, login }, topic) {
 
 export function publishSnippets({ url, module, login }, topic, event) {
   return {
-    Terminal: command(login, "publish", shell(url), shell(topic), shell(JSON.stringify(event))),
-    Python: script(url, login)(`await client.publish(${python(topic)}, ${python(event)})`),
-    JavaScript: page(module, url, login)(
+    Terminal: command(login, "publish", shellQuote(url), shellQuote(topic), shellQuote(JSON.stringify(event))),
+    Python: pythonScript(url, login)(`await client.publish(${pythonLiteral(topic)}, ${pythonLiteral(event)})`),
+    JavaScript: javascriptModule(module, url, login)(
       `await client.opened;\nclient.publish(${JSON.stringify(topic)}, ${JSON.stringify(event)});`,
     ),
   };

@@ -1,15 +1,15 @@
-// One topic: subscribe to it, see its events as they come, publish to it.
+// The view of a topic: its description, forms to subscribe and publish, and its events.
 
 import { html, useEffect, useMemo, useRef, useState } from "./vendor/preact.js";
-import { Field, showFirstError, Variables } from "./fields.js";
-import { About, clock, Frames, Snippets, useEvent } from "./parts.js";
-import { filled, read } from "./schema.js";
+import { Field, focusFirstError, VariableFields } from "./form.js";
+import { formatTime, Frames, RouteHeader, Snippets, useEvent } from "./components.js";
+import { expandPattern, parseInput } from "./schema.js";
 import { publishSnippets, subscribeSnippets } from "./snippets.js";
 
-const MOST_EVENTS = 500;
+const MAX_EVENTS = 500;
 
-/** A subscription with its events, which goes on while another view is looked at. It dispatches "change". */
-class Watch extends EventTarget {
+/** A subscription with its events, kept while other views are shown. Dispatches "change". */
+class Subscription extends EventTarget {
   events = [];
   count = 0;
   refused = false;
@@ -18,7 +18,7 @@ class Watch extends EventTarget {
     super();
     this.uri = uri;
     this.stop = server.subscribe(uri, (event, topic) => this.#add({ event, topic }));
-    this.stop.ready.then((full) => this.#decided(full));
+    this.stop.ready.then((full) => this.#onReady(full));
   }
 
   clear() {
@@ -26,14 +26,14 @@ class Watch extends EventTarget {
     this.#changed();
   }
 
-  #decided(full) {
+  #onReady(full) {
     this.refused = full === null;
     this.#changed();
   }
 
   #add(entry) {
     this.events.push({ ...entry, number: ++this.count, at: Date.now() });
-    if (this.events.length > MOST_EVENTS) this.events.splice(0, MOST_EVENTS / 10);
+    if (this.events.length > MAX_EVENTS) this.events.splice(0, MAX_EVENTS / 10);
     this.#changed();
   }
 
@@ -42,81 +42,80 @@ class Watch extends EventTarget {
   }
 }
 
-/** The watches of the page, by the declared URI, and what was entered there. */
-const kept = new Map();
+/** The subscriptions, and what was entered, by the URI or pattern of the route. */
+const views = new Map();
 
-export function forgetWatches() {
-  for (const { watches } of kept.values()) for (const watch of watches) watch.stop();
-  kept.clear();
+export function endSubscriptions() {
+  for (const { subscriptions } of views.values()) for (const subscription of subscriptions) subscription.stop();
+  views.clear();
 }
 
-export function Topic({ route, server, places, start }) {
-  const memory = useMemo(() => {
-    if (!kept.has(route.uri)) kept.set(route.uri, { watches: [], variables: {}, entered: undefined });
-    return kept.get(route.uri);
+export function Topic({ route, server, target, initial }) {
+  const view = useMemo(() => {
+    if (!views.has(route.uri)) views.set(route.uri, { subscriptions: [], variables: {}, entered: undefined });
+    return views.get(route.uri);
   }, [route.uri]);
   const form = useRef(null);
   const [, render] = useState(0);
   const [errors, setErrors] = useState({});
   const change = (changes) => {
-    Object.assign(memory, changes);
+    Object.assign(view, changes);
     render((count) => count + 1);
   };
   useEffect(() => {
-    if (Object.keys(start).length) change({ variables: { ...memory.variables, ...start } });
-  }, [JSON.stringify(start)]);
+    if (Object.keys(initial).length) change({ variables: { ...view.variables, ...initial } });
+  }, [JSON.stringify(initial)]);
 
-  const target = filled(route.declared, memory.variables);
-  const uri = target.uri;
-  const watch = memory.watches.find((each) => each.uri === uri);
+  const { uri, errors: problems } = expandPattern(route.declared, view.variables);
+  const subscription = view.subscriptions.find((each) => each.uri === uri);
   const subscribe = (event) => {
     event.preventDefault();
-    setErrors(target.errors ?? {});
-    if (!uri) return showFirstError(form.current);
-    change({ watches: [...memory.watches, new Watch(server, uri)] });
+    setErrors(problems ?? {});
+    if (!uri) return focusFirstError(form.current);
+    change({ subscriptions: [...view.subscriptions, new Subscription(server, uri)] });
   };
-  const end = (which) => {
-    which.stop();
-    change({ watches: memory.watches.filter((each) => each !== which) });
+  const end = (ended) => {
+    ended.stop();
+    change({ subscriptions: view.subscriptions.filter((each) => each !== ended) });
   };
 
   return html`
     <article>
-      <${About} route=${route} />
+      <${RouteHeader} route=${route} />
       <form ref=${form} onSubmit=${subscribe} noValidate>
-        <${Variables}
-          route=${route} entered=${memory.variables} errors=${errors}
+        <${VariableFields}
+          route=${route} entered=${view.variables} errors=${errors}
           onEnter=${(variables) => change({ variables })}
         />
         <div class="bar">
-          ${watch // each a button of its own, or the click on one would go on as the submit of the other
-            ? html`<button key="end" type="button" onClick=${() => end(watch)}>Unsubscribe</button>`
+          ${subscription // each a button of its own, or the click on one would go on as the submit of the other
+            ? html`<button key="end" type="button" onClick=${() => end(subscription)}>Unsubscribe</button>`
             : html`<button key="begin" class="main" disabled=${server.state === "closed"}>Subscribe</button>`}
-          ${memory.watches.filter((each) => each !== watch).map(
+          ${view.subscriptions.filter((each) => each !== subscription).map(
             (each) => html`<small key=${each.uri}>also <code>${each.uri}</code>
               <button type="button" class="small" onClick=${() => end(each)}>End</button></small>`,
           )}
         </div>
       </form>
-      ${watch && html`<${Log} key=${watch.uri} watch=${watch} server=${server} />`}
+      ${subscription && html`<${EventLog} key=${subscription.uri} subscription=${subscription} server=${server} />`}
       ${route.publish !== "server only" &&
-      html`<${Publish} route=${route} uri=${uri} server=${server} places=${places} memory=${memory} change=${change} />`}
-      <${Snippets} snippets=${subscribeSnippets(places, uri ?? route.declared)} />
+      html`<${Publish} route=${route} uri=${uri} server=${server} target=${target} view=${view} change=${change} />`}
+      <${Snippets} snippets=${subscribeSnippets(target, uri ?? route.declared)} />
     </article>
   `;
 }
 
-function Log({ watch, server }) {
-  const [paused, pause] = useState(null);
-  useEvent(watch, "change");
+function EventLog({ subscription, server }) {
+  const [paused, setPaused] = useState(null);
+  useEvent(subscription, "change");
   useEvent(server, "change");
-  const events = paused ?? watch.events;
-  const state = watch.refused
+  const events = paused ?? subscription.events;
+  const state = subscription.refused
     ? "the server refused this subscription"
     : server.state === "open"
-      ? `${watch.count} ${watch.count === 1 ? "event" : "events"}${events.length < watch.count ? `, the last ${events.length} are here` : ""}`
+      ? `${subscription.count} ${subscription.count === 1 ? "event" : "events"}${events.length < subscription.count ? `, the last ${events.length} are here` : ""}`
       : "waiting for the connection; the subscription is put back then";
-  const names = `"${watch.uri}"`;
+  const names = `"${subscription.uri}"`;
   const topics = new Set(events.map((each) => JSON.stringify(each.topic)));
   const frames = server.frames.filter(
     ({ text }) => /^\[[5678],/.test(text) && [names, ...topics].some((name) => text.startsWith(name, 3)),
@@ -124,18 +123,18 @@ function Log({ watch, server }) {
   return html`
     <section class="log" aria-label="Events">
       <div class="bar">
-        <strong><code>${watch.uri}</code></strong>
-        <small aria-live="polite" class=${watch.refused ? "wrong" : ""}>${state}</small>
-        <button type="button" class="small" aria-pressed=${String(Boolean(paused))} onClick=${() => pause(paused ? null : [...events])}>
+        <strong><code>${subscription.uri}</code></strong>
+        <small aria-live="polite" class=${subscription.refused ? "wrong" : ""}>${state}</small>
+        <button type="button" class="small" aria-pressed=${String(Boolean(paused))} onClick=${() => setPaused(paused ? null : [...events])}>
           ${paused ? "Go on" : "Pause"}
         </button>
-        <button type="button" class="small" onClick=${() => watch.clear()}>Clear</button>
+        <button type="button" class="small" onClick=${() => subscription.clear()}>Clear</button>
       </div>
       <ol class="events" tabindex="0">
-        ${events.length === 0 && !watch.refused && html`<li class="empty">Nothing yet: events appear here as they come.</li>`}
+        ${events.length === 0 && !subscription.refused && html`<li class="empty">Nothing yet: events appear here as they come.</li>`}
         ${[...events].reverse().map(
           ({ number, at, event }) => html`<li key=${number}>
-            <time>${clock(at)}</time><code>${JSON.stringify(event)}</code>
+            <time>${formatTime(at)}</time><code>${JSON.stringify(event)}</code>
           </li>`,
         )}
       </ol>
@@ -144,23 +143,23 @@ function Log({ watch, server }) {
   `;
 }
 
-function Publish({ route, uri, server, places, memory, change }) {
+function Publish({ route, uri, server, target, view, change }) {
   const form = useRef(null);
   const [errors, setErrors] = useState({});
-  const [said, say] = useState("");
+  const [status, setStatus] = useState("");
   const [parameter] = route.parameters;
   const schema = parameter?.schema ?? {};
-  const result = read(memory.entered, schema, route.definitions, true, "event");
+  const result = parseInput(view.entered, schema, route.definitions, true, "event");
   const publish = (event) => {
     event.preventDefault();
     const problems = result.errors ?? (uri ? {} : { event: "fill in the topic above first" });
     setErrors(problems);
-    if (Object.keys(problems).length) return showFirstError(form.current);
+    if (Object.keys(problems).length) return focusFirstError(form.current);
     try {
-      server.publish(uri, result.value, { excludeMe: memory.leaveOut ?? false });
-      say(`published to ${uri} at ${clock(Date.now())}; WAMP v1 does not tell who received it`);
+      server.publish(uri, result.value, { excludeMe: view.leaveOut ?? false });
+      setStatus(`published to ${uri} at ${formatTime(Date.now())}; WAMP v1 does not tell who received it`);
     } catch (error) {
-      say(error.message);
+      setStatus(error.message);
     }
   };
   return html`
@@ -168,21 +167,21 @@ function Publish({ route, uri, server, places, memory, change }) {
       <h3>Publish</h3>
       <${Field}
         path="event" name="event" schema=${schema} definitions=${route.definitions} required
-        entered=${memory.entered} errors=${Object.keys(errors).length ? { ...errors, ...result.errors } : {}}
+        entered=${view.entered} errors=${Object.keys(errors).length ? { ...errors, ...result.errors } : {}}
         onEnter=${(entered) => change({ entered })}
       />
       <label class="check">
         <input
-          type="checkbox" checked=${memory.leaveOut ?? false}
+          type="checkbox" checked=${view.leaveOut ?? false}
           onChange=${(event) => change({ leaveOut: event.target.checked })}
         />
         leave out this page
       </label>
       <div class="bar">
         <button class="main" disabled=${server.state !== "open"}>Publish</button>
-        <small aria-live="polite">${said}</small>
+        <small aria-live="polite">${status}</small>
       </div>
-      ${!result.errors && uri && html`<${Snippets} snippets=${publishSnippets(places, uri, result.value)} />`}
+      ${!result.errors && uri && html`<${Snippets} snippets=${publishSnippets(target, uri, result.value)} />`}
     </form>
   `;
 }

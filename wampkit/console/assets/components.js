@@ -1,75 +1,75 @@
-// What several views are made of.
+// Components, hooks and formats that several views use.
 
 import { html, useEffect, useState } from "./vendor/preact.js";
 
-/** Render again whenever a target dispatches an event; at most once a frame. */
+/** Render again when a target dispatches an event, at most once an animation frame. */
 export function useEvent(target, name) {
   const [, render] = useState(0);
   useEffect(() => {
-    let waiting = 0;
-    const note = () => {
-      waiting ||= requestAnimationFrame(() => {
-        waiting = 0;
+    let scheduled = 0;
+    const schedule = () => {
+      scheduled ||= requestAnimationFrame(() => {
+        scheduled = 0;
         render((count) => count + 1);
       });
     };
-    target.addEventListener(name, note);
+    target.addEventListener(name, schedule);
     return () => {
-      target.removeEventListener(name, note);
-      cancelAnimationFrame(waiting);
+      target.removeEventListener(name, schedule);
+      cancelAnimationFrame(scheduled);
     };
   }, [target, name]);
 }
 
-/** What an async function gives, asked again every so many milliseconds while the page is looked at. */
-export function usePolled(ask, milliseconds, inputs) {
+/** The result of an async function, called again at an interval in milliseconds while the page is visible. */
+export function usePolling(load, milliseconds, inputs) {
   const [answer, setAnswer] = useState(null);
   useEffect(() => {
-    let over = false;
+    let stopped = false;
     let timer;
     const poll = async () => {
       if (!document.hidden) {
-        const found = await ask().catch(() => null); // the state above tells of a lost connection
-        if (over) return;
+        const found = await load().catch(() => null); // a lost connection is shown above
+        if (stopped) return;
         if (found) setAnswer(found);
       }
       timer = setTimeout(poll, milliseconds);
     };
     poll();
     return () => {
-      over = true;
+      stopped = true;
       clearTimeout(timer);
     };
   }, inputs);
   return answer;
 }
 
-export const pretty = (value) => JSON.stringify(value, null, 2) ?? "undefined";
+export const prettyJson = (value) => JSON.stringify(value, null, 2) ?? "undefined";
 
-export const clock = (milliseconds) => new Date(milliseconds).toLocaleTimeString([], { hour12: false });
+export const formatTime = (milliseconds) => new Date(milliseconds).toLocaleTimeString([], { hour12: false });
 
-export function bytes(count) {
+export function formatBytes(count) {
   if (count < 1000) return `${count} B`;
   return count < 1e6 ? `${(count / 1e3).toFixed(1)} kB` : `${(count / 1e6).toFixed(1)} MB`;
 }
 
-export function duration(milliseconds) {
+export function formatDuration(milliseconds) {
   if (milliseconds < 10) return `${milliseconds.toFixed(2)} ms`;
   return milliseconds < 1000 ? `${milliseconds.toFixed(0)} ms` : `${(milliseconds / 1000).toFixed(2)} s`;
 }
 
-export function Copy({ text, label = "Copy" }) {
-  const [done, setDone] = useState("");
+export function CopyButton({ text, label = "Copy" }) {
+  const [shown, setShown] = useState(label);
   const copy = async () => {
-    const said = await copied(text).then(() => "Copied", () => "Not allowed");
-    setDone(said);
-    setTimeout(setDone, 1500, "");
+    const outcome = await copyToClipboard(text).then(() => "Copied", () => "Not allowed");
+    setShown(outcome);
+    setTimeout(setShown, 1500, label);
   };
-  return html`<button type="button" class="small" onClick=${copy} aria-live="polite">${done || label}</button>`;
+  return html`<button type="button" class="small" onClick=${copy} aria-live="polite">${shown}</button>`;
 }
 
-/** The clipboard of pages is for https and localhost; elsewhere the old way. */
-async function copied(text) {
+// Pages have a clipboard on https and localhost only; elsewhere a selection is copied.
+async function copyToClipboard(text) {
   if (navigator.clipboard) return navigator.clipboard.writeText(text);
   const area = document.createElement("textarea");
   area.value = text;
@@ -80,8 +80,8 @@ async function copied(text) {
   if (!done) throw new Error("not allowed");
 }
 
-// A browser may refuse to remember anything.
-function remembered(name) {
+// A browser may refuse to store anything.
+function loadSetting(name) {
   try {
     return localStorage.getItem(`wampkit-${name}`);
   } catch {
@@ -89,46 +89,46 @@ function remembered(name) {
   }
 }
 
-function remember(name, value) {
+function saveSetting(name, value) {
   try {
     localStorage.setItem(`wampkit-${name}`, value);
   } catch {}
 }
 
-/** The same thing in several languages, one at a time. */
+/** The same code in several languages, in tabs. */
 export function Snippets({ snippets }) {
   const names = Object.keys(snippets);
-  const [chosen, choose] = useState(() => remembered("snippet") ?? names[0]);
-  const name = names.includes(chosen) ? chosen : names[0];
-  const turn = (each) => {
-    remember("snippet", each);
-    choose(each);
+  const [selected, setSelected] = useState(() => loadSetting("snippet") ?? names[0]);
+  const name = names.includes(selected) ? selected : names[0];
+  const select = (each) => {
+    saveSetting("snippet", each);
+    setSelected(each);
   };
-  const steer = (event) => {
+  const onKeyDown = (event) => {
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (!step) return;
-    turn(names[(names.indexOf(name) + step + names.length) % names.length]);
+    select(names[(names.indexOf(name) + step + names.length) % names.length]);
     event.currentTarget.querySelector(`[aria-selected="true"]`)?.focus();
   };
   return html`
     <section class="snippets" aria-label="As code">
       <div class="bar">
-        <div role="tablist" onKeyDown=${steer}>
+        <div role="tablist" onKeyDown=${onKeyDown}>
           ${names.map(
             (each) => html`<button
               type="button" role="tab" key=${each} aria-selected=${String(each === name)}
-              tabindex=${each === name ? 0 : -1} onClick=${() => turn(each)}
+              tabindex=${each === name ? 0 : -1} onClick=${() => select(each)}
             >${each}</button>`,
           )}
         </div>
-        <${Copy} text=${snippets[name]} />
+        <${CopyButton} text=${snippets[name]} />
       </div>
       <pre tabindex="0" role="tabpanel">${snippets[name]}</pre>
     </section>
   `;
 }
 
-/** Frames as they went over the wire. */
+/** WebSocket frames, folded. */
 export function Frames({ frames }) {
   if (!frames.length) return null;
   return html`
@@ -146,19 +146,19 @@ export function Frames({ frames }) {
   `;
 }
 
-/** An error that the server answered, or that happened here. */
-export function Problem({ error }) {
+/** An error, of the server or of this page. */
+export function ErrorMessage({ error }) {
   return html`
     <div class="problem" role="alert">
       <strong>${error.description || error.message || String(error)}</strong>
       ${error.uri && html`<code>${error.uri}</code>`}
-      ${error.details != null && html`<pre tabindex="0">${pretty(error.details)}</pre>`}
+      ${error.details != null && html`<pre tabindex="0">${prettyJson(error.details)}</pre>`}
     </div>
   `;
 }
 
-/** What a route says of itself: its names, its text, what its messages pass and who may send them. */
-export function About({ route }) {
+/** The description of a route: names, docstring, middlewares, permissions. */
+export function RouteHeader({ route }) {
   const { declared, uri, documentation, middlewares, requires, timeout } = route;
   return html`
     <header class="about">

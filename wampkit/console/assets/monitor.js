@@ -1,14 +1,14 @@
-// The server as it runs: figures that move, connections, topics, and what went wrong.
+// The view "Live": figures of each second, connections, topics, and the last errors.
 
 import { html, useMemo, useState } from "./vendor/preact.js";
-import { bytes, clock, usePolled } from "./parts.js";
+import { formatBytes, formatTime, usePolling } from "./components.js";
 import { Plot } from "./plots.js";
-import { variablesIn } from "./schema.js";
+import { matchPattern } from "./schema.js";
 
-const OFTEN = 2000;
-const ROWS = 50;
+const POLL_INTERVAL = 2000; // milliseconds
+const PAGE_SIZE = 50;
 
-export function Live({ server }) {
+export function Monitor({ server }) {
   const { figures, about } = server;
   const last = figures.at(-1) ?? about;
   const data = useMemo(() => {
@@ -46,11 +46,11 @@ export function Live({ server }) {
         />
         <${Plot} title="Connections" data=${data.connections} lines=${[{ label: "open", color: "accent" }]} />
       </div>
-      <${Failures} server=${server} newest=${last.failed} debug=${about.debug} />
-      <${Connections} server=${server} />
-      <${Topics} server=${server} />
-      <${Numbers} title="Since the start" numbers=${last.counters} />
-      <${Numbers} title="Threads of def handlers" numbers=${last.threads} />
+      <${FailureList} server=${server} newest=${last.failed} debug=${about.debug} />
+      <${ConnectionList} server=${server} />
+      <${TopicList} server=${server} />
+      <${Counters} title="Since the start" counters=${last.counters} />
+      <${Counters} title="Threads of def handlers" counters=${last.threads} />
     </article>
   `;
 }
@@ -59,46 +59,46 @@ function Tile({ name, value, wrong }) {
   return html`<div><dt>${name}</dt><dd class=${wrong ? "wrong" : ""}>${value.toLocaleString("en")}</dd></div>`;
 }
 
-/** A long list of which the server tells a window: searched and turned over there. */
-function Window({ server, title, ask, search, children }) {
-  const [wanted, want] = useState("");
+/** A list of which the server searches and sends one page. */
+function PagedList({ server, title, load, search, children }) {
+  const [text, setText] = useState("");
   const [offset, setOffset] = useState(0);
-  const found = usePolled(() => ask(wanted, offset), OFTEN, [server.state, ask, wanted, offset]);
-  const last = found ? Math.max(0, Math.ceil(found.found / ROWS) - 1) * ROWS : 0;
-  const turn = (step) => setOffset(Math.min(Math.max(0, offset + step), last));
+  const page = usePolling(() => load(text, offset), POLL_INTERVAL, [server.state, load, text, offset]);
+  const last = page ? Math.max(0, Math.ceil(page.found / PAGE_SIZE) - 1) * PAGE_SIZE : 0;
+  const move = (step) => setOffset(Math.min(Math.max(0, offset + step), last));
   return html`
     <section class="window" aria-label=${title}>
       <div class="bar">
-        <h3>${title} ${found && html`<small>${count(found)}</small>`}</h3>
+        <h3>${title} ${page && html`<small>${formatCount(page)}</small>`}</h3>
         <input
-          type="search" placeholder=${search} aria-label=${search} value=${wanted}
-          onInput=${(event) => (want(event.target.value), setOffset(0))}
+          type="search" placeholder=${search} aria-label=${search} value=${text}
+          onInput=${(event) => (setText(event.target.value), setOffset(0))}
         />
-        ${found && found.found > ROWS && html`
-          <button type="button" class="small" disabled=${offset === 0} onClick=${() => turn(-ROWS)}>Back</button>
-          <small>${offset + 1}–${Math.min(offset + ROWS, found.found)}</small>
-          <button type="button" class="small" disabled=${offset >= last} onClick=${() => turn(ROWS)}>On</button>
+        ${page && page.found > PAGE_SIZE && html`
+          <button type="button" class="small" disabled=${offset === 0} onClick=${() => move(-PAGE_SIZE)}>Back</button>
+          <small>${offset + 1}–${Math.min(offset + PAGE_SIZE, page.found)}</small>
+          <button type="button" class="small" disabled=${offset >= last} onClick=${() => move(PAGE_SIZE)}>On</button>
         `}
       </div>
-      ${found && found.rows.length ? children(found.rows) : html`<p class="empty">${found ? "None." : "…"}</p>`}
+      ${page && page.rows.length ? children(page.rows) : html`<p class="empty">${page ? "None." : "…"}</p>`}
     </section>
   `;
 }
 
-const count = ({ found, total }) =>
+const formatCount = ({ found, total }) =>
   found === total ? total.toLocaleString("en") : `${found.toLocaleString("en")} of ${total.toLocaleString("en")}`;
 
-function Connections({ server }) {
+function ConnectionList({ server }) {
   const [order, setOrder] = useState("");
-  const [chosen, choose] = useState(null);
-  const ask = useMemo(() => (search, offset) => server.ask("connections", search, order, offset, ROWS), [server, order]);
+  const [selected, setSelected] = useState(null);
+  const load = useMemo(() => (search, offset) => server.callConsole("connections", search, order, offset, PAGE_SIZE), [server, order]);
   const column = (name, label, className = "") => html`
     <th scope="col" class=${className} aria-sort=${order === name ? "descending" : "none"}>
       <button type="button" onClick=${() => setOrder(order === name ? "" : name)}>${label}${order === name ? " ↓" : ""}</button>
     </th>
   `;
   return html`
-    <${Window} server=${server} title="Connections" ask=${ask} search="Address, user, session id">
+    <${PagedList} server=${server} title="Connections" load=${load} search="Address, user, session id">
       ${(rows) => html`
         <div class="scroll" tabindex="0">
           <table>
@@ -114,16 +114,16 @@ function Connections({ server }) {
                 (row) => html`
                   <tr key=${row.id}>
                     <td>
-                      <button type="button" class="link" aria-expanded=${String(chosen === row.id)} title=${row.id}
-                        onClick=${() => choose(chosen === row.id ? null : row.id)}><code>${row.id.slice(0, 8)}</code></button>
+                      <button type="button" class="link" aria-expanded=${String(selected === row.id)} title=${row.id}
+                        onClick=${() => setSelected(selected === row.id ? null : row.id)}><code>${row.id.slice(0, 8)}</code></button>
                       ${row.id === server.sessionId && html` <small>this page</small>`}
                     </td>
                     <td>${row.address ?? "unix socket"}</td>
                     <td>${row.user ?? html`<span class="dim">nobody</span>`}${row.roles.length > 0 && html` <small>${row.roles.join(", ")}</small>`}</td>
                     <td class="number">${row.subscriptions}</td>
-                    <td class="number">${bytes(row.queued)}${row.dropped > 0 && html` <small class="wrong">${row.dropped} dropped</small>`}</td>
+                    <td class="number">${formatBytes(row.queued)}${row.dropped > 0 && html` <small class="wrong">${row.dropped} dropped</small>`}</td>
                   </tr>
-                  ${chosen === row.id && html`<tr key=${`${row.id}+`}><td colspan="5"><${Connection} server=${server} id=${row.id} /></td></tr>`}
+                  ${selected === row.id && html`<tr key=${`${row.id}+`}><td colspan="5"><${ConnectionDetails} server=${server} id=${row.id} /></td></tr>`}
                 `,
               )}
             </tbody>
@@ -134,8 +134,8 @@ function Connections({ server }) {
   `;
 }
 
-function Connection({ server, id }) {
-  const found = usePolled(() => server.ask("connection", id), OFTEN, [id]);
+function ConnectionDetails({ server, id }) {
+  const found = usePolling(() => server.callConsole("connection", id), POLL_INTERVAL, [id]);
   if (!found) return html`<p class="empty">…</p>`;
   return html`
     <div class="more">
@@ -147,10 +147,10 @@ function Connection({ server, id }) {
   `;
 }
 
-function Topics({ server }) {
-  const ask = useMemo(() => (search, offset) => server.ask("topics", search, offset, ROWS), [server]);
+function TopicList({ server }) {
+  const load = useMemo(() => (search, offset) => server.callConsole("topics", search, offset, PAGE_SIZE), [server]);
   return html`
-    <${Window} server=${server} title="Topics with subscribers" ask=${ask} search="URI">
+    <${PagedList} server=${server} title="Topics with subscribers" load=${load} search="URI">
       ${(rows) => html`
         <div class="scroll" tabindex="0">
           <table>
@@ -165,10 +165,10 @@ function Topics({ server }) {
   `;
 }
 
-/** A link to where a topic can be watched. */
+/** A link to the view of a topic. */
 function TopicLink({ server, uri }) {
   for (const route of server.routes) {
-    const variables = route.kind === "topic" && variablesIn(route.uri, uri);
+    const variables = route.kind === "topic" && matchPattern(route.uri, uri);
     if (variables) {
       const query = new URLSearchParams(variables).toString();
       return html`<a href=${`#/topic/${encodeURIComponent(route.declared)}${query && `?${query}`}`}><code>${uri}</code></a>`;
@@ -177,8 +177,8 @@ function TopicLink({ server, uri }) {
   return html`<code>${uri}</code>`;
 }
 
-function Failures({ server, newest, debug }) {
-  const found = usePolled(() => server.ask("failures"), OFTEN, [newest, server.state]);
+function FailureList({ server, newest, debug }) {
+  const found = usePolling(() => server.callConsole("failures"), POLL_INTERVAL, [newest, server.state]);
   if (!found?.length) return null;
   return html`
     <section class="failures" aria-label="Errors">
@@ -195,7 +195,7 @@ function Failure({ server, failure }) {
   const [trace, setTrace] = useState(null);
   const { time, message, uri, error, description, user, number } = failure;
   const line = html`<span>
-    <time>${clock(time * 1000)}</time>
+    <time>${formatTime(time * 1000)}</time>
     <span class="kind">${message}</span>
     <code>${uri}</code>
     <span class="wrong">${description || error}</span>
@@ -204,7 +204,7 @@ function Failure({ server, failure }) {
   if (!failure.traceback) return html`<p class="failure" title=${error}>${line}</p>`;
   const open = async (event) => {
     if (!event.target.open || trace) return;
-    setTrace(await server.ask("failure", number).then((found) => found.traceback, (problem) => problem.message));
+    setTrace(await server.callConsole("failure", number).then((found) => found.traceback, (problem) => problem.message));
   };
   return html`
     <details class="failure" onToggle=${open}>
@@ -214,12 +214,12 @@ function Failure({ server, failure }) {
   `;
 }
 
-function Numbers({ title, numbers }) {
+function Counters({ title, counters }) {
   return html`
     <section aria-label=${title}>
       <h3>${title}</h3>
       <dl class="facts columns">
-        ${Object.entries(numbers).map(
+        ${Object.entries(counters).map(
           ([name, value]) => html`<div key=${name}><dt>${name.replaceAll("_", " ")}</dt><dd>${value.toLocaleString("en")}</dd></div>`,
         )}
       </dl>

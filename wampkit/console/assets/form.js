@@ -1,42 +1,42 @@
-// The fields of a form, made from types.
+// Form fields made from JSON Schemas.
 
 import { html } from "./vendor/preact.js";
-import { boundsText, choicesOf, entryOf, resolved, typeText } from "./schema.js";
+import { choicesOf, describeBounds, describeType, inputOf, resolveRef } from "./schema.js";
 
 /**
  * A field for a value.
  *
- * - `path`: where it stands, which the errors are named by.
- * - `entered`, `onEnter`: its text, and what takes a new one.
- * - `fallback`: what holds if it is left empty.
- * - `depth`: in how many objects it stands.
+ * - `path`: its path in the form, the key of its message in `errors`.
+ * - `entered`, `onEnter`: its text (for an object, an object of texts), and a function called with a new one.
+ * - `fallback`: the default, which an empty field stands for.
+ * - `depth`: the number of objects around it.
  */
 export function Field(field) {
   const { path, name, schema, definitions, required, variadic, fallback, entered, onEnter, errors, depth = 0 } = field;
-  const entry = variadic ? { kind: "json", schema: {} } : entryOf(schema, definitions, depth);
-  const type = typeText(schema, definitions);
-  const hint = [variadic ? `any number of ${type}` : type, boundsText(schema, definitions), ...emptyHint(entry, required, fallback)];
+  const entry = variadic ? { kind: "json", schema: {} } : inputOf(schema, definitions, depth);
+  const type = describeType(schema, definitions);
+  const hint = [variadic ? `any number of ${type}` : type, describeBounds(schema, definitions), ...emptyHint(entry, required, fallback)];
   const label = html`
     <span class="name">${variadic ? `*${name}` : name}${required && html`<abbr title="needed">*</abbr>`}</span>
     <small>${hint.filter(Boolean).join(" · ")}</small>
   `;
-  if (entry.kind === "object") return Group({ path, label, entry, definitions, entered, onEnter, errors, depth });
+  if (entry.kind === "object") return Fieldset({ path, label, entry, definitions, entered, onEnter, errors, depth });
   const id = `field-${path}`;
-  const problem = errors[path];
-  const given = {
+  const error = errors[path];
+  const attributes = {
     id,
     value: entered ?? "",
     onInput: (event) => onEnter(event.target.value),
-    "aria-invalid": problem ? "true" : undefined,
-    "aria-describedby": problem ? `${id}-problem` : undefined,
+    "aria-invalid": error ? "true" : undefined,
+    "aria-describedby": error ? `${id}-problem` : undefined,
   };
-  const about = resolved(schema, definitions).description;
+  const description = resolveRef(schema, definitions).description;
   return html`
     <div class="field">
       <label for=${id}>${label}</label>
-      ${about && !variadic && html`<p class="text">${about}</p>`}
-      ${input(entry, given, required, placeholder(entry, variadic, fallback))}
-      ${problem && html`<p class="wrong" id=${`${id}-problem`}>${problem}</p>`}
+      ${description && !variadic && html`<p class="text">${description}</p>`}
+      ${input(entry, attributes, required, placeholder(entry, variadic, fallback))}
+      ${error && html`<p class="wrong" id=${`${id}-problem`}>${error}</p>`}
     </div>
   `;
 }
@@ -54,23 +54,23 @@ function placeholder({ kind, schema }, variadic, fallback) {
   return schema.type === "array" ? "[1, 2]" : schema.type === "object" ? '{"key": 1}' : '"text", 2, [1, 2], {"key": 1}';
 }
 
-function input({ kind, schema, nullable }, given, required, shadow) {
+function input({ kind, schema, nullable }, attributes, required, placeholderText) {
   if (kind === "choice") {
-    return html`<select ...${given}>
-      ${(!required || nullable || !given.value) && html`<option value="">${nullable ? "null" : "—"}</option>`}
+    return html`<select ...${attributes}>
+      ${(!required || nullable || !attributes.value) && html`<option value="">${nullable ? "null" : "—"}</option>`}
       ${choicesOf(schema).map((each) => {
         const text = JSON.stringify(each);
         return html`<option key=${text} value=${text}>${typeof each === "string" ? each : text}</option>`;
       })}
     </select>`;
   }
-  const plain = { ...given, placeholder: shadow, autocomplete: "off", spellcheck: false };
-  if (kind === "number") return html`<input ...${plain} inputmode=${schema.type === "integer" ? "numeric" : "decimal"} />`;
-  if (kind === "text" && !(schema.maxLength > 200)) return html`<input ...${plain} />`;
-  return html`<textarea ...${plain} rows=${kind === "json" ? 2 : 3} class=${kind === "json" ? "code" : ""}></textarea>`;
+  const textAttributes = { ...attributes, placeholder: placeholderText, autocomplete: "off", spellcheck: false };
+  if (kind === "number") return html`<input ...${textAttributes} inputmode=${schema.type === "integer" ? "numeric" : "decimal"} />`;
+  if (kind === "text" && !(schema.maxLength > 200)) return html`<input ...${textAttributes} />`;
+  return html`<textarea ...${textAttributes} rows=${kind === "json" ? 2 : 3} class=${kind === "json" ? "code" : ""}></textarea>`;
 }
 
-function Group({ path, label, entry, definitions, entered, onEnter, errors, depth }) {
+function Fieldset({ path, label, entry, definitions, entered, onEnter, errors, depth }) {
   const values = entered ?? {};
   return html`
     <fieldset>
@@ -89,7 +89,7 @@ function Group({ path, label, entry, definitions, entered, onEnter, errors, dept
 }
 
 /** A field for each variable of a URI pattern. */
-export function Variables({ route, entered, onEnter, errors }) {
+export function VariableFields({ route, entered, onEnter, errors }) {
   return route.variables.map(
     (name) => html`<${Field}
       key=${name} path=${`{${name}}`} name=${`{${name}}`} schema=${{ type: "string", minLength: 1 }} definitions=${{}}
@@ -98,7 +98,7 @@ export function Variables({ route, entered, onEnter, errors }) {
   );
 }
 
-/** Bring the first field that is wrong into view. */
-export function showFirstError(form) {
+/** Focus the first field with an error. */
+export function focusFirstError(form) {
   requestAnimationFrame(() => form.querySelector('[aria-invalid="true"]')?.focus());
 }
