@@ -1,8 +1,6 @@
-"""Gates by the client's address: `AllowAddresses` and `BlockAddresses`.
+"""Gates by the client's address: `AllowAddresses` and `BlockAddresses`, each a list that can change while the app runs.
 
-The gates that need nothing but the handshake: the client's address, the host it asked for, the page it comes from.
-
-Each refuses with HTTP 403. What the client reads says what was refused; why in particular stands in the log.
+A refused client reads what was refused, with HTTP 403; which entry of the list decided stands in the log.
 """
 
 from __future__ import annotations
@@ -18,9 +16,9 @@ from aiohttp import WSCloseCode
 from ..connection.connection import Connection
 from ..dispatch.middleware import Refused
 from ..errors import DeclarationError, quote
-from ..networks import UNIX, Address, Networks, read_address
+from ..networks import UNIX, Networks, describe_address, read_peer
 
-__all__ = ["AllowAddresses", "BlockAddresses"]
+__all__ = ["AddressGate", "AllowAddresses", "BlockAddresses"]
 
 NOT_THIS_ADDRESS = "this address may not connect"
 
@@ -28,11 +26,8 @@ SHOWN = 20
 """Networks that a description names one by one."""
 
 
-# ---- addresses
-
-
-class _AddressGate:
-    """What the two gates by address share: a set of networks, and the running apps that they stand in."""
+class AddressGate:
+    """The base of the gates by address: a set of networks, and the running apps whose connections it judges."""
 
     def __init__(self, *networks: str) -> None:
         try:
@@ -44,7 +39,7 @@ class _AddressGate:
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: Any) -> AsyncIterator[None]:
-        """Know a running app, so that its connections can be closed."""
+        """Remember a running app, so that a change of the list can close its connections."""
         self._apps[app] = asyncio.get_running_loop()
         try:
             yield
@@ -52,50 +47,59 @@ class _AddressGate:
             del self._apps[app]
 
     async def connect(self, connection: Connection) -> str:
-        """Refuse by address; one that cannot be read is refused too."""
+        """Check the client's address; one that cannot be read is refused as well. Raises Refused."""
         try:
-            address = _address_of(connection)
+            address = read_peer(connection.remote)
         except ValueError:
             why = f"{quote(connection.remote)} is no address"
             raise Refused("the address of this client cannot be read", why) from None
         entry = self._networks.find(address)
-        shown = "a unix socket" if address is None else str(address)
-        why = f"{shown} is in the list, as {entry}" if entry is not None else f"{shown} is not in the list"
+        place = f"in the list, as {entry}" if entry is not None else "not in the list"
+        why = f"{describe_address(address)} is {place}"
         if self._refuses(entry):
             raise Refused(NOT_THIS_ADDRESS, why)
         return why
 
     def _refuses(self, entry: str | None) -> bool:
-        """Whether somebody is kept out who is held by this entry of the networks, or by none."""
+        """Whether a client is refused whose address is in this entry of the list, or in none."""
         raise NotImplementedError
 
-    def _changed(self) -> None:
-        """Close the connections of those who are kept out now."""
+    def _add(self, networks: Iterable[str]) -> None:
+        with self._lock:
+            self._networks.add(*networks)
+
+    def _remove(self, networks: Iterable[str]) -> None:
+        with self._lock:
+            self._networks.remove(*networks)
+
+    def _close_refused(self) -> None:
+        """Close the connections that the list refuses now, on the loop of each app; callable from any thread."""
         try:
             here: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
         except RuntimeError:
             here = None
         for app, loop in list(self._apps.items()):
             if loop is here:
-                self._sweep(app)
+                self._close_refused_of(app)
             else:
                 with contextlib.suppress(RuntimeError):  # that loop has just been closed, and its app with it
-                    loop.call_soon_threadsafe(self._sweep, app)
+                    loop.call_soon_threadsafe(self._close_refused_of, app)
 
-    def _sweep(self, app: Any) -> None:
+    def _close_refused_of(self, app: Any) -> None:
         if app not in self._apps:
             return
         for connection in (*app.connections, *app.connections.arriving):
             with contextlib.suppress(ValueError):  # it is still arriving, and `connect` will refuse it
-                if self._refuses(self._networks.find(_address_of(connection))):
+                if self._refuses(self._networks.find(read_peer(connection.remote))):
                     connection.close(WSCloseCode.POLICY_VIOLATION, NOT_THIS_ADDRESS)
 
+    def _listed(self) -> str:
+        shown = ["unix sockets" if each == UNIX else each for each in self._networks] or ["no address yet"]
+        more = f" and {len(shown) - SHOWN} more" if len(shown) > SHOWN else ""
+        return ", ".join(shown[:SHOWN]) + more
 
-def _address_of(connection: Connection) -> Address | None:
-    return None if connection.remote is None else read_address(connection.remote)
 
-
-class BlockAddresses(_AddressGate):
+class BlockAddresses(AddressGate):
     """Refuses clients by their address.
 
     Args:
@@ -107,36 +111,34 @@ class BlockAddresses(_AddressGate):
     """
 
     def block(self, *networks: str) -> None:
-        """Refuse these too from now on, and close their connections with 1008; from any thread.
+        """Refuse these too from now on, and close their connections with 1008; callable from any thread.
 
-        Other processes, as those of `wampkit run --workers`, have lists of their own.
+        Other processes, such as those of `wampkit run --workers`, have lists of their own.
 
         Raises:
             ValueError: One of them is no address and no network; nothing is changed then.
         """
-        with self._lock:
-            self._networks.add(*networks)
-        self._changed()
+        self._add(networks)
+        self._close_refused()
 
     def unblock(self, *networks: str) -> None:
-        """Refuse these no longer; what was not blocked is ignored.
+        """Stop refusing these; what was not blocked is ignored.
 
         Raises:
             ValueError: One of them is no address and no network, or lies in a wider network that stays blocked.
         """
-        with self._lock:
-            self._networks.remove(*networks)
+        self._remove(networks)
 
     def describe(self) -> str:
         """What it does, for `wampkit check`."""
-        return f"refuses {_listed(self._networks) or 'nobody yet'}"
+        return f"refuses {self._listed()}"
 
     def _refuses(self, entry: str | None) -> bool:
         return entry is not None
 
 
-class AllowAddresses(_AddressGate):
-    """Lets in clients of some addresses only.
+class AllowAddresses(AddressGate):
+    """Lets in clients of the listed addresses only.
 
     Args:
         *networks: IPv4 or IPv6 addresses and networks, such as `10.0.0.0/8`, or "unix" for the peers of unix
@@ -147,35 +149,27 @@ class AllowAddresses(_AddressGate):
     """
 
     def allow(self, *networks: str) -> None:
-        """Let these in too from now on; from any thread.
+        """Let these in too from now on; callable from any thread.
 
         Raises:
             ValueError: One of them is no address and no network; nothing is changed then.
         """
-        with self._lock:
-            self._networks.add(*networks)
+        self._add(networks)
 
     def disallow(self, *networks: str) -> None:
-        """Let these in no longer, and close their connections with 1008; what was not allowed is ignored.
+        """Stop letting these in, and close their connections with 1008; what was not allowed is ignored.
 
-        Other processes, as those of `wampkit run --workers`, have lists of their own.
+        Other processes, such as those of `wampkit run --workers`, have lists of their own.
 
         Raises:
             ValueError: One of them is no address and no network, or lies in a wider network that stays allowed.
         """
-        with self._lock:
-            self._networks.remove(*networks)
-        self._changed()
+        self._remove(networks)
+        self._close_refused()
 
     def describe(self) -> str:
         """What it does, for `wampkit check`."""
-        return f"lets in {_listed(self._networks) or 'nobody yet'}"
+        return f"lets in {self._listed()}"
 
     def _refuses(self, entry: str | None) -> bool:
         return entry is None
-
-
-def _listed(networks: Iterable[str]) -> str:
-    shown = ["unix sockets" if each == UNIX else each for each in networks]
-    more = f" and {len(shown) - SHOWN} more" if len(shown) > SHOWN else ""
-    return ", ".join(shown[:SHOWN]) + more

@@ -1,4 +1,7 @@
-"""Host names as browsers write them: what a configuration says is brought into that form once."""
+"""Gates by the host that a client asked for: `AllowHosts` and `LoopbackHosts`.
+
+Host names are compared in the form in which browsers write them; a configuration is brought into that form once.
+"""
 
 from __future__ import annotations
 
@@ -15,30 +18,34 @@ from ..errors import DeclarationError, quote
 
 __all__ = [
     "AllowHosts",
-    "HostRule",
     "LoopbackHosts",
     "default_port",
     "is_address",
     "is_loopback",
     "normal_host",
     "read_host",
+    "read_port",
     "socket_url",
+    "split_port",
 ]
 
 _NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
-
-_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_-]+(?:\.[a-z0-9_-]+)*)(?::([0-9]{1,5}))?")
 
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
 LONGEST_NAME = 253
 
+NOT_THIS_HOST = "this server does not answer to that host name"
+
+
+# ---- hosts and ports
+
 
 def normal_host(text: str) -> str:
-    """A host as browsers write it: in lower case, IDNA A-labels, IPv6 in brackets and as short as it can be.
+    """A host in the form that browsers write: lower case, IDNA A-labels, IPv6 in brackets and as short as possible.
 
     Raises:
-        ValueError: The text is no host, or an IPv4 address that is written in an odd way.
+        ValueError: The text is no host, or an IPv4 address in an unusual notation.
     """
     if text.startswith("[") and text.endswith("]"):
         return f"[{_ipv6(IPv6Address(text[1:-1]))}]"
@@ -46,7 +53,7 @@ def normal_host(text: str) -> str:
     name = text.lower() if text.isascii() else URL.build(scheme="http", host=text).raw_host or ""
     if len(name) > LONGEST_NAME or not _NAME.fullmatch(name):
         raise ValueError(f"{text!r} is no host name")
-    if _NUMBER.fullmatch(name.rpartition(".")[2]):
+    if _ends_in_number(name):
         return str(IPv4Address(name))
     return name
 
@@ -60,46 +67,67 @@ def _ipv6(address: IPv6Address) -> str:
     return str(address)
 
 
-def default_port(scheme: str) -> int | None:
-    """The port that a browser leaves out."""
-    return {"http": 80, "https": 443}.get(scheme)
-
-
-def read_host(headers: Sequence[str]) -> tuple[str, int | None]:
-    """The host and the port, None where there is none, of a request's Host headers.
-
-    Raises:
-        ValueError: There is not exactly one, or it is no host; says so, fit for a log.
-    """
-    if len(headers) != 1:
-        raise ValueError(f"{len(headers) or 'no'} Host headers came")
-    found = _HOST.fullmatch(headers[0].lower()) if headers[0].isascii() else None
-    port = int(found[2]) if found is not None and found[2] is not None else None
-    try:
-        if found is None or (port is not None and not 0 < port < 65536):
-            raise ValueError
-        return normal_host(found[1]), port
-    except ValueError:
-        raise ValueError(f"the Host header {quote(headers[0])} is no host") from None
+def _ends_in_number(name: str) -> bool:
+    """Whether browsers read a name as an IPv4 address, as its last label is a number."""
+    return _NUMBER.fullmatch(name.rpartition(".")[2]) is not None
 
 
 def is_address(host: str) -> bool:
     """Whether a host, in its normal form, is an address and no name."""
-    return host.startswith("[") or _NUMBER.fullmatch(host.rpartition(".")[2]) is not None
+    return host.startswith("[") or _ends_in_number(host)
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host, in its normal form, is this machine and can be nothing else: no DNS answer makes it so."""
+    """Whether a host, in its normal form, is always this machine, whatever DNS answers."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     return is_address(host) and ip_address(host.strip("[]")).is_loopback
 
 
-def socket_url(host: str, port: int, path: str) -> str:
-    """The WebSocket URL by which a client on this machine opens a server that listens on a host.
+def default_port(scheme: str) -> int | None:
+    """The port that browsers leave out of a URL of this scheme; None for a scheme without one."""
+    return {"http": 80, "https": 443}.get(scheme)
 
-    A server that listens on every address (`0.0.0.0`, `::`) is opened by the loopback one, as the other is no
-    destination.
+
+def split_port(text: str) -> tuple[str, str | None]:
+    """The host and the port of `host:port`, both as written; None for the port if there is no colon."""
+    host, colon, port = text.rpartition(":")
+    return (host, port) if colon and not text.endswith("]") else (text, None)
+
+
+def read_port(text: str) -> int:
+    """A port number.
+
+    Raises:
+        ValueError: The text is no number from 1 to 65535.
+    """
+    if not (text.isascii() and text.isdigit() and len(text) <= 5 and 0 < int(text) < 65536):
+        raise ValueError(f"{text!r} is no port")
+    return int(text)
+
+
+def read_host(headers: Sequence[str]) -> tuple[str, int | None]:
+    """The host and the port of a request's Host headers; None for the port if it is left out.
+
+    Raises:
+        ValueError: There is not exactly one header, or it holds no host; the message is fit for a log.
+    """
+    if len(headers) != 1:
+        raise ValueError(f"{len(headers) or 'no'} Host headers came")
+    try:
+        if not headers[0].isascii():
+            raise ValueError
+        host, port = split_port(headers[0])
+        return normal_host(host), None if port is None else read_port(port)
+    except ValueError:
+        raise ValueError(f"the Host header {quote(headers[0])} is no host") from None
+
+
+def socket_url(host: str, port: int, path: str) -> str:
+    """The WebSocket URL by which a client on this machine reaches a server that listens on a host.
+
+    A server that listens on every address (`0.0.0.0`, `::`) is reached by the loopback address, since the unspecified
+    one is no destination.
     """
     with contextlib.suppress(ValueError):
         if ip_address(host).is_unspecified:
@@ -107,56 +135,13 @@ def socket_url(host: str, port: int, path: str) -> str:
     return f"ws://{f'[{host}]' if ':' in host else host}:{port}{path}"
 
 
-class HostRule:
-    """A host that may be asked for: `example.com`, `*.example.com`, `127.0.0.1`, `[::1]`, any with or without port.
-
-    Args:
-        text: The rule as it was written.
-
-    Raises:
-        ValueError: It is none of these.
-    """
-
-    def __init__(self, text: str) -> None:
-        if "/" in text:
-            raise ValueError(f"{text!r} is no host; give the host alone, without scheme and path: {_host_in(text)!r}")
-        if text.count(":") > 1 and not text.startswith("["):
-            text = f"[{text}]"
-        name, port = _split_port(text)
-        self._wild = name.startswith("*.")
-        self._host = normal_host(name.removeprefix("*."))
-        self._port = port
-        if self._wild and is_address(self._host):
-            raise ValueError(f"{text!r}: an address has no names below it")
-        self.text = f"{'*.' if self._wild else ''}{self._host}" + (f":{port}" if port is not None else "")
-
-    def matches(self, host: str, port: int) -> bool:
-        """Whether a host in its normal form, asked for on a port, is meant."""
-        same = host.endswith(f".{self._host}") if self._wild else host == self._host
-        return same and self._port in (None, port)
-
-
-def _host_in(url: str) -> str:
-    return url.partition("://")[2].partition("/")[0] or url.partition("/")[0] or "example.com"
-
-
-def _split_port(text: str) -> tuple[str, int | None]:
-    head, colon, tail = text.rpartition(":")
-    if not colon or text.endswith("]"):
-        return text, None
-    if not (tail.isascii() and tail.isdigit() and 0 < int(tail) < 65536):
-        raise ValueError(f"{text!r} has no valid port")
-    return head, int(tail)
-
-
-NOT_THIS_HOST = "this server does not answer to that host name"
-
-
-# ---- hosts
+# ---- the gates
 
 
 class AllowHosts:
-    """Lets in clients that asked for one of some hosts: a page whose DNS name was pointed here asks for its own.
+    """Lets in clients that asked for one of the listed hosts.
+
+    It stops DNS rebinding: a page whose DNS name was pointed to this server asks for its own name.
 
     Args:
         *hosts: Names and addresses as in a URL: `example.com`, `*.example.com` for all names below it, `127.0.0.1`,
@@ -170,33 +155,34 @@ class AllowHosts:
         if not hosts:
             raise DeclarationError("AllowHosts() would let nobody in; name the hosts that clients connect to")
         try:
-            self._rules = [HostRule(host) for host in hosts]
+            self._rules = [_HostRule(host) for host in hosts]
         except (ValueError, AttributeError) as error:
             raise DeclarationError(f"AllowHosts: {error}") from None
 
     async def connect(self, connection: Connection) -> str:
-        """Refuse what was sent to another host."""
+        """Check the host that the client asked for. Raises Refused."""
         host, port = _host_of(connection)
+        shown = f"{quote(host)} port {port}"
         if not any(rule.matches(host, port) for rule in self._rules):
-            raise Refused(NOT_THIS_HOST, f"{quote(host)} port {port} is none of {self._listed()}")
-        return f"{quote(host)} port {port} is in the list"
+            raise Refused(NOT_THIS_HOST, f"{shown} is none of {self._listed()}")
+        return f"{shown} is in the list"
 
     def describe(self) -> str:
         """What it does, for `wampkit check`."""
         return f"lets in who asks for {self._listed()}"
 
     def _listed(self) -> str:
-        return ", ".join(rule.text for rule in self._rules)
+        return ", ".join(map(str, self._rules))
 
 
 class LoopbackHosts:
-    """Keeps pages of the internet out of a server for development: `wampkit run` puts it there.
+    """Keeps pages of the internet out of a development server; `wampkit run` adds it.
 
-    Such a page can point its own DNS name to 127.0.0.1 and be of the same origin then; but its host name gives it away.
+    Such a page can point its own DNS name to 127.0.0.1, so that it is of the same origin; its host name gives it away.
     """
 
     async def connect(self, connection: Connection) -> str:
-        """Refuse a page that asked for a host which is not this machine by name."""
+        """Refuse a page that asked for a host which is not this machine by name. Raises Refused."""
         if "Origin" not in connection.request.headers:
             return "no Origin came, so that this is no page"
         host, _ = _host_of(connection)
@@ -210,8 +196,43 @@ class LoopbackHosts:
         return "lets in pages that asked for localhost, 127.0.0.1 or [::1]"
 
 
+class _HostRule:
+    """One entry of `AllowHosts`: a name, `*.` and a name, or an address, each with or without a port.
+
+    Raises:
+        ValueError: The text is none of these.
+    """
+
+    def __init__(self, text: str) -> None:
+        if "/" in text:
+            raise ValueError(f"{text!r} is no host; give the host alone, without scheme and path: {_host_in(text)!r}")
+        if text.count(":") > 1 and not text.startswith("["):
+            text = f"[{text}]"
+        name, port = split_port(text)
+        try:
+            self._port = None if port is None else read_port(port)
+        except ValueError:
+            raise ValueError(f"{text!r} has no valid port") from None
+        self._wild = name.startswith("*.")
+        self._host = normal_host(name.removeprefix("*."))
+        if self._wild and is_address(self._host):
+            raise ValueError(f"{text!r}: an address has no names below it")
+
+    def __str__(self) -> str:
+        return f"{'*.' if self._wild else ''}{self._host}" + (f":{self._port}" if self._port is not None else "")
+
+    def matches(self, host: str, port: int) -> bool:
+        """Whether the rule holds this host, in its normal form, and port."""
+        same = host.endswith(f".{self._host}") if self._wild else host == self._host
+        return same and self._port in (None, port)
+
+
+def _host_in(url: str) -> str:
+    return url.partition("://")[2].partition("/")[0] or url.partition("/")[0] or "example.com"
+
+
 def _host_of(connection: Connection) -> tuple[str, int]:
-    """The host and port that a client asked for. Raises Refused where that cannot be told."""
+    """The host and port that a client asked for. Raises Refused if they cannot be read."""
     try:
         host, port = read_host(connection.request.headers.getall("Host", []))
     except ValueError as error:

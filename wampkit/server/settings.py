@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Self
 
-from ..access.addresses import _AddressGate
+from ..access.addresses import AddressGate
 from ..access.hosts import AllowHosts, LoopbackHosts
 from ..access.origins import SAME, AllowOrigins
 from ..access.proxies import TrustedProxies, trusted_proxies_of
@@ -223,7 +223,7 @@ def arranged(middlewares: Iterable[Any], *, loopback_only: bool = False) -> tupl
         own.append(LoopbackHosts())
     if not _has(declared, AllowOrigins):
         own.append(AllowOrigins(SAME, allow_missing=True))
-    leading = _leading(declared, lambda each: isinstance(each, _AddressGate | AllowHosts))
+    leading = _leading(declared, lambda each: isinstance(each, AddressGate | AllowHosts))
     return (*declared[:leading], *own, *declared[leading:])
 
 
