@@ -9,7 +9,7 @@ import pytest
 
 from wampkit import App, Connection, DeclarationError, Limits, connect
 from wampkit.connection.tasks import memory_of
-from wampkit.limits import Allowance
+from wampkit.limits import TokenBucket
 from wampkit.protocol.messages import decode
 
 from .support.loops import on_each_loop
@@ -290,7 +290,7 @@ async def test_a_flood_of_topic_messages_waits_in_the_wire(road: str, monkeypatc
         peer = await server.peer()
         for number in range(100):
             await peer.send(PUBLISH, "slow", number)
-        await eventually(lambda: server.connection(peer).work.full)
+        await eventually(lambda: server.connection(peer).tasks.full)
         assert await is_well(server)
         gate.set()
         assert await peer.result("echo", "after") == "after"
@@ -339,7 +339,7 @@ async def test_a_client_that_is_held_back_and_vanishes_is_noticed() -> None:
         peer = await server.raw()
         for number in range(4):
             await peer.send_message(CALL, str(number), "hang", number)
-        await eventually(lambda: server.connection(peer).work.full)
+        await eventually(lambda: server.connection(peer).tasks.full)
         peer.reset()
         await eventually(lambda: len(app.connections) == 0)
         assert sorted(cancelled)[:2] == [0, 1]
@@ -366,7 +366,7 @@ async def test_calls_beyond_the_rate_get_their_own_error() -> None:
 
 async def test_what_was_spent_comes_back_at_the_rate() -> None:
     """Whether anything may pass can be asked without taking it, and is true again once the rate has given it back."""
-    slow, fast = Allowance(1e-6, 1), Allowance(1000, 1)
+    slow, fast = TokenBucket(1e-6, 1), TokenBucket(1000, 1)
     assert (slow.spent, slow.take(), fast.take()) == (False, True, True)
     await eventually(lambda: not fast.spent)
     assert fast.take()
@@ -569,9 +569,9 @@ async def test_large_messages_that_wait_are_bounded_by_their_size() -> None:
         peer = await server.raw()
         events = b"".join(message(PUBLISH, "slow", "x" * 100_000) for _ in range(60))
         sending = asyncio.create_task(peer.send(events))
-        await eventually(lambda: server.connection(peer).work.full)
+        await eventually(lambda: server.connection(peer).tasks.full)
         assert await is_well(server)
-        waiting = server.connection(peer).work._lane
+        waiting = server.connection(peer).tasks._queue
         assert waiting is not None
         assert len(waiting) <= 14
         gate.set()
@@ -640,15 +640,15 @@ async def test_calls_that_wait_are_bounded_by_what_they_take_in_memory(kind: str
             peer = await server.raw()
             most = 1_000_000 // taken + 2
             sending = asyncio.create_task(peer.send(data * 26))
-            await eventually(lambda: server.connection(peer).work.full)  # noqa: B023
-            work = server.connection(peer).work
-            assert len(work._calls) + len(work._lane or ()) <= most
+            await eventually(lambda: server.connection(peer).tasks.full)  # noqa: B023
+            tasks = server.connection(peer).tasks
+            assert len(tasks._calls) + len(tasks._queue or ()) <= most
             assert await is_well(server)
             gate.set()
             await sending
-            await eventually(lambda: not server.connection(peer).work.busy)  # noqa: B023
-            assert not work.full
-            assert work._bytes == 0
+            await eventually(lambda: not server.connection(peer).tasks.busy)  # noqa: B023
+            assert not tasks.full
+            assert tasks._bytes == 0
 
 
 @pytest.mark.parametrize("road", ["direct", "public"])

@@ -9,10 +9,10 @@ from typing import Literal
 
 from .errors import DeclarationError
 
-__all__ = ["Allowance", "Allowances", "Limits"]
+__all__ = ["Limits", "TokenBucket", "TokenBuckets"]
 
 
-class Allowance:
+class TokenBucket:
     """Lets so many messages pass a second, and so many at once.
 
     Args:
@@ -48,12 +48,12 @@ class Allowance:
         return self._left + (time.monotonic() - self._filled) * self._rate < 1.0
 
 
-class Allowances:
+class TokenBuckets:
     """An allowance for each name, of those names that came last.
 
     Args:
-        rate: As in `Allowance`.
-        burst: As in `Allowance`.
+        rate: As in `TokenBucket`.
+        burst: As in `TokenBucket`.
         most: How many names are remembered; then the one that came longest ago is forgotten.
     """
 
@@ -61,7 +61,7 @@ class Allowances:
         self._rate = rate
         self._burst = burst
         self._most = most
-        self._by_name: dict[Hashable, Allowance] = {}
+        self._by_name: dict[Hashable, TokenBucket] = {}
 
     def take(self, name: Hashable) -> bool:
         """Whether one more of this name may pass now."""
@@ -69,7 +69,7 @@ class Allowances:
         if allowance is None:
             if len(self._by_name) >= self._most:
                 del self._by_name[next(iter(self._by_name))]
-            allowance = Allowance(self._rate, self._burst)
+            allowance = TokenBucket(self._rate, self._burst)
         self._by_name[name] = allowance
         return allowance.take()
 

@@ -16,8 +16,8 @@ __all__ = [
     "Address",
     "Network",
     "Networks",
+    "client_network",
     "describe_address",
-    "owner_of",
     "read_address",
     "read_network",
     "read_peer",
@@ -64,7 +64,7 @@ OWN_BITS = 64
 """Bits of an IPv6 address that say whose it is; the rest its owner may choose."""
 
 
-def owner_of(remote: str | None) -> str | None:
+def client_network(remote: str | None) -> str | None:
     """To whom what a client does is counted: its IPv4 address, or the /64 network of its IPv6 address.
 
     Limits, failed logins and the log all count by it. None is for the peers of unix sockets; a text that is no address

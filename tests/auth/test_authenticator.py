@@ -27,7 +27,7 @@ from wampkit import (
     requires,
 )
 from wampkit.auth.throttle import LoginThrottle
-from wampkit.networks import owner_of
+from wampkit.networks import client_network
 
 from ..support.logins import AUTH, AUTHREQ, ask, code_of, log_in, signature_of
 from ..support.tables import rows
@@ -694,7 +694,7 @@ def test_what_is_remembered_of_guesses_does_not_grow_with_their_length() -> None
 )
 def test_an_ipv6_client_is_its_network(remote: str, owner: str) -> None:
     """Whoever has one IPv6 address has 2**64 of them."""
-    assert owner_of(remote) == owner
+    assert client_network(remote) == owner
 
 
 # ---- what unknown keys tell

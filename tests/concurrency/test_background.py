@@ -160,10 +160,10 @@ async def test_one_connections_failure_is_told_once_and_the_others_are_kept_aliv
         victim = server.connection(peers[1])
         its = victim._heartbeat
 
-        def is_due(self: Heartbeat, now: float, *, unread: bool) -> bool:
+        def is_due(self: Heartbeat, now: float, *, reading_paused: bool) -> bool:
             if self is its:
                 raise ValueError("negative file descriptor")
-            return original(self, now, unread=unread)
+            return original(self, now, reading_paused=reading_paused)
 
         monkeypatch.setattr(Heartbeat, "is_due", is_due)
         await pinged(peers[0])

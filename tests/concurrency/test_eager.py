@@ -10,19 +10,19 @@ from typing import Any
 import pytest
 
 from wampkit import App, Connection, Topic
-from wampkit.concurrency.eager import Starter
+from wampkit.concurrency.eager import EagerTasks
 
 from ..support.wire import CALL, EVENT, RESULT, SUBSCRIBE, serve
 
 name: contextvars.ContextVar[str] = contextvars.ContextVar("name", default="outside")
 
 
-def begin(starter: Starter, work: Coroutine[Any, Any, None]) -> asyncio.Task[None] | None:
-    return starter.start(work, contextvars.copy_context())
+def begin(eager: EagerTasks, work: Coroutine[Any, Any, None]) -> asyncio.Task[None] | None:
+    return eager.start(work, contextvars.copy_context())
 
 
-def task_of(starter: Starter, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    task = begin(starter, work)
+def task_of(eager: EagerTasks, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    task = begin(eager, work)
     assert task is not None, "it did not wait"
     return task
 
@@ -40,9 +40,9 @@ async def test_what_never_waits_is_done_at_once() -> None:
         await gate.wait()
         log.append("slow ends")
 
-    starter = Starter()
-    assert begin(starter, quick()) is None
-    task = task_of(starter, slow())
+    eager = EagerTasks()
+    assert begin(eager, quick()) is None
+    task = task_of(eager, slow())
     assert log == ["quick", "slow begins"]
     gate.set()
     await task
@@ -59,7 +59,7 @@ async def test_the_current_task_is_its_own() -> None:
         seen.append(asyncio.current_task())
 
     outer = asyncio.current_task()
-    task = task_of(Starter(), look())
+    task = task_of(EagerTasks(), look())
     assert asyncio.current_task() is outer
     assert task in asyncio.all_tasks()
     await task
@@ -76,14 +76,14 @@ async def test_it_may_be_started_from_a_callback() -> None:
         await asyncio.sleep(0)
         done.set_result(task is asyncio.current_task() is not None)
 
-    starter = Starter()
-    loop.call_soon(lambda: begin(starter, work()))
+    eager = EagerTasks()
+    loop.call_soon(lambda: begin(eager, work()))
     assert await asyncio.wait_for(done, 5) is True
 
 
 async def test_one_may_start_another() -> None:
     """Work that starts other work in its first step keeps its own task, and so does the other."""
-    starter = Starter()
+    eager = EagerTasks()
     seen: dict[str, Any] = {}
 
     async def inner() -> None:
@@ -93,12 +93,12 @@ async def test_one_may_start_another() -> None:
 
     async def outer() -> None:
         seen["outer"] = asyncio.current_task()
-        seen["began"] = begin(starter, inner())
+        seen["began"] = begin(eager, inner())
         assert asyncio.current_task() is seen["outer"]
         await asyncio.sleep(0)
         assert asyncio.current_task() is seen["outer"]
 
-    await task_of(starter, outer())
+    await task_of(eager, outer())
     await seen["began"]
     assert seen["inner"] is seen["began"] is not seen["outer"]
 
@@ -114,7 +114,7 @@ async def test_context_variables_stay_inside() -> None:
         seen.append(name.get())
 
     token = name.set("caller")
-    await task_of(Starter(), change())
+    await task_of(EagerTasks(), change())
     assert seen == ["caller", "inside"]
     assert name.get() == "caller"
     name.reset(token)
@@ -146,16 +146,16 @@ async def test_timeouts_and_cancellation_mean_what_they_mean() -> None:
         task.cancel()
         await asyncio.Event().wait()
 
-    starter = Starter()
-    await task_of(starter, limited(late=False))
-    await task_of(starter, limited(late=True))
-    task = task_of(starter, cancelled())
+    eager = EagerTasks()
+    await task_of(eager, limited(late=False))
+    await task_of(eager, limited(late=True))
+    task = task_of(eager, cancelled())
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert log == ["timeout", "timeout", "cleaned up"]
     with pytest.raises(asyncio.CancelledError):
-        await task_of(starter, cancels_itself())
+        await task_of(eager, cancels_itself())
 
 
 async def test_a_task_group_works_inside() -> None:
@@ -170,13 +170,13 @@ async def test_a_task_group_works_inside() -> None:
             await asyncio.Event().wait()
 
     with pytest.raises(ExceptionGroup):
-        await task_of(Starter(), group())
+        await task_of(EagerTasks(), group())
 
 
 @pytest.mark.parametrize("trace", ["kept", "cancelled", "named", "callback", "weak"])
 async def test_what_one_leaves_on_its_task_does_not_meet_the_next(trace: str) -> None:
     """Work that is done at once and kept, cancelled or changed its task leaves no trace on the next one's."""
-    starter = Starter()
+    eager = EagerTasks()
     keep: list[Any] = []
     ran: list[str] = []
 
@@ -203,8 +203,8 @@ async def test_what_one_leaves_on_its_task_does_not_meet_the_next(trace: str) ->
         await asyncio.sleep(0)
         ran.append("followed")
 
-    assert begin(starter, leave()) is None
-    await task_of(starter, follow())
+    assert begin(eager, leave()) is None
+    await task_of(eager, follow())
     await asyncio.sleep(0)
     assert ran == ["followed"]
 
@@ -217,11 +217,11 @@ async def test_an_error_of_the_first_step_is_the_callers() -> None:
             await asyncio.sleep(0)
         raise ValueError("boom")
 
-    starter = Starter()
+    eager = EagerTasks()
     with pytest.raises(ValueError, match="boom"):
-        begin(starter, fail(late=False))
+        begin(eager, fail(late=False))
     with pytest.raises(ValueError, match="boom"):
-        await task_of(starter, fail(late=True))
+        await task_of(eager, fail(late=True))
 
 
 async def test_the_next_task_is_an_ordinary_one() -> None:
@@ -232,7 +232,7 @@ async def test_the_next_task_is_an_ordinary_one() -> None:
     async def work() -> None:
         began.append(1)
 
-    await task_of(Starter(), asyncio.sleep(0))
+    await task_of(EagerTasks(), asyncio.sleep(0))
     task = loop.create_task(work())
     assert began == []
     await task
@@ -241,10 +241,10 @@ async def test_the_next_task_is_an_ordinary_one() -> None:
 def test_a_loop_with_a_spare_ends_quietly(caplog: pytest.LogCaptureFixture) -> None:
     """`asyncio.run` neither waits for a spare task nor warns of it."""
 
-    async def main() -> Starter:
-        starter = Starter()
+    async def main() -> EagerTasks:
+        eager = EagerTasks()
         assert len(asyncio.all_tasks()) == 1
-        return starter
+        return eager
 
     gc.collect()
     caplog.clear()  # what other tests left in this process is not its own

@@ -189,7 +189,7 @@ async def _events(stage: str, cause: Callable[[World, Connection, Peer], Awaitab
         if connection.closed:
             await eventually(lambda: not world.app.connections and not world.app.topics)
         else:
-            await connection.work.settled()
+            await connection.tasks.wait_for_queued()
             await world.app.publish(INBOX, "for ann only")
             await peer.settle()
         received: list[Any] = [message for message in peer.rest() if message[0] == EVENT]
@@ -236,7 +236,7 @@ async def test_a_right_that_comes_back_in_time_lets_the_subscription_stand(stage
         kept = stage in ("broker", "on_subscribe")
         await world.app.publish(INBOX, "meanwhile")
         world.gate.opened.set()
-        await connection.work.settled()
+        await connection.tasks.wait_for_queued()
         await world.app.publish(INBOX, "after")
         assert [await peer.next() for _ in range(2 if kept else 1)][-1] == [EVENT, INBOX, "after"]
 

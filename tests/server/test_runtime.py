@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from wampkit import App, Connection, Limits
-from wampkit.protocol.v1 import RESTART
+from wampkit.protocol.extensions import RESTART
 
 from ..support.wire import CALL, PATIENCE, PUBLISH, RESULT, SUBSCRIBE, close, eventually, handshake, message, serve
 

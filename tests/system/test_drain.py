@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from wampkit import App, CallError, ConnectionLost, connect
-from wampkit.protocol.v1 import RESTART
+from wampkit.protocol.extensions import RESTART
 
 from ..support.command import command, free_port, write
 from ..support.wire import CALL, ERROR, RESULT, Peer, eventually, serve

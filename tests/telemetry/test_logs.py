@@ -16,7 +16,7 @@ from aiohttp import web
 import wampkit
 from wampkit import App, Connection, NotAllowed, WampError
 from wampkit.dispatch.middleware import Refused
-from wampkit.networks import owner_of
+from wampkit.networks import client_network
 from wampkit.telemetry.logs import LogThrottle, logger_of
 
 from ..support.wire import PUBLISH, SUBSCRIBE, Peer, eventually, handshake, serve
@@ -352,7 +352,7 @@ async def test_each_different_mistake_of_a_topic_message_is_told(caplog: pytest.
 def test_one_reading_of_addresses() -> None:
     """Limits, failed logins and the log count by the same: the IPv4 address, or the network of an IPv6 client."""
     same = [("192.0.2.1", "::ffff:192.0.2.1"), ("2001:db8::1", "2001:db8::ffff:1"), ("fe80::1%eth0", "fe80::2")]
-    assert [owner_of(one) == owner_of(other) for one, other in same] == [True] * 3
-    assert owner_of("2001:db8::1") != owner_of("2001:db8:0:1::1")
-    assert owner_of(None) is None
-    assert sys.getsizeof(owner_of("nonsense")) > 0
+    assert [client_network(one) == client_network(other) for one, other in same] == [True] * 3
+    assert client_network("2001:db8::1") != client_network("2001:db8:0:1::1")
+    assert client_network(None) is None
+    assert sys.getsizeof(client_network("nonsense")) > 0

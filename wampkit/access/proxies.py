@@ -17,7 +17,7 @@ from aiohttp import web
 from ..connection.sockets import asked
 from ..errors import DeclarationError, quote
 from ..networks import UNIX, Address, Networks, describe_address, read_address, read_network, read_peer
-from ..telemetry.logs import Complaints
+from ..telemetry.logs import PeerLog
 
 if TYPE_CHECKING:
     from multidict import MultiMapping
@@ -199,12 +199,12 @@ class PeerResolver:
 
     Args:
         proxies: The trusted proxies, or None.
-        complaints: The log for headers from peers that are not trusted, or None to ignore them silently.
+        log: The log for headers from peers that are not trusted, or None to ignore them silently.
     """
 
-    def __init__(self, proxies: TrustedProxies | None, complaints: Complaints | None) -> None:
+    def __init__(self, proxies: TrustedProxies | None, log: PeerLog | None) -> None:
         self._proxies = proxies
-        self._complaints = complaints
+        self._log = log
         self._headers = HEADERS if proxies is None else (proxies.header,)
 
     def resolve(self, request: web.BaseRequest) -> Peer:
@@ -217,15 +217,15 @@ class PeerResolver:
         if self._proxies is not None and self._proxies.trusts(peer):
             address, secure = self._proxies._client(peer, request.headers)
             return Peer(address, request.secure if secure is None else secure)
-        if self._complaints is not None:
-            self._complain(self._complaints, peer, request)
+        if self._log is not None:
+            self._warn(self._log, peer, request)
         return Peer(_address_from_site(request, peer) if self._proxies is None else peer, request.secure)
 
-    def _complain(self, complaints: Complaints, peer: str | None, request: web.BaseRequest) -> None:
+    def _warn(self, log: PeerLog, peer: str | None, request: web.BaseRequest) -> None:
         name = next((each for each in self._headers if each in request.headers), None)
         if name is not None:
             who = quote(describe_address(peer), 64)
-            complaints.add(
+            log.add(
                 "forwarded",
                 f"{name} came from {who}, which is not trusted: the rules by address judge {who} itself; if it is "
                 f"your proxy, name it with trusted_proxies",

@@ -330,13 +330,13 @@ class Authenticator:
 
     def _failed(self, connection: Connection, login: _Login, what: str) -> None:
         self._counters.failed_logins += 1
-        connection.complaints.add("login", f"login failed: {what}", level=logging.INFO)
+        connection.log.add("login", f"login failed: {what}", level=logging.INFO)
         self._count_failure(connection, login)
 
     def _throttled(self, connection: Connection, authkey: str) -> WampError:
         self._counters.throttled_logins += 1
         what = f"login of {quote(authkey, 64)} refused: too many have failed from this address or for this authkey"
-        connection.complaints.add("throttled", what)
+        connection.log.add("throttled", what)
         return _error("too-many-attempts", "too many logins have failed; try again in a minute")
 
     def _count_failure(self, connection: Connection, login: _Login) -> None:

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from weakref import ref
 
 from ..connection.connection import Connection
-from ..limits import Allowances
-from ..networks import owner_of
+from ..limits import TokenBuckets
+from ..networks import client_network
 
 __all__ = ["LoginDeadline", "LoginThrottle"]
 
@@ -30,12 +30,12 @@ class LoginThrottle:
     """
 
     def __init__(self, per_minute: float | None) -> None:
-        self._addresses: Allowances | None = None
-        self._authkeys: Allowances | None = None
+        self._addresses: TokenBuckets | None = None
+        self._authkeys: TokenBuckets | None = None
         if per_minute is not None:
             burst = max(1, int(per_minute))
-            self._addresses = Allowances(per_minute / 60, burst, MOST)
-            self._authkeys = Allowances(WIDER * per_minute / 60, WIDER * burst, MOST)
+            self._addresses = TokenBuckets(per_minute / 60, burst, MOST)
+            self._authkeys = TokenBuckets(WIDER * per_minute / 60, WIDER * burst, MOST)
 
     def is_over(self, remote: str | None, authkey: str) -> bool:
         """Whether no further attempt may be made now.
@@ -46,7 +46,7 @@ class LoginThrottle:
         """
         if self._addresses is None or self._authkeys is None:
             return False
-        if remote is not None and self._addresses.spent(owner_of(remote)):
+        if remote is not None and self._addresses.spent(client_network(remote)):
             return True
         return self._authkeys.spent(_digest(authkey))
 
@@ -54,7 +54,7 @@ class LoginThrottle:
         """Whether one more attempt may be made now; it counts as failed until `give_back`."""
         if self._addresses is None or self._authkeys is None:
             return True
-        if remote is not None and not self._addresses.take(owner_of(remote)):
+        if remote is not None and not self._addresses.take(client_network(remote)):
             return False
         return self._authkeys.take(_digest(authkey))
 
@@ -63,7 +63,7 @@ class LoginThrottle:
         if self._addresses is None or self._authkeys is None:
             return
         if remote is not None:
-            self._addresses.give_back(owner_of(remote))
+            self._addresses.give_back(client_network(remote))
         self._authkeys.give_back(_digest(authkey))
 
     def __len__(self) -> int:
@@ -116,6 +116,6 @@ class LoginDeadline:
             connection = self._waiting.popleft()[1]()
             if connection is not None and not connection.closed and not self._logged_in(connection):
                 reason = f"no login within {self._seconds:g} s"
-                connection.complaints.add("no login", f"closed: {reason}")
+                connection.log.add("no login", f"closed: {reason}")
                 connection.close(POLICY_VIOLATION, reason)
         self._timer = loop.call_at(self._waiting[0][0], self._look) if self._waiting else None

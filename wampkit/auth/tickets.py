@@ -19,7 +19,7 @@ from ..connection.connection import Connection
 from ..connection.reader import is_handshake
 from ..dispatch.middleware import Refused
 from ..errors import DeclarationError, quote
-from ..telemetry.http_logs import blot_out
+from ..telemetry.http_logs import redact_query_parameter
 from ..telemetry.logs import LogThrottle, logger_of
 from .keys import KeyRing, fingerprint
 
@@ -164,7 +164,7 @@ class Tickets:
     @contextlib.asynccontextmanager
     async def lifespan(self, app: Any) -> AsyncIterator[None]:
         """Before the first client, keep tickets out of the access log."""
-        blot_out(self._parameter)
+        redact_query_parameter(self._parameter)
         yield
         self._throttle.close()
 

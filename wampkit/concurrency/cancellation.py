@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-__all__ = ["is_fatal"]
+__all__ = ["must_propagate"]
 
 
-def is_fatal(error: BaseException) -> bool:
+def must_propagate(error: BaseException) -> bool:
     """Whether an exception must rise: the running task itself was cancelled, or the process shall end.
 
     A CancelledError that nobody asked for, such as that of a cancelled task which a handler awaited, is an error

@@ -20,7 +20,7 @@ from sys import getrefcount
 from typing import Any
 from weakref import getweakrefcount
 
-__all__ = ["Starter"]
+__all__ = ["EagerTasks"]
 
 DONE: Any = object()
 
@@ -32,7 +32,7 @@ else:
     current_task = _current_tasks.get  # in Python 3.11 the public function is written in Python
 
 
-class Starter:
+class EagerTasks:
     """Starts coroutines at once. One serves all connections of a loop."""
 
     __slots__ = ("_loop", "_references", "_spare")
@@ -76,13 +76,13 @@ class Starter:
                 _enter_task(loop, outer)
         return None if waits_for is DONE else spare
 
-    def _renew(self) -> _Spare:
+    def _renew(self) -> _SpareTask:
         spare = self._spare = _made_spare(self._loop)
         self._references = getrefcount(spare)
         return spare
 
 
-class _Spare(asyncio.Task[None]):
+class _SpareTask(asyncio.Task[None]):
     """A task that is given its work once that has begun.
 
     Attributes:
@@ -91,7 +91,7 @@ class _Spare(asyncio.Task[None]):
 
     __slots__ = ("_begun", "_first_step", "touched")
 
-    def __init__(self, begun: _Begun, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, begun: _StartedCoroutine, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(begun, loop=loop, name="wampkit handler")
         self._begun = begun
         self._first_step: Callable[[], object] | None = None
@@ -126,7 +126,7 @@ class _Spare(asyncio.Task[None]):
         super().set_name(value)
 
 
-def _made_spare(loop: asyncio.AbstractEventLoop) -> _Spare:
+def _made_spare(loop: asyncio.AbstractEventLoop) -> _SpareTask:
     caught: list[Callable[[], object]] = []
 
     def call_soon(step: Callable[[], object], *, context: Context) -> None:
@@ -134,14 +134,14 @@ def _made_spare(loop: asyncio.AbstractEventLoop) -> _Spare:
 
     loop.call_soon = call_soon  # type: ignore[assignment,method-assign]  # for this one task
     try:
-        spare = _Spare(_Begun(), loop)
+        spare = _SpareTask(_StartedCoroutine(), loop)
     finally:
         del loop.call_soon
     spare.catch(caught.pop())
     return spare
 
 
-class _Begun(Coroutine[Any, Any, None]):
+class _StartedCoroutine(Coroutine[Any, Any, None]):
     """What a spare runs: a coroutine that has taken its first step elsewhere, in a context of its own."""
 
     __slots__ = ("_context", "_coroutine", "_waits_for")

@@ -17,19 +17,19 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from ..concurrency.threads import ThreadPools
 from ..errors import ProtocolError, quote
-from ..limits import Allowance
-from ..networks import describe_address, owner_of
+from ..limits import TokenBucket
+from ..networks import client_network, describe_address
 from ..protocol.cra import Permissions
 from ..protocol.messages import Message
 from ..protocol.v1 import WampV1
 from ..protocol.websocket import close_frame, is_close_code, ping_frame, pong_frame, text_frame
-from ..telemetry.logs import KIND, Complaints
-from .context import Hub
+from ..telemetry.logs import KIND, PeerLog
+from .context import ConnectionContext
 from .keepalive import Heartbeat
 from .outbox import DeflatingOutbox, Outbox, make_outbox
-from .reader import Inlet, Socket, describe_broken
-from .sockets import abort, buffered_bytes, give_up, has_failed, prepare_socket, uncork
-from .tasks import Work
+from .reader import Reader, Socket, describe_broken
+from .sockets import abort, abort_with_reset, buffered_bytes, has_failed, prepare_socket, uncork
+from .tasks import ConnectionTasks
 
 if TYPE_CHECKING:
     from ..sessions.session import Session
@@ -50,7 +50,7 @@ class Handler(Interface):
     """What takes a connection's messages: the dispatcher. Must not block."""
 
     def receive(self, connection: Connection, message: Message) -> None:
-        """Take one message."""
+        """OnFrame one message."""
 
     def refuse(self, connection: Connection, data: bytes) -> None:
         """Refuse the text of a message beyond the rate, which has not been decoded."""
@@ -90,18 +90,18 @@ class Connection:
 
     __slots__ = (
         "__weakref__",
-        "_allowance",
-        "_complaints",
-        "_control_allowance",
+        "_bucket",
+        "_context",
+        "_control_bucket",
         "_deadline",
         "_ended",
         "_handler",
         "_heartbeat",
-        "_hub",
-        "_inlet",
+        "_log",
         "_over",
         "_pause",
         "_permissions",
+        "_reader",
         "_roles",
         "_transport",
         "_user",
@@ -109,7 +109,6 @@ class Connection:
         "close_code",
         "close_reason",
         "id",
-        "left",
         "listed",
         "outbox",
         "protocol",
@@ -120,10 +119,13 @@ class Connection:
         "session",
         "subscriptions",
         "subscriptions_size",
-        "work",
+        "tasks",
+        "unsubscribed",
     )
 
-    def __init__(self, request: web.Request, protocol: WampV1, hub: Hub, remote: str | None, secure: bool) -> None:
+    def __init__(
+        self, request: web.Request, protocol: WampV1, context: ConnectionContext, remote: str | None, secure: bool
+    ) -> None:
         self.id = protocol.session_id
         self.attributes: dict[str, Any] = {}
         self.request = request
@@ -137,18 +139,18 @@ class Connection:
         self.protocol = protocol
         self.subscriptions: dict[str, int] = {}  # URIs, and the bytes of each
         self.subscriptions_size = 0
-        self.left = False  # whether it has left its topics for good
+        self.unsubscribed = False  # whether it has left its topics for good
         self.close_code: int | None = None
         self.close_reason = ""
-        self.work = Work(hub.starter, hub.limits, self)
-        self._hub = hub
+        self.tasks = ConnectionTasks(context.eager, context.limits, self)
+        self._context = context
         self.outbox = self._make_outbox(0)
-        self._allowance = self._rate()
-        self._control_allowance: Allowance | None = None
-        self._complaints: Complaints | None = None
+        self._bucket = self._rate()
+        self._control_bucket: TokenBucket | None = None
+        self._log: PeerLog | None = None
         self._handler: Handler = NOBODY
         self._transport: asyncio.Transport | None = None
-        self._inlet: Inlet | None = None
+        self._reader: Reader | None = None
         self._pause: asyncio.TimerHandle | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._over = False
@@ -170,8 +172,8 @@ class Connection:
         if user != before:
             self.rights_version += 1
         if self.listed:
-            self._hub.users.leave(self, before)
-            self._hub.users.enter(self)
+            self._context.users.leave(self, before)
+            self._context.users.enter(self)
 
     @property
     def roles(self) -> frozenset[str]:
@@ -220,27 +222,27 @@ class Connection:
     @property
     def threads(self) -> ThreadPools:
         """The app's worker threads."""
-        return self._hub.threads
+        return self._context.threads
 
     @property
-    def complaints(self) -> Complaints:
+    def log(self) -> PeerLog:
         """What is logged about this peer."""
-        if self._complaints is None:
+        if self._log is None:
             subject = f"connection {self.id[:8]} from {quote(describe_address(self.remote), 64)}"
-            self._complaints = Complaints(self._hub.throttle, subject, owner_of(self.remote))
-        return self._complaints
+            self._log = PeerLog(self._context.throttle, subject, client_network(self.remote))
+        return self._log
 
     # ---- out
 
     def open(self, transport: asyncio.Transport, head: bytes = b"", window: int = 0) -> None:
-        """Take over the sending side of an upgraded socket and send WELCOME.
+        """OnFrame over the sending side of an upgraded socket and send WELCOME.
 
         Args:
             transport: Where the bytes go.
             head: What goes before them.
             window: The bits of the window if compression was negotiated, else 0.
         """
-        prepare_socket(transport, self._hub.options.keepalive)
+        prepare_socket(transport, self._context.options.keepalive)
         self._transport = transport
         if window:
             self.outbox = self._make_outbox(window)
@@ -252,38 +254,36 @@ class Connection:
             uncork(transport)
 
     def _make_outbox(self, window: int) -> Outbox:
-        limits = self._hub.limits
-        return make_outbox(self, self._hub.flusher, limits.queue, limits.slow_reader, window)
+        limits = self._context.limits
+        return make_outbox(self, self._context.flusher, limits.queue, limits.slow_reader, window)
 
     def too_slow(self, why: str) -> None:
         """More waits for the peer than may."""
-        self._hub.counters.slow_readers += 1
-        self.cut(SLOW_READER, f"{why}: over {self._hub.limits.queue} bytes wait for it")
+        self._context.counters.slow_readers += 1
+        self.cut(SLOW_READER, f"{why}: over {self._context.limits.queue} bytes wait for it")
 
     def events_dropped(self, count: int, why: str) -> None:
         """So many events, which waited for the peer, were dropped."""
-        self._hub.counters.events_dropped += count
-        bound = self._hub.limits.queue
-        self.complaints.add(
-            ("dropped", why), f"{why}: over {bound} bytes wait for it, so the oldest events are dropped"
-        )
+        self._context.counters.events_dropped += count
+        bound = self._context.limits.queue
+        self.log.add(("dropped", why), f"{why}: over {bound} bytes wait for it, so the oldest events are dropped")
 
     def write_failed(self, error: Exception) -> None:
         """Writing to the peer raised what was not expected."""
-        self.complaints.add("write", "writing to the client failed", level=logging.ERROR, error=error)
-        self._hub.report(error, self)
+        self.log.add("write", "writing to the client failed", level=logging.ERROR, error=error)
+        self._context.report(error, self)
         self.cut(ABNORMAL, "it could not be written to")
 
     def keepalive_failed(self, error: Exception) -> None:
         """Looking after the connection raised what was not expected: it is cut, and not looked at again."""
         self._heartbeat = None
-        self.complaints.add("keepalive", "the keepalive of the client failed", level=logging.ERROR, error=error)
-        self._hub.report(error, self)
+        self.log.add("keepalive", "the keepalive of the client failed", level=logging.ERROR, error=error)
+        self._context.report(error, self)
         self.cut(ABNORMAL, "its keepalive failed")
 
     def peer_gone(self) -> None:
         """Nothing can be written any more; what waits is given a little time to leave."""
-        self._arm(self._hub.options.close_timeout)
+        self._arm(self._context.options.close_timeout)
 
     # ---- in
 
@@ -291,20 +291,20 @@ class Connection:
         """Read until the connection ends, handing each message to `handler`."""
         assert self._transport is not None
         self._handler = handler
-        self._inlet = socket.inlet(self._transport)
-        self.work.enter_context()
-        return self._inlet.read_into(self._take)
+        self._reader = socket.reader(self._transport)
+        self.tasks.enter_context()
+        return self._reader.read_into(self._take)
 
     def _take(self, kind: WSMsgType, data: Any, extra: Any) -> bool:
         if kind is not WSMsgType.TEXT:
             return self._take_other(kind, data, extra)
         if self.outbox.closed:
             return True
-        if self._allowance is not None and not self._allowance.take():
+        if self._bucket is not None and not self._bucket.take():
             self._handler.refuse(self, data)
             self._slow_down()
             return True
-        work = self.work
+        work = self.tasks
         work.message = data
         try:
             message = self.protocol.receive(data)
@@ -336,24 +336,24 @@ class Connection:
     def _take_binary(self) -> None:
         if self.outbox.closed:
             return
-        if self._allowance is not None and not self._allowance.take():
+        if self._bucket is not None and not self._bucket.take():
             self._handler.refuse_frame(self, "a binary message")
             self._slow_down()
         else:
             self._malformed(ProtocolError(NOT_ACCEPTED, "WAMP v1 is JSON in text messages, not binary"))
 
-    def _rate(self) -> Allowance | None:
-        limits = self._hub.limits
+    def _rate(self) -> TokenBucket | None:
+        limits = self._context.limits
         rate = limits.messages_per_second
-        return None if rate is None else Allowance(rate, limits.burst)
+        return None if rate is None else TokenBucket(rate, limits.burst)
 
     def _may_control(self, what: str) -> bool:
         """Whether one more PING, or PONG that answers no ping, may pass: they have an allowance of their own."""
-        if self._allowance is None or self.outbox.closed:
+        if self._bucket is None or self.outbox.closed:
             return True
-        if self._control_allowance is None:
-            self._control_allowance = self._rate()
-        if self._control_allowance is None or self._control_allowance.take():
+        if self._control_bucket is None:
+            self._control_bucket = self._rate()
+        if self._control_bucket is None or self._control_bucket.take():
             return True
         self._handler.refuse_frame(self, what)
         return False
@@ -363,24 +363,24 @@ class Connection:
     def full(self) -> None:
         """Too much is under way: let the peer wait."""
         # Once the socket is lost its end stands behind what has been read, where calls that never end would keep it.
-        if self._inlet is not None and self._transport is not None and not self._transport.is_closing():
-            self._inlet.hold()
+        if self._reader is not None and self._transport is not None and not self._transport.is_closing():
+            self._reader.hold()
 
     def relieved(self) -> None:
         """There is room again."""
-        if self._inlet is not None and self._pause is None:
-            self._inlet.release()
+        if self._reader is not None and self._pause is None:
+            self._reader.release()
 
     def _slow_down(self) -> None:
         """Read nothing for a moment where messages may be compressed: they are inflated before they can be counted."""
-        rate = self._hub.limits.messages_per_second
-        if self._pause is None and self._inlet is not None and rate is not None and self._compressed:
-            self._inlet.hold()
+        rate = self._context.limits.messages_per_second
+        if self._pause is None and self._reader is not None and rate is not None and self._compressed:
+            self._reader.hold()
             self._pause = asyncio.get_running_loop().call_later(min(LONGEST_PAUSE, 1 / rate), self._go_on)
 
     def _go_on(self) -> None:
         self._pause = None
-        if not self.work.full:
+        if not self.tasks.full:
             self.relieved()
 
     @property
@@ -388,14 +388,14 @@ class Connection:
         return isinstance(self.outbox, DeflatingOutbox)
 
     @property
-    def _unread(self) -> bool:
+    def _reading_paused(self) -> bool:
         """Whether reading from the peer is paused."""
-        return self.work.full or self._pause is not None
+        return self.tasks.full or self._pause is not None
 
     def _malformed(self, error: ProtocolError) -> None:
-        self._hub.counters.malformed += 1
-        self.complaints.add(("malformed", str(error)[:KIND]), f"malformed message: {error}")
-        if self._hub.options.malformed == "close":
+        self._context.counters.malformed += 1
+        self.log.add(("malformed", str(error)[:KIND]), f"malformed message: {error}")
+        if self._context.options.malformed == "close":
             self.close(error.code, error.reason)
 
     def _answer_close(self, code: int | None, reason: str | None) -> None:
@@ -418,8 +418,8 @@ class Connection:
 
     def _break_off(self, code: int, what: str) -> None:
         """Close because of a frame that is none."""
-        self._hub.counters.malformed += 1
-        self.complaints.add("malformed", f"broken frame: {what} (close code {code:d})")
+        self._context.counters.malformed += 1
+        self.log.add("malformed", f"broken frame: {what} (close code {code:d})")
         self.close(code, f"broken frame: {what}")
 
     # ---- keepalive
@@ -434,16 +434,16 @@ class Connection:
         transport, heartbeat = self._transport, self._heartbeat
         if transport is None or heartbeat is None or self._over:
             return
-        if self._unread:
+        if self._reading_paused:
             # Nobody reads its pongs, but a peer that has gone shows in the socket once something was sent.
-            heartbeat.unread(now, stalled)
+            heartbeat.defer(now, stalled)
             if has_failed(transport):
                 self.cut(ABNORMAL, "the connection was lost")
-        elif heartbeat.is_overdue(now, stalled, self.outbox.left):
+        elif heartbeat.is_overdue(now, stalled, self.outbox.bytes_sent):
             self.cut(ABNORMAL, f"keepalive: no pong within {heartbeat.patience:g} s")
-        if heartbeat.is_due(now, unread=self._unread):
+        if heartbeat.is_due(now, reading_paused=self._reading_paused):
             self.outbox.send(ping_frame(heartbeat.ping(now, stalled)))
-            heartbeat.queued(self.outbox.left, self.outbox.unsent)
+            heartbeat.queued(self.outbox.bytes_sent, self.outbox.unsent)
 
     def start_keepalive(self, interval: float) -> None:
         """Let the first ping be due one interval from now."""
@@ -463,7 +463,7 @@ class Connection:
             self.close_code, self.close_reason = code, reason
         self.outbox.send(close_frame(code, reason))
         self.outbox.close()
-        self._arm(self._hub.options.close_timeout)
+        self._arm(self._context.options.close_timeout)
 
     def hang_up(self, code: int, reason: str) -> None:
         """End the connection without a closing handshake, once what was sent has left; does not wait.
@@ -487,7 +487,7 @@ class Connection:
         """
         if self.close_code is None:
             self.close_code, self.close_reason = code, reason
-            self.complaints.add("cut", reason)
+            self.log.add("cut", reason)
         self.outbox.closed = True
         if reset:
             self._abort()
@@ -508,7 +508,7 @@ class Connection:
         if self._transport is not None:
             self._transport.close()
             if buffered_bytes(self._transport):
-                self._arm(self._hub.options.close_timeout)
+                self._arm(self._context.options.close_timeout)
 
     def _arm(self, seconds: float) -> None:
         if self._deadline is None:
@@ -516,7 +516,7 @@ class Connection:
 
     def _abort(self) -> None:
         if self._transport is not None:
-            give_up(self._transport)
+            abort_with_reset(self._transport)
 
     def end(self) -> None:
         """Nobody reads any more: whatever happens now, the socket is freed."""
@@ -529,13 +529,13 @@ class Connection:
             if self._deadline is not None:
                 self._deadline.cancel()
         else:
-            self._arm(self._hub.options.close_timeout)
+            self._arm(self._context.options.close_timeout)
         self.outbox.forget()
         if self._pause is not None:
             self._pause.cancel()
-        if self._inlet is not None:
-            self._inlet.close()
-            self._inlet = None
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
         self._over = True
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(None)
@@ -546,5 +546,5 @@ class Connection:
         What is left in cycles would wait for the garbage collector, which took a third of the time of connections
         that come and go.
         """
-        self.work.forget()
+        self.tasks.forget()
         self._handler = NOBODY

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..concurrency.eager import Starter
+from ..concurrency.eager import EagerTasks
 from ..concurrency.threads import ThreadPools
 from ..limits import Limits
 from ..telemetry.counters import Counters
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from .connection import Connection
     from .registry import Users
 
-__all__ = ["Hub", "SocketOptions"]
+__all__ = ["ConnectionContext", "ConnectionOptions"]
 
 logger = logger_of(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SocketOptions:
+class ConnectionOptions:
     """How the app's sockets behave; see `App` for what each means."""
 
     malformed: Literal["close", "ignore"] = "close"
@@ -37,19 +37,19 @@ def _forget(error: BaseException, connection: Any) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Hub:
+class ConnectionContext:
     """What the connections of a running app share.
 
     Attributes:
         report: Tells the app's `on_error` hooks of an exception and its connection; does not wait.
     """
 
-    options: SocketOptions
+    options: ConnectionOptions
     limits: Limits
     counters: Counters
     threads: ThreadPools
     users: Users[Connection]
     report: Callable[[BaseException, Any], None] = _forget
     flusher: Flusher = field(default_factory=Flusher)
-    starter: Starter = field(default_factory=Starter)
+    eager: EagerTasks = field(default_factory=EagerTasks)
     throttle: LogThrottle = field(default_factory=lambda: LogThrottle(logger))

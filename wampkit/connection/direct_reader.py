@@ -18,7 +18,7 @@ from aiohttp.http_writer import _serialize_headers
 from aiohttp.web_protocol import RequestHandler
 
 from ..protocol.websocket import Heads
-from .reader import BATCH, Inlet, Socket, Take
+from .reader import BATCH, OnFrame, Reader, Socket
 
 __all__ = ["DirectSocket"]
 
@@ -42,7 +42,7 @@ COMPILED = WebSocketDataQueue.__module__.endswith("_c")
 """Whether aiohttp's parser is the compiled one, whose fields are 0 and None from the start."""
 
 
-class _Queue(WebSocketDataQueue):
+class _DirectReader(WebSocketDataQueue):
     """Stands where aiohttp queues messages, and hands them on instead.
 
     Until `read_into` begins, while it is held, and where one chunk holds more than a batch, frames are kept and the
@@ -58,7 +58,7 @@ class _Queue(WebSocketDataQueue):
             self._stalled_reader = None
         self._transport = transport
         self._turns = loop
-        self._take: Take = _keep_all
+        self._take: OnFrame = _keep_all
         self._kept: deque[tuple[WSMsgType, Any, Any]] | None = None
         self._paused = False
         self._left = 0  # how many more of this batch may be handed on at once
@@ -66,7 +66,7 @@ class _Queue(WebSocketDataQueue):
         self._free = True
         self._done: asyncio.Future[None] = loop.create_future()
 
-    def read_into(self, take: Take) -> Awaitable[None]:
+    def read_into(self, take: OnFrame) -> Awaitable[None]:
         self._take, self._begun = take, True
         self._work_off()
         return self._done
@@ -176,7 +176,7 @@ class _Chunks:
 
     __slots__ = ("_begin", "_fail", "_failed", "_feed", "_find_unmasked", "_rest", "feed_eof")
 
-    def __init__(self, queue: _Queue, parser: WebSocketReader) -> None:
+    def __init__(self, queue: _DirectReader, parser: WebSocketReader) -> None:
         self._begin = queue.begin_chunk
         self._rest = queue.rest
         self._fail = queue.set_exception
@@ -207,9 +207,9 @@ class DirectSocket(Socket):
     leaves, and 1 kB of an idle connection.
     """
 
-    queue: _Queue
+    queue: _DirectReader
 
-    def inlet(self, transport: asyncio.Transport) -> Inlet:
+    def reader(self, transport: asyncio.Transport) -> Reader:
         return self.queue
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter:
@@ -224,7 +224,7 @@ class DirectSocket(Socket):
         if request.transport is None:
             raise ConnectionResetError("the connection was lost")
         self.head = _serialize_headers("HTTP/1.1 101 Switching Protocols", self.headers)
-        self.queue = _Queue(request.transport, request._loop)
+        self.queue = _DirectReader(request.transport, request._loop)
         self._parser = WebSocketReader(self.queue, self._max_msg_size, compress=False, decode_text=False)
         request.protocol.set_parser(_Chunks(self.queue, self._parser))  # type: ignore[arg-type]  # it has what is called
         request.protocol.keep_alive(False)

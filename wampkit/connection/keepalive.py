@@ -25,7 +25,7 @@ class Heartbeat:
         interval: Seconds between pings.
     """
 
-    __slots__ = ("_due", "_end", "_interval", "_left", "_ping", "_sent", "_stalled")
+    __slots__ = ("_bytes_sent", "_due", "_end", "_interval", "_ping", "_sent", "_stalled")
 
     def __init__(self, now: float, interval: float) -> None:
         self._interval = interval
@@ -33,7 +33,7 @@ class Heartbeat:
         self._ping: bytes | None = None
         self._sent = 0.0
         self._end = 0  # how many bytes have left when the ping has
-        self._left = 0
+        self._bytes_sent = 0
         self._stalled = 0.0
 
     @property
@@ -41,9 +41,9 @@ class Heartbeat:
         """Seconds in which a ping must be answered."""
         return self._interval * PONG_WAIT
 
-    def is_due(self, now: float, *, unread: bool) -> bool:
-        """Whether a ping should be sent now. One waits at most, except where nobody reads the answers."""
-        return now >= self._due and (self._ping is None or unread)
+    def is_due(self, now: float, *, reading_paused: bool) -> bool:
+        """Whether a ping should be sent now. One waits at most, except while reading is paused."""
+        return now >= self._due and (self._ping is None or reading_paused)
 
     def ping(self, now: float, stalled: float) -> bytes:
         """The payload of a ping that is sent now."""
@@ -52,15 +52,15 @@ class Heartbeat:
         self._ping = os.urandom(4)
         return self._ping
 
-    def queued(self, left: int, unsent: int) -> None:
+    def queued(self, bytes_sent: int, unsent: int) -> None:
         """The ping stands at the end of what waits.
 
         Args:
-            left: Bytes that have left so far.
+            bytes_sent: Bytes that the kernel has taken so far.
             unsent: Bytes that wait.
         """
-        self._left = left
-        self._end = left + unsent
+        self._bytes_sent = bytes_sent
+        self._end = bytes_sent + unsent
 
     def pong(self, payload: bytes) -> bool:
         """Take a pong; gives whether it answers the ping that waits."""
@@ -69,27 +69,27 @@ class Heartbeat:
         self._ping = None
         return True
 
-    def unread(self, now: float, stalled: float) -> None:
-        """The answers are not read at present."""
+    def defer(self, now: float, stalled: float) -> None:
+        """Restart the pong timeout: reading is paused, so that no answer can be seen."""
         self._sent, self._stalled = now, stalled
 
-    def is_overdue(self, now: float, stalled: float, left: int) -> bool:
+    def is_overdue(self, now: float, stalled: float, bytes_sent: int) -> bool:
         """Whether the peer has had its time to answer.
 
         Args:
             now: The loop's time.
             stalled: Seconds for which the loop has stood still so far, all together: it could neither send a ping then
                 nor read its answer.
-            left: Bytes that have left so far.
+            bytes_sent: Bytes that the kernel has taken so far.
         """
         if self._ping is None:
             return False
         self._sent += stalled - self._stalled
         self._stalled = stalled
-        if self._left < left < self._end:
+        if self._bytes_sent < bytes_sent < self._end:
             # The ping still stands behind what a slow peer is reading.
             self._sent = now
-        self._left = left
+        self._bytes_sent = bytes_sent
         return now - self._sent >= self.patience
 
 

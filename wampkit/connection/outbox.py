@@ -91,7 +91,7 @@ class Flusher:
     the turn; connections that have only events take turns with everything else that the loop does.
 
     Attributes:
-        events: What was published and has not been handed to its receivers; `settle` does that.
+        events: What was published and has not been handed to its receivers; `distribute` does that.
         waiting: The outboxes that have events alone and are flushed in turn; whoever adds one calls `schedule`.
     """
 
@@ -107,16 +107,16 @@ class Flusher:
         self._size = 0
 
     def publish(self, audience: Mapping[str, Receiver], frame: bytes) -> None:
-        """Send an event to an audience, which must not change before `settle` has been called."""
+        """Send an event to an audience, which must not change before `distribute` has been called."""
         if self.events and (audience is not self._audience or self._size + len(frame) > JOINED):
-            self.settle()
+            self.distribute()
         self._audience = audience
         self.events.append(frame)
         self._size += len(frame)
         if not self._scheduled:
             self.schedule()
 
-    def settle(self) -> None:
+    def distribute(self) -> None:
         """Hand the events that were published so far to their receivers."""
         events = self.events
         if events:
@@ -144,7 +144,7 @@ class Flusher:
 
     def _flush(self) -> None:
         self._scheduled = False
-        self.settle()
+        self.distribute()
         urgent, self._urgent = self._urgent, []
         for outbox in urgent:
             try:
@@ -203,7 +203,7 @@ class Outbox:
     def send(self, frame: bytes) -> None:
         """Send one frame, whole, in order. Ignored once it is closed."""
         if self._flusher.events:
-            self._flusher.settle()
+            self._flusher.distribute()
         if self.closed or (self._used > self.bound and self._is_full()):
             return
         if not self._marked:
@@ -252,7 +252,7 @@ class Outbox:
         return buffered + sum(map(len, self._frames))
 
     @property
-    def left(self) -> int:
+    def bytes_sent(self) -> int:
         """Bytes that have left for the kernel since the beginning: they grow as long as the peer reads."""
         buffered = buffered_bytes(self._transport) if self._transport is not None else 0
         return self._given - buffered
@@ -296,7 +296,7 @@ class DroppingOutbox(Outbox):
 
     def send(self, frame: bytes) -> None:
         if self._flusher.events:
-            self._flusher.settle()
+            self._flusher.distribute()
         if self._keep(frame, 0) and not self._marked:
             self._marked = True
             self._flusher.soon(self)

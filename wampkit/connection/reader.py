@@ -16,9 +16,9 @@ from aiohttp.abc import AbstractStreamWriter
 
 from .sockets import cork, uncork
 
-__all__ = ["BATCH", "Inlet", "Socket", "Take", "describe_broken", "is_handshake"]
+__all__ = ["BATCH", "OnFrame", "Reader", "Socket", "describe_broken", "is_handshake"]
 
-Take = Callable[[WSMsgType, Any, Any], bool]
+OnFrame = Callable[[WSMsgType, Any, Any], bool]
 """Takes one frame: its type, data and extra; False once there is nothing more to take."""
 
 BATCH = 32
@@ -30,10 +30,10 @@ def is_handshake(request: web.BaseRequest) -> bool:
     return request.headers.get("Upgrade", "").lower() == "websocket"
 
 
-class Inlet(Protocol):
+class Reader(Protocol):
     """Where the frames of one socket come from."""
 
-    def read_into(self, take: Take) -> Awaitable[None]:
+    def read_into(self, take: OnFrame) -> Awaitable[None]:
         """Hand each frame to `take` until it returns False; an ERROR or CLOSED frame is the last."""
 
     def close(self) -> None:
@@ -50,7 +50,7 @@ HELD_LOOK = 0.1
 """Seconds between two looks at whether a connection that is held back was lost."""
 
 
-class _PublicInlet(Inlet):
+class _QueuedReader(Reader):
     """The public road: aiohttp queues the frames and pauses the transport when it has many."""
 
     __slots__ = ("_free", "_socket", "_transport")
@@ -61,7 +61,7 @@ class _PublicInlet(Inlet):
         self._free = asyncio.Event()
         self._free.set()
 
-    async def read_into(self, take: Take) -> None:
+    async def read_into(self, take: OnFrame) -> None:
         taken = 0
         while True:
             taken += 1
@@ -127,9 +127,9 @@ class Socket(web.WebSocketResponse[Literal[False]]):
 
     head = b""
 
-    def inlet(self, transport: asyncio.Transport) -> Inlet:
+    def reader(self, transport: asyncio.Transport) -> Reader:
         """The way in that it has once it is upgraded."""
-        return _PublicInlet(self, transport)
+        return _QueuedReader(self, transport)
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter:
         transport = request.transport

@@ -13,7 +13,17 @@ import socket
 import struct
 from typing import Any
 
-__all__ = ["abort", "asked", "buffered_bytes", "cork", "give_up", "has_failed", "has_left", "prepare_socket", "uncork"]
+__all__ = [
+    "abort",
+    "abort_with_reset",
+    "asked",
+    "buffered_bytes",
+    "cork",
+    "has_failed",
+    "has_left",
+    "prepare_socket",
+    "uncork",
+]
 
 NOT_SENT = 64 * 1024
 """Bytes that the kernel takes beyond what is on its way to the peer. Without this bound it takes 2.7 to 3.8 MiB for
@@ -89,7 +99,7 @@ def has_left(transport: asyncio.Transport) -> bool:
         return True
 
 
-def give_up(transport: asyncio.Transport) -> None:
+def abort_with_reset(transport: asyncio.Transport) -> None:
     """Close at once, and have the kernel reset the connection instead of trying on for minutes."""
     connected = asked(transport, "socket")
     if connected is not None:

@@ -1,4 +1,4 @@
-"""What a connection has under way: calls run side by side, topic messages one after the other in their lane."""
+"""What a connection has under way: calls run side by side, topic messages one after the other in their queue."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from collections.abc import Callable, Coroutine
 from contextvars import copy_context
 from typing import Any, Protocol
 
-from ..concurrency.eager import Starter
+from ..concurrency.eager import EagerTasks
 from ..limits import Limits
 
-__all__ = ["Work"]
+__all__ = ["ConnectionTasks"]
 
 Job = tuple[Callable[..., Coroutine[Any, Any, None]], tuple[Any, ...], bool, int]
-"""A function, its arguments, whether it outlives the connection, and the bytes that its message takes."""
+"""A function, its arguments, whether it finish_after_close the connection, and the bytes that its message takes."""
 
 SHORT = 256
 """Bytes of a message up to which it counts with its length: of those the number of calls is bound enough."""
@@ -47,11 +47,11 @@ class _Nobody:
 NOBODY = _Nobody()
 
 
-class Work:
-    """The calls and the lane of one connection.
+class ConnectionTasks:
+    """The calls and the queue of one connection.
 
     Args:
-        starter: What starts them.
+        eager: What starts them.
         limits: How many calls and jobs there may be, and of what size, before it is `full`.
         owner: Who is told of that.
 
@@ -64,27 +64,27 @@ class Work:
         "_bytes",
         "_calls",
         "_context",
-        "_lane",
-        "_lane_size",
-        "_lane_task",
+        "_eager",
         "_limits",
         "_outlives",
         "_owner",
-        "_starter",
+        "_queue",
+        "_running",
+        "_running_size",
         "full",
         "message",
     )
 
-    def __init__(self, starter: Starter, limits: Limits, owner: Owner) -> None:
-        self._starter = starter
+    def __init__(self, eager: EagerTasks, limits: Limits, owner: Owner) -> None:
+        self._eager = eager
         self._limits = limits
         self._owner = owner
         self.message = b""
         self._bytes = 0
         self._calls: dict[asyncio.Task[None], int] = {}
-        self._lane_size = 0  # of the job that runs
-        self._lane: deque[Job] | None = None
-        self._lane_task: asyncio.Task[None] | None = None
+        self._running_size = 0  # of the job that runs
+        self._queue: deque[Job] | None = None
+        self._running: asyncio.Task[None] | None = None
         self._outlives = False
         self._context = copy_context()
         self.full = False
@@ -93,63 +93,65 @@ class Work:
         """Let what starts from now on see the context variables that are set now."""
         self._context = copy_context()
 
-    def start_call(self, call: Coroutine[Any, Any, None]) -> None:
+    def run_call(self, call: Coroutine[Any, Any, None]) -> None:
         """Run a call side by side with the others; it is cancelled when the connection ends."""
-        task = self._starter.start(call, self._context.copy())
+        task = self._eager.start(call, self._context.copy())
         if task is not None:
             size = memory_of(self.message)
             self._calls[task] = size
             task.add_done_callback(self._call_ended)
             self._count(size)
 
-    def in_order(self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any, outlives: bool) -> None:
+    def run_in_order(
+        self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any, finish_after_close: bool
+    ) -> None:
         """Run a job after those given before it.
 
         Args:
             function: What to run.
             args: Its arguments.
-            outlives: Whether it still counts when the connection has ended: what a client published before it
+            finish_after_close: Whether it still counts when the connection has ended: what a client published before it
                 left was published, but to subscribe it would be senseless.
         """
-        if self._lane_task is None and not self._lane:
-            if self._start_job(function, args, outlives):
-                self._lane_size = memory_of(self.message)
-                self._count(self._lane_size)
+        if self._running is None and not self._queue:
+            if self._start_job(function, args, finish_after_close):
+                self._running_size = memory_of(self.message)
+                self._count(self._running_size)
             return
-        if self._lane is None:
-            self._lane = deque()
+        if self._queue is None:
+            self._queue = deque()
         size = memory_of(self.message)
-        self._lane.append((function, args, outlives, size))
+        self._queue.append((function, args, finish_after_close, size))
         self._count(size)
 
     def _start_job(
-        self, function: Callable[..., Coroutine[Any, Any, None]], args: tuple[Any, ...], outlives: bool
+        self, function: Callable[..., Coroutine[Any, Any, None]], args: tuple[Any, ...], finish_after_close: bool
     ) -> bool:
         """Start the next job; whether it goes on as a task."""
-        self._outlives = outlives
-        task = self._starter.start(function(*args), self._context.copy())
+        self._outlives = finish_after_close
+        task = self._eager.start(function(*args), self._context.copy())
         if task is None:
             return False
-        self._lane_task = task
+        self._running = task
         task.add_done_callback(self._job_ended)
         return True
 
     def _job_ended(self, task: asyncio.Task[None]) -> None:
-        self._lane_task = None
-        size, self._lane_size = self._lane_size, 0
+        self._running = None
+        size, self._running_size = self._running_size, 0
         self._count(-size)
         self._next_jobs()
 
     def _next_jobs(self) -> None:
-        lane = self._lane
+        queue = self._queue
         for _ in range(JOBS_A_TURN):
-            if not lane or self._lane_task is not None:
+            if not queue or self._running is not None:
                 break
-            function, args, outlives, size = lane.popleft()
-            going_on = self._start_job(function, args, outlives)
-            self._lane_size = size if going_on else 0
+            function, args, finish_after_close, size = queue.popleft()
+            going_on = self._start_job(function, args, finish_after_close)
+            self._running_size = size if going_on else 0
             self._count(0 if going_on else -size)
-        if lane and self._lane_task is None:
+        if queue and self._running is None:
             asyncio.get_running_loop().call_soon(self._next_jobs)
 
     def _call_ended(self, task: asyncio.Task[None]) -> None:
@@ -157,7 +159,7 @@ class Work:
 
     def _count(self, more: int) -> None:
         self._bytes += more
-        count = len(self._calls) + (len(self._lane) if self._lane else 0)
+        count = len(self._calls) + (len(self._queue) if self._queue else 0)
         full = count >= self._limits.calls or self._bytes >= self._limits.calls_size
         if full is not self.full:
             self.full = full
@@ -166,9 +168,9 @@ class Work:
             else:
                 self._owner.relieved()
 
-    async def settled(self) -> None:
+    async def wait_for_queued(self) -> None:
         """Wait until the jobs given so far have run."""
-        if self._lane_task is None and not self._lane:
+        if self._running is None and not self._queue:
             return
         reached = asyncio.get_running_loop().create_future()
 
@@ -176,20 +178,20 @@ class Work:
             if not reached.done():
                 reached.set_result(None)
 
-        self.in_order(mark, outlives=True)
+        self.run_in_order(mark, finish_after_close=True)
         await reached
 
     @property
     def busy(self) -> bool:
         """Whether calls or jobs are under way."""
-        return bool(self._calls) or self._lane_task is not None or bool(self._lane)
+        return bool(self._calls) or self._running is not None or bool(self._queue)
 
     async def finish(self) -> None:
         """Wait for the calls and jobs that are under way."""
         while self.busy:
             if self._calls:
                 await asyncio.wait(set(self._calls))
-            await self.settled()
+            await self.wait_for_queued()
 
     async def end(self, last_words: float, patience: float) -> int:
         """Cancel what needs the connection and let the rest run out.
@@ -203,27 +205,27 @@ class Work:
         """
         if not self.busy:
             return 0
-        if self._lane:
-            self._lane = deque(each for each in self._lane if each[2])
-        doomed = self._tasks(lane=not self._outlives)
+        if self._queue:
+            self._queue = deque(each for each in self._queue if each[2])
+        doomed = self._tasks(queue=not self._outlives)
         stuck = await _cancel(doomed, patience)
-        if last_words > 0 and self._lane_task not in doomed:
+        if last_words > 0 and self._running not in doomed:
             await self._run_out(last_words)
-        if self._lane:
-            self._lane.clear()
-        return stuck + await _cancel(self._tasks(lane=True) - doomed, patience)
+        if self._queue:
+            self._queue.clear()
+        return stuck + await _cancel(self._tasks(queue=True) - doomed, patience)
 
     async def _run_out(self, patience: float) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(patience):
-                await self.settled()
+                await self.wait_for_queued()
 
     def forget(self) -> None:
         """Let go of the owner; nothing is started any more."""
         self._owner = NOBODY
 
-    def _tasks(self, *, lane: bool) -> set[asyncio.Task[None]]:
-        lane_task = self._lane_task if lane else None
+    def _tasks(self, *, queue: bool) -> set[asyncio.Task[None]]:
+        lane_task = self._running if queue else None
         return {*self._calls, lane_task} if lane_task is not None else set(self._calls)
 
 

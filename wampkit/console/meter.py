@@ -9,7 +9,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
-from ..concurrency.cancellation import is_fatal
+from ..concurrency.cancellation import must_propagate
 from ..dispatch.middleware import Call, CallNext, Incoming, Publish
 from ..errors import WampError
 from ..pubsub.broker import Deliver, Publication
@@ -118,7 +118,7 @@ class Meter:
         try:
             return await call_next(message)
         except BaseException as error:
-            if not is_fatal(error) or isinstance(error, asyncio.CancelledError):
+            if not must_propagate(error) or isinstance(error, asyncio.CancelledError):
                 self._fail(message, error)
             raise
         finally:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-from ..concurrency.cancellation import is_fatal
+from ..concurrency.cancellation import must_propagate
 from ..connection.connection import Connection
 from ..errors import InvalidArgument, ProtocolError, WampError, quote
 from ..protocol import messages
@@ -27,7 +27,7 @@ async def _subscription(topic: str, connection: Connection) -> str | None:
     Answers after the SUBSCRIBE messages that came before have been decided.
     """
     uri = connection.protocol.resolve(topic)
-    await connection.work.settled()
+    await connection.tasks.wait_for_queued()
     return uri if uri in connection.subscriptions else None
 
 
@@ -53,7 +53,7 @@ def publish_procedure(running: Callable[[], Publishes]) -> Declaration:
         message = _publish_of(connection, topic, event, *receivers)
         outcome: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
         # What was published counts, also if its sender does not wait for the answer.
-        connection.work.in_order(_publish_for, running(), connection, message, outcome, outlives=True)
+        connection.tasks.run_in_order(_publish_for, running(), connection, message, outcome, finish_after_close=True)
         error = await outcome
         if error is not None:
             raise error
@@ -78,7 +78,7 @@ async def _publish_for(
     try:
         await publishes.publish(connection, message)
     except BaseException as error:
-        if is_fatal(error):
+        if must_propagate(error):
             outcome.cancel()
             raise
         if not isinstance(error, WampError):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..concurrency.cancellation import is_fatal
+from ..concurrency.cancellation import must_propagate
 from ..concurrency.threads import Threads
 from ..connection.connection import Connection
 from ..errors import answer_for, quote
@@ -79,7 +79,7 @@ class Calls:
                 procedure, variables = self._names.find(self._procedures, message.uri)
                 result = await self._ways[procedure](connection, message, variables)
         except BaseException as error:
-            if is_fatal(error):
+            if must_propagate(error):
                 if self._cut_off:
                     self._send_error(connection, message, "timeout", "the server stopped before the procedure ended")
                 raise
@@ -120,9 +120,7 @@ class Calls:
         if prefix is not None:
             problem = declare_prefix(prefix)
         if problem is not None:
-            connection.complaints.add(
-                ("error URI", name), f"{what} answered with the error URI {quote(uri)}: {problem}"
-            )
+            connection.log.add(("error URI", name), f"{what} answered with the error URI {quote(uri)}: {problem}")
         return uri
 
     def _send_error(self, connection: Connection, message: messages.Call, kind: str, description: str) -> None:

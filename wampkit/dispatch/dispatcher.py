@@ -48,15 +48,15 @@ class Dispatcher:
         """Take one message. Never blocks: calls run side by side, topic messages in the order they came."""
         if self._draining:
             return
-        work = connection.work
+        tasks = connection.tasks
         if isinstance(message, messages.Call):
-            work.start_call(self._calls.call(connection, message))
+            tasks.run_call(self._calls.call(connection, message))
         elif isinstance(message, messages.Publish):
-            work.in_order(self._topic_messages.publish, connection, message, outlives=True)
+            tasks.run_in_order(self._topic_messages.publish, connection, message, finish_after_close=True)
         elif isinstance(message, messages.Subscribe):
-            work.in_order(self._topic_messages.subscribe, connection, message, outlives=False)
+            tasks.run_in_order(self._topic_messages.subscribe, connection, message, finish_after_close=False)
         elif isinstance(message, messages.Unsubscribe):
-            work.in_order(self._topic_messages.unsubscribe, connection, message, outlives=True)
+            tasks.run_in_order(self._topic_messages.unsubscribe, connection, message, finish_after_close=True)
 
     def publish(self, connection: Connection, message: messages.Publish) -> Awaitable[Any]:
         """Take a PUBLISH whose sender is told what became of it; see `TopicMessages.confirm`."""
@@ -77,7 +77,7 @@ class Dispatcher:
         match messages.decode_head(data):
             case [messages.Call.code, str(call_id), str(name)]:
                 call = messages.Call(call_id, connection.protocol.resolve(name), [])
-                connection.work.start_call(self._calls.refuse(connection, call, TooManyMessages(self._too_many)))
+                connection.tasks.run_call(self._calls.refuse(connection, call, TooManyMessages(self._too_many)))
             case [int(code), *names]:
                 uri = connection.protocol.resolve(names[0]) if names else ""
                 self._drop(connection, f"{messages.NAMES.get(code, 'a malformed message')} {quote(uri)}")
@@ -94,9 +94,9 @@ class Dispatcher:
         self._counters.over_limit += 1
         if self._limits.flood != "close":
             return False
-        connection.complaints.add("flood", f"closed: {self._too_many}")
+        connection.log.add("flood", f"closed: {self._too_many}")
         connection.close(TOO_MUCH, self._too_many)
         return True
 
     def _drop(self, connection: Connection, what: str) -> None:
-        connection.complaints.add("flood", f"{what} dropped: {self._too_many}")
+        connection.log.add("flood", f"{what} dropped: {self._too_many}")

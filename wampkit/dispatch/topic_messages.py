@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from ..concurrency.cancellation import is_fatal
+from ..concurrency.cancellation import must_propagate
 from ..concurrency.threads import ThreadPools
 from ..connection.connection import Connection
 from ..errors import LimitExceeded, NotAllowed, NotFound, WampError, quote
@@ -98,7 +98,7 @@ class TopicMessages:
         try:
             await self.confirm(connection, message)
         except BaseException as error:
-            if is_fatal(error):
+            if must_propagate(error):
                 raise
             await self._refused(connection, message, error)
 
@@ -134,7 +134,7 @@ class TopicMessages:
             subscribe = Subscribe(connection=connection, uri=message.uri, route=route, variables=variables)
             await self._subscribes[topic](subscribe)
         except BaseException as error:
-            if is_fatal(error):
+            if must_propagate(error):
                 raise
             if not stood and message.uri in connection.subscriptions:
                 # A middleware has refused it after it was accepted.
@@ -149,7 +149,7 @@ class TopicMessages:
             unsubscribe = Unsubscribe(connection=connection, uri=message.uri, route=route, variables=variables)
             await self._unsubscribes[topic](unsubscribe)
         except BaseException as error:
-            if is_fatal(error):
+            if must_propagate(error):
                 raise
             await self._refused(connection, message, error)
 
@@ -160,7 +160,7 @@ class TopicMessages:
         error = await self._errors.as_answer(connection, error, what)
         if isinstance(error, WampError):
             reason = error.description or error.uri
-            connection.complaints.add(("refused", what, reason[:KIND]), f"{what} refused: {reason}")
+            connection.log.add(("refused", what, reason[:KIND]), f"{what} refused: {reason}")
             if self._explain and not isinstance(message, messages.Unsubscribe):
                 self._send_reason(connection, getattr(message, "uri", ""), error)
 
@@ -204,7 +204,7 @@ class TopicMessages:
             return frozenset(message.eligible)
         if self._empty_eligible == "everybody":
             return None
-        connection.complaints.add(
+        connection.log.add(
             "empty eligible",
             f"PUBLISH {quote(message.uri)} reaches nobody: its list of eligible sessions is empty. To Ratchet, BabDev "
             'and WampSharp that means no restriction: App(empty_eligible="everybody")',
@@ -216,7 +216,7 @@ class TopicMessages:
         if topic is None:
             raise NotFound("no such topic")
         version = await check_all(topic.may_subscribe, message)
-        if connection.left or self._register.has(uri, connection.id):
+        if connection.unsubscribed or self._register.has(uri, connection.id):
             return
         if len(connection.subscriptions) >= self._most:
             self._counters.over_limit += 1
@@ -242,7 +242,7 @@ class TopicMessages:
         connection.subscriptions[uri] = size
         connection.subscriptions_size += size
         self._register.accept(uri, connection)
-        if connection.left:
+        if connection.unsubscribed:
             # The hook ignored its cancellation and outlasted its connection.
             await self._leave(connection, [uri])
 
@@ -271,7 +271,7 @@ class TopicMessages:
             try:
                 await run_plan(hook, [], message, self._threads.hooks, self._register)
             except BaseException as error:
-                if is_fatal(error):
+                if must_propagate(error):
                     raise
                 await self._errors.report(message.connection, error, f"on_unsubscribe of {quote(message.uri)}")
 
@@ -301,14 +301,14 @@ class TopicMessages:
         try:
             await check_all(topic.may_subscribe, message)
         except BaseException as error:
-            if is_fatal(error):
+            if must_propagate(error):
                 raise
             return error
         return None
 
     async def leave(self, connection: Connection) -> None:
         """End all subscriptions of a connection that has ended, running each one's hooks whatever fails."""
-        connection.left = True
+        connection.unsubscribed = True
         await self._leave(connection, connection.topics)
 
     async def _leave(self, connection: Connection, uris: Iterable[str]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import Any, Protocol
 
-from ..concurrency.cancellation import is_fatal
+from ..concurrency.cancellation import must_propagate
 from ..concurrency.threads import Threads
 from ..errors import WampError, quote
 
@@ -132,7 +132,11 @@ class Scope:
             except BaseException as failure:
                 if failure is outcome:
                     continue
-                if outcome is None or is_fatal(failure) or (isinstance(failure, WampError) and not is_fatal(outcome)):
+                if (
+                    outcome is None
+                    or must_propagate(failure)
+                    or (isinstance(failure, WampError) and not must_propagate(outcome))
+                ):
                     _note(failure, f"its dependency {name} failed at its end")
                     outcome = failure
                 else:
@@ -149,7 +153,7 @@ class Scope:
         what = f"{type(self.message).__name__.upper()} {quote(self.message.uri)}"
         kind = ("cleanup", self.message.name, name, type(failure))
         text = f"{what} failed, and then its dependency {name} failed at its end"
-        self.connection.complaints.add(kind, text, level=logging.ERROR, error=failure)
+        self.connection.log.add(kind, text, level=logging.ERROR, error=failure)
 
 
 def _details(error: BaseException | None) -> tuple[type[BaseException] | None, BaseException | None, Any]:

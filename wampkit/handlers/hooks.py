@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ..concurrency.background import BackgroundTask, Report
-from ..concurrency.cancellation import is_fatal
+from ..concurrency.cancellation import must_propagate
 from ..concurrency.threads import Threads, is_async
 from ..connection.connection import Connection
 from ..errors import DeclarationError, WampError
@@ -155,7 +155,7 @@ class Hooks:
             try:
                 await _run(threads, None, hook)
             except BaseException as error:
-                if is_fatal(error):
+                if must_propagate(error):
                     raise
                 logger.exception("on_shutdown hook %s failed", _name(hook))
                 await self.failed(threads, error, None)
@@ -176,7 +176,7 @@ class Hooks:
             try:
                 await _run(threads, connection, hook, connection)
             except BaseException as error:
-                if is_fatal(error):
+                if must_propagate(error):
                     raise
                 logger.exception("on_disconnect hook %s failed", _name(hook))
                 await self.failed(threads, error, connection)
@@ -187,7 +187,7 @@ class Hooks:
             try:
                 await _run(threads, connection, hook, error, connection)
             except BaseException as failure:
-                if is_fatal(failure):
+                if must_propagate(failure):
                     raise
                 logger.exception("on_error hook %s failed", _name(hook))
 
@@ -266,7 +266,7 @@ async def _repeat(threads: Threads, periodic: _Periodic, report: Report) -> None
             try:
                 await _run(threads, None, periodic.function)
             except BaseException as error:
-                if is_fatal(error):
+                if must_propagate(error):
                     raise
                 text = f"every: {_name(periodic.function)} failed"
                 throttle.add(type(error).__name__, text, level=logging.ERROR, error=error)
@@ -310,7 +310,7 @@ class ErrorReporter:
             except WampError as raised:
                 return raised
             except BaseException as failure:
-                if is_fatal(failure):
+                if must_propagate(failure):
                     raise
                 await self.report(connection, failure, f"the error handler for {type(error).__name__}")
                 return failure
@@ -323,7 +323,7 @@ class ErrorReporter:
         why = "; ".join(filter(None, (reason, *getattr(error, "__notes__", ()))))
         kind = ("failed", type(error), _place_of(error), reason)
         text = f"{what} failed: {why}" if why else f"{what} failed"
-        connection.complaints.add(kind, text, level=logging.ERROR, error=error)
+        connection.log.add(kind, text, level=logging.ERROR, error=error)
         await self._on_error(error, connection)
 
     def _handler_for(self, kind: type[BaseException]) -> Callable[[Any], Any] | None:

@@ -15,8 +15,8 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any
 
-from ..concurrency.cancellation import is_fatal
-from ..concurrency.eager import Starter
+from ..concurrency.cancellation import must_propagate
+from ..concurrency.eager import EagerTasks
 from ..connection.connection import Connection
 from ..connection.outbox import Flusher, Provisional, Receiver
 from ..connection.registry import Connections
@@ -124,7 +124,7 @@ class Topics(Mapping[str, Topic]):
     Args:
         broker: What carries publications.
         flusher: What writes to the subscribers.
-        starter: What starts coroutines at once.
+        eager: What starts coroutines at once.
         known: Says whether a topic of this URI is declared.
         expand: Gives the full URI of a name.
     """
@@ -133,12 +133,12 @@ class Topics(Mapping[str, Topic]):
         self,
         broker: Broker,
         flusher: Flusher,
-        starter: Starter,
+        eager: EagerTasks,
         known: Callable[[str], bool],
         expand: Callable[[str], str],
     ) -> None:
         self._broker = broker
-        self._starter = starter
+        self._eager = eager
         self._flusher = flusher
         self._known = known
         self._expand = expand
@@ -182,7 +182,7 @@ class Topics(Mapping[str, Topic]):
 
     async def propose(self, uri: str, connection: Connection) -> None:
         """Enter a subscription on approval: events are kept for it until `accept` or `remove`."""
-        self._flusher.settle()
+        self._flusher.distribute()
         audience = self._subscribers.get(uri)
         if audience is None:
             audience = self._subscribers[uri] = _Subscribers(uri)
@@ -191,7 +191,7 @@ class Topics(Mapping[str, Topic]):
 
     def accept(self, uri: str, connection: Connection) -> None:
         """Make a proposed subscription stand and hand it the events that were kept."""
-        self._flusher.settle()
+        self._flusher.distribute()
         receivers = self._subscribers[uri].receivers
         candidate = receivers[connection.id]
         receivers[connection.id] = connection.outbox
@@ -209,7 +209,7 @@ class Topics(Mapping[str, Topic]):
         receivers = self._receivers(uri)
         if session not in receivers:
             return False
-        self._flusher.settle()
+        self._flusher.distribute()
         del receivers[session]
         if not receivers:
             del self._subscribers[uri]
@@ -229,13 +229,13 @@ class Topics(Mapping[str, Topic]):
                 try:
                     await self._tell_broker(waiting.popleft())
                 except BaseException as error:
-                    if is_fatal(error):
+                    if must_propagate(error):
                         raise
                     failures.append(error)
 
         tasks: list[asyncio.Task[None]] = []
         while waiting and len(tasks) < GOODBYES_AT_ONCE:
-            task = self._starter.start(work(), copy_context())  # none where the broker does not keep one waiting
+            task = self._eager.start(work(), copy_context())  # none where the broker does not keep one waiting
             if task is not None:
                 tasks.append(task)
 
@@ -305,13 +305,13 @@ class Topics(Mapping[str, Topic]):
         frame = text_frame(audience.begin + publication.event + b"]")
         receivers, exclude = audience.receivers, publication.exclude
         if publication.eligible is not None:
-            self._flusher.settle()
+            self._flusher.distribute()
             for session in publication.eligible - exclude:
                 if session in receivers:
                     receivers[session].send_events(frame, 1)
             self._flusher.schedule()
         elif exclude and not exclude.isdisjoint(receivers):
-            self._flusher.settle()
+            self._flusher.distribute()
             for session, receiver in receivers.items():
                 if session not in exclude:
                     receiver.send_events(frame, 1)

@@ -10,7 +10,7 @@ from ..access.addresses import AllowAddresses, BlockAddresses
 from ..auth.authenticator import Authenticator
 from ..concurrency.threads import ThreadPools
 from ..connection.connection import Connection
-from ..connection.context import Hub
+from ..connection.context import ConnectionContext
 from ..connection.registry import Connections, Users
 from ..dispatch.calls import Answers, Calls
 from ..dispatch.compiler import CompiledProcedure, CompiledTopic, known_names
@@ -79,11 +79,11 @@ def assemble(
     def report(error: BaseException, connection: Connection | None) -> None:
         node.report(error, connection)
 
-    hub = Hub(options.sockets, options.limits, counters, threads, Users(), report, throttle=throttle)
+    context = ConnectionContext(options.sockets, options.limits, counters, threads, Users(), report, throttle=throttle)
     topics = Topics(
         broker,
-        hub.flusher,
-        hub.starter,
+        context.flusher,
+        context.eager,
         known=lambda uri: served.find(uri) is not None,
         expand=lambda name: expand(name, options.prefixes),
     )
@@ -111,12 +111,12 @@ def assemble(
         empty_eligible=options.empty_eligible,
     )
     node = Node(
-        Connections(hub.users),
+        Connections(context.users),
         topics,
         topics.deliver if monitor is None else monitor.meter.counting(topics),
         broker,
         Dispatcher(calls, topic_messages, options.limits, counters),
-        hub.starter,
+        context.eager,
         threads,
         hooks,
         counters,
@@ -130,7 +130,7 @@ def assemble(
     door = Door(
         node,
         gates,
-        hub,
+        context,
         options.prefixes,
         known,
         options.ident,

@@ -11,9 +11,9 @@ from typing import Any
 from aiohttp import HttpVersion11, WSCloseCode, web
 
 from ..access.proxies import Peer, PeerResolver, TrustedProxies, peer_address
-from ..concurrency.cancellation import is_fatal
+from ..concurrency.cancellation import must_propagate
 from ..connection.connection import Connection
-from ..connection.context import Hub
+from ..connection.context import ConnectionContext
 from ..connection.reader import Socket, is_handshake
 from ..connection.reader_choice import direct_road, open_socket
 from ..connection.sockets import abort
@@ -21,7 +21,7 @@ from ..dispatch.middleware import Refused
 from ..errors import WampError, quote
 from ..networks import describe_address
 from ..protocol.v1 import SUBPROTOCOL, WampV1
-from ..telemetry.logs import KIND, Complaints, LogThrottle, logger_of
+from ..telemetry.logs import KIND, LogThrottle, PeerLog, logger_of
 from .handshake_limits import ClientLeft, Handshakes, Places
 from .runtime import Node
 
@@ -43,7 +43,7 @@ class Door:
     Args:
         node: The running app.
         gates: The middlewares' `connect` methods, outermost first.
-        hub: What connections share.
+        context: What connections share.
         prefixes: The prefixes that every connection begins with.
         known: Names and the URIs that they mean by these prefixes.
         ident: The server's name in WELCOME.
@@ -57,7 +57,7 @@ class Door:
         self,
         node: Node,
         gates: Iterable[Any],
-        hub: Hub,
+        context: ConnectionContext,
         prefixes: Mapping[str, str],
         known: Mapping[str, str],
         ident: str,
@@ -68,22 +68,22 @@ class Door:
     ) -> None:
         self._node = node
         self._gates = tuple(gates)
-        self._hub = hub
+        self._context = context
         self._prefixes = prefixes
         self._known = known
         self._ident = ident
         self._require_subprotocol = require_subprotocol
-        self._complaints = Complaints(hub.throttle, "handshakes", None, logger)
+        self._log = PeerLog(context.throttle, "handshakes", None, logger)
         self._direct = direct_road()
-        self._peers = PeerResolver(proxies, self._complaints if by_address else None)
+        self._peers = PeerResolver(proxies, self._log if by_address else None)
         self._page = page
         self._handshakes = Handshakes()
-        self._places = Places(hub.limits.connections, hub.limits.connections_per_address)
+        self._places = Places(context.limits.connections, context.limits.connections_per_address)
 
     def close(self) -> None:
         """Write what was counted and not logged."""
         self._handshakes.close()
-        self._hub.throttle.close()
+        self._context.throttle.close()
 
     async def __call__(self, request: web.Request) -> web.StreamResponse:
         """Serve one handshake and, if it is let in, the connection that it becomes.
@@ -137,14 +137,14 @@ class Door:
             aiohttp.web.HTTPException: It is refused.
             ClientLeft: The client has gone meanwhile.
         """
-        _check_handshake(request, self._require_subprotocol, self._hub.limits.handshake_size)
+        _check_handshake(request, self._require_subprotocol, self._context.limits.handshake_size)
         connection = self._arrival(request, peer)
         with self._node.connections.arrival(connection), self._waiting(request):
             await self._pass(connection)
             return connection, await self._upgrade(request)
 
     def _waiting(self, request: web.Request) -> AbstractContextManager[None]:
-        return self._handshakes.wait(request, self._hub.limits.handshake_timeout)
+        return self._handshakes.wait(request, self._context.limits.handshake_timeout)
 
     async def admit(self, request: web.Request) -> Connection:
         """Ask the gates about a handshake, and do nothing else.
@@ -152,7 +152,7 @@ class Door:
         Raises:
             aiohttp.web.HTTPException: One of them refuses it.
         """
-        _check_handshake(request, self._require_subprotocol, self._hub.limits.handshake_size)
+        _check_handshake(request, self._require_subprotocol, self._context.limits.handshake_size)
         connection = self._arrival(request, self._peers.resolve(request))
         await self._pass(connection)
         return connection
@@ -175,9 +175,9 @@ class Door:
     def _arrival(self, request: web.Request, peer: Peer) -> Connection:
         self._check_open()
         protocol = WampV1(
-            "server", prefixes=self._prefixes, ident=self._ident, known=self._known, limits=self._hub.limits
+            "server", prefixes=self._prefixes, ident=self._ident, known=self._known, limits=self._context.limits
         )
-        return Connection(request, protocol, self._hub, peer.address, peer.secure)
+        return Connection(request, protocol, self._context, peer.address, peer.secure)
 
     async def _pass(self, connection: Connection) -> None:
         """Ask the gates, one after the other."""
@@ -191,13 +191,11 @@ class Door:
             text = refusal.description.encode("utf-8", "replace").decode()
             raise web.HTTPForbidden(text=text or None) from None
         except BaseException as error:
-            if is_fatal(error):
+            if must_propagate(error):
                 raise
             if connection.request.transport is None:
                 raise ClientLeft from None
-            self._complaints.add(
-                ("gate", type(error)), "a middleware failed in its connect", level=logging.ERROR, error=error
-            )
+            self._log.add(("gate", type(error)), "a middleware failed in its connect", level=logging.ERROR, error=error)
             await self._node.hooks.failed(self._node.threads.hooks, error, connection)
             raise web.HTTPInternalServerError from None
         self._check_open()
@@ -209,8 +207,8 @@ class Door:
             raise web.HTTPServiceUnavailable(text="the server is restarting", headers={"Retry-After": "1"})
 
     def _refuse(self, remote: str | None, refusal: web.HTTPException) -> web.Response:
-        self._hub.counters.refused += 1
-        log_refusal(self._hub.throttle, remote, refusal)
+        self._context.counters.refused += 1
+        log_refusal(self._context.throttle, remote, refusal)
         response = web.Response(status=refusal.status, text=f"{refusal.text}\n")
         for key, value in refusal.headers.items():
             if key not in _OF_THE_TEXT:
@@ -222,9 +220,9 @@ class Door:
 
     async def _upgrade(self, request: web.Request) -> Socket:
         # aiohttp refuses what reaches its limit.
-        most = self._hub.limits.message_size + 1
+        most = self._context.limits.message_size + 1
         socket = open_socket(
-            self._direct, protocols=(SUBPROTOCOL,), max_msg_size=most, compress=self._hub.options.compression
+            self._direct, protocols=(SUBPROTOCOL,), max_msg_size=most, compress=self._context.options.compression
         )
         # aiohttp would tell its own version and Python's.
         socket.headers["Server"] = self._ident
@@ -242,7 +240,7 @@ class Door:
         node = self._node
         connection.open(transport, socket.head, window=int(socket.compress))
         node.connections.add(connection)
-        self._hub.counters.connections += 1
+        self._context.counters.connections += 1
         if node.hooks.greet:
             await self._greet(connection)
         if node.keepalive is not None:
@@ -260,9 +258,9 @@ class Door:
         except WampError as refusal:
             connection.close(WSCloseCode.POLICY_VIOLATION, refusal.description)
         except BaseException as error:
-            if is_fatal(error):
+            if must_propagate(error):
                 raise
-            connection.complaints.add("on_connect", "on_connect failed", level=logging.ERROR, error=error)
+            connection.log.add("on_connect", "on_connect failed", level=logging.ERROR, error=error)
             await hooks.failed(threads, error, connection)
             connection.close(WSCloseCode.INTERNAL_ERROR, "the server failed to set up this connection")
 

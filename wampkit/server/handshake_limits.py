@@ -9,7 +9,7 @@ from types import TracebackType
 from aiohttp import web
 
 from ..connection.sockets import has_left
-from ..networks import owner_of
+from ..networks import client_network
 
 __all__ = ["ClientLeft", "Handshakes", "Places"]
 
@@ -58,7 +58,7 @@ class Places:
             del self._by_address[owner]
 
     def _owner(self, address: str | None) -> str | None:
-        return None if self._most_per_address is None else owner_of(address)
+        return None if self._most_per_address is None else client_network(address)
 
 
 LOOK = 0.2

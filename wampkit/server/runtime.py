@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from ..auth.authenticator import Authenticator
 from ..concurrency.background import BackgroundTask
-from ..concurrency.eager import Starter
+from ..concurrency.eager import EagerTasks
 from ..concurrency.threads import ThreadPools
 from ..connection.connection import Connection
 from ..connection.keepalive import keep_alive
@@ -77,7 +77,7 @@ class Node:
         deliver: What gives publications to them.
         broker: What carries publications.
         dispatcher: What takes the messages.
-        starter: What starts coroutines at once.
+        eager: What starts coroutines at once.
         threads: Where blocking functions run.
         hooks: The app's hooks.
         counters: What happened.
@@ -93,7 +93,7 @@ class Node:
         deliver: Deliver,
         broker: Broker,
         dispatcher: Dispatcher,
-        starter: Starter,
+        eager: EagerTasks,
         threads: ThreadPools,
         hooks: Hooks,
         counters: Counters,
@@ -106,7 +106,7 @@ class Node:
         self._deliver = deliver
         self.broker = broker
         self.dispatcher = dispatcher
-        self._starter = starter
+        self._eager = eager
         self.threads = threads
         self.hooks = hooks
         self.counters = counters
@@ -172,8 +172,8 @@ class Node:
         self.dispatcher.drain()
         # aiohttp takes nothing in any more once it shuts down, so no pong would arrive in the time that calls need.
         await self._end_clock()
-        busy = [connection for connection in self.connections if connection.work.busy]
-        work = [asyncio.ensure_future(connection.work.finish()) for connection in busy]
+        busy = [connection for connection in self.connections if connection.tasks.busy]
+        work = [asyncio.ensure_future(connection.tasks.finish()) for connection in busy]
         if work:
             _, late = await asyncio.wait(work, timeout=deadline)
             for task in late:
@@ -203,7 +203,7 @@ class Node:
 
     async def _cut_off(self, busy: list[Connection]) -> None:
         self.dispatcher.cut_off()
-        await asyncio.gather(*[connection.work.end(0.0, CUT_OFF_PATIENCE) for connection in busy])
+        await asyncio.gather(*[connection.tasks.end(0.0, CUT_OFF_PATIENCE) for connection in busy])
 
     async def _end_clock(self) -> None:
         clock, self._clock = self._clock, None
@@ -284,7 +284,7 @@ class Node:
 
     async def farewell(self, connection: Connection) -> None:
         """Cancel a connection's work, leave its topics and tell the hooks: all of it, whoever cancels the caller."""
-        task = self._starter.start(self._farewell(connection), copy_context())
+        task = self._eager.start(self._farewell(connection), copy_context())
         if task is not None:
             self._farewells.add(task)
             task.add_done_callback(self._farewells.discard)
@@ -293,9 +293,9 @@ class Node:
     async def _farewell(self, connection: Connection) -> None:
         self.connections.discard(connection)  # it is gone, however long the hooks take
         try:
-            stuck = await connection.work.end(self._last_words, CANCEL_PATIENCE)
+            stuck = await connection.tasks.end(self._last_words, CANCEL_PATIENCE)
             if stuck:
-                connection.complaints.add("stuck", f"{stuck} handlers did not end when cancelled")
+                connection.log.add("stuck", f"{stuck} handlers did not end when cancelled")
             await self.dispatcher.leave(connection)
             await self.hooks.disconnected(self.threads.hooks, connection)
         finally:

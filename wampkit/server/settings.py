@@ -11,7 +11,7 @@ from ..access.hosts import AllowHosts, LoopbackHosts
 from ..access.origins import SAME, AllowOrigins
 from ..access.proxies import TrustedProxies, trusted_proxies_of
 from ..auth.credentials import Cra
-from ..connection.context import SocketOptions
+from ..connection.context import ConnectionOptions
 from ..dispatch.middleware import Middleware, middlewares_of
 from ..errors import ERROR_URIS, DeclarationError
 from ..handlers.hooks import Lifespan, check_lifespan
@@ -68,9 +68,9 @@ class Settings:
         return replace(self, **{name: _checked(name, value)})
 
     @property
-    def sockets(self) -> SocketOptions:
+    def sockets(self) -> ConnectionOptions:
         """How the app's sockets behave."""
-        return SocketOptions(
+        return ConnectionOptions(
             malformed=self.malformed,
             keepalive=self.keepalive,
             close_timeout=self.close_timeout,

@@ -20,7 +20,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from ..errors import quote
 from .logs import LogThrottle, logger_of
 
-__all__ = ["blot_out", "quiet_accept_errors", "quiet_http_errors", "tell_of_descriptors"]
+__all__ = ["quiet_accept_errors", "quiet_http_errors", "redact_query_parameter", "tell_of_descriptors"]
 
 logger = logger_of(__name__)
 
@@ -133,7 +133,7 @@ class _Blots(logging.Filter):
 _blots = _Blots()
 
 
-def blot_out(parameter: str) -> None:
+def redact_query_parameter(parameter: str) -> None:
     """Keep the values of a query parameter out of aiohttp's access log, and gunicorn's, from now on.
 
     It is not taken back: the line of a socket is written after its end, which may be after that of the app.

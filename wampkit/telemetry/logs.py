@@ -19,8 +19,8 @@ __all__ = [
     "KIND",
     "MOST_KINDS",
     "MOST_KINDS_SHOWN",
-    "Complaints",
     "LogThrottle",
+    "PeerLog",
     "logger_of",
     "make_safe",
     "only_warnings",
@@ -146,7 +146,7 @@ class LogThrottle:
         Args:
             kind: What makes two lines the same; made of short texts.
             text: The line.
-            owner: Who caused it, as `networks.owner_of` has it; None for lines that are counted for all together.
+            owner: Who caused it, as `networks.client_network` has it; None for lines that are counted for all together.
             level: The logging level.
             error: An exception whose traceback belongs to the line.
             logger: Where this kind is written, if it is not the throttle's own logger.
@@ -238,13 +238,13 @@ class _Kind:
         self._logger.log(level, "%s%s", text, f" ({more} more {self._what})" if more else "", exc_info=trace)
 
 
-class Complaints:
+class PeerLog:
     """Writes what is told of one peer through the throttle that all of them share.
 
     Args:
         throttle: What decides how often a line is written.
         subject: What each line begins with.
-        owner: For whose address the lines are counted, as `networks.owner_of` has it.
+        owner: For whose address the lines are counted, as `networks.client_network` has it.
         logger: Where they are written, if not where the throttle's are.
     """
 
