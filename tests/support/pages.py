@@ -74,7 +74,12 @@ class Page:
         end = -1
         for block in _FENCE.finditer(self.text):
             language, body = block.groups()
-            if found and language == "text" and not self.text[end : block.start()].strip():
+            if (
+                language == "text"
+                and found
+                and found[-1].language == "js"
+                and not self.text[end : block.start()].strip()
+            ):
                 body, found[-1] = "", Snippet(self.name, found[-1].language, found[-1].body, body)
             if body:
                 found.append(Snippet(self.name, language, body))
