@@ -51,6 +51,8 @@ TESTS: dict[str, str] = {
     "connection.reader": "connection/test_reader connection/test_connection system/test_faults",
     "connection.keepalive": "connection/test_keepalive concurrency/test_background system/test_half_open",
     "client.connection": "client/test_connection client/test_client",
+    "client.event_queue": "client/test_subscriptions client/test_client",
+    "client.handshake": "client/test_client",
     "auth.authenticator": "client/test_login dispatch/test_rights auth/test_authenticator",
     "protocol.messages": (
         "protocol/test_messages protocol/test_v1 handlers/test_transaction connection/test_connection test_limits"

@@ -24,7 +24,7 @@ from wampkit import (
     WampError,
     connect,
 )
-from wampkit.client.dialer import delay_of
+from wampkit.client.dialer import reconnect_delay
 from wampkit.testing import drop, no_event
 
 from ..support.foreign import Foreign, foreign
@@ -79,6 +79,23 @@ async def server() -> AsyncIterator[Restartable]:
 async def other() -> AsyncIterator[Foreign]:
     async with foreign() as server:
         yield server
+
+
+# ---- what a user sees
+
+CLIENT = (
+    "call close error open permissions prefixes publish server_ident session_id set_prefix state subscribe wait_for"
+)
+SUBSCRIPTION = "accepted dropped get start stop topic uri"
+STATE = "CLOSED CONNECTING OPEN RECONNECTING"
+
+
+def test_an_editor_shows_what_is_for_the_user() -> None:
+    """A client, a subscription and the states offer these names and no others."""
+    client = connect("ws://127.0.0.1:1/")
+    for shown, names in ((client, CLIENT), (client.subscribe("t"), SUBSCRIPTION)):
+        assert [name for name in dir(shown) if not name.startswith("_")] == names.split()
+    assert sorted(State.__members__) == STATE.split()
 
 
 # ---- calls
@@ -362,7 +379,7 @@ async def test_without_reconnect_a_lost_wire_closes(other: Foreign) -> None:
 def test_delays_grow_and_are_spread() -> None:
     """A delay lies between 0 and a bound that doubles up to the longest, and no two crowds meet."""
     for attempt, bound in ((0, 0.1), (1, 0.2), (5, 3.2), (50, 30.0), (5000, 30.0)):
-        delays = [delay_of(attempt, (0.1, 30.0)) for _ in range(200)]
+        delays = [reconnect_delay(attempt, (0.1, 30.0)) for _ in range(200)]
         assert all(0 <= delay <= bound for delay in delays)
         assert max(delays) - min(delays) > bound / 2
 

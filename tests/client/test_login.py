@@ -143,7 +143,7 @@ async def test_a_secret_does_not_show() -> None:
         client = connect(server.url, authkey="alice", secret="not-the-s3cr3t")
         with pytest.raises(AuthenticationFailed) as failed:
             await client.open()
-        shown = f"{client!r} {client._dialer._login!r} {failed.value!r} {failed.value}"
+        shown = f"{client!r} {client._options!r} {failed.value!r} {failed.value}"
         assert "not-the-s3cr3t" not in shown
 
 

@@ -305,7 +305,7 @@ async def test_a_wire_made_again_before_the_loss_is_noticed(other: Foreign) -> N
         group = client._subscriptions._groups["t"]
         again = asyncio.get_running_loop().create_future()
         # As `restore` does it on a busy loop: between the loss and the turn of those who wait.
-        group.told.add_done_callback(lambda _: setattr(group, "told", again))
+        group.confirmed.add_done_callback(lambda _: setattr(group, "confirmed", again))
         await drop(client)
         failed = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5)
         assert [type(each) for each in failed] == [ConnectionLost] * 2

@@ -1,4 +1,4 @@
-"""A client for any WAMP v1 server: calls, subscriptions, and a connection that is made again when it is lost."""
+"""A client for any WAMP v1 server: calls, subscriptions, and a connection that is replaced when it is lost."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from ..errors import ConnectionLost
 from ..protocol import messages
 from ..protocol.extensions import PUBLISH
 from ..telemetry.logs import logger_of
-from .connection import Link, LinkOptions
-from .dialer import Dialer, Headers, Login, Secret, Url, delay_of
-from .state import State, States
+from .connection import ClientConnection
+from .dialer import Dialer, reconnect_delay
+from .event_queue import EventQueue
+from .options import ClientOptions, Headers, Login, Secret, Url
+from .state import State, StateNotifier
 from .subscriptions import Subscription, Subscriptions
 
 __all__ = ["Client", "connect"]
@@ -55,35 +57,35 @@ def connect(
     """A client of a WAMP v1 server: `async with connect("ws://127.0.0.1:8080/ws") as client`.
 
     Args:
-        url: A ws:// or wss:// URL, or a function (async too) that gives a fresh one for each attempt.
+        url: A ws:// or wss:// URL, or a function (async too) that returns one for each attempt.
         prefixes: Prefix to URI, sent as PREFIX after each connect.
-        headers: HTTP headers of the handshake, or a function (async too) that gives fresh ones.
+        headers: HTTP headers of the handshake, or a function (async too) that returns them for each attempt.
         cookies: Cookies of the handshake, besides those of the session's jar.
         origin: The Origin header.
-        authkey: As whom to log in by WAMP-CRA, on each connection before anything else is sent.
-        secret: The secret or password of the authkey, or a function (async too) that gives it for each attempt. It
-            never leaves this process.
-        authextra: What the server is told besides the authkey.
-        anonymous: Whether to log in as nobody, where the server requires a login even so.
+        authkey: The authkey of the WAMP-CRA login, which each connection begins with.
+        secret: The secret or password of the authkey, or a function (async too) that returns it for each attempt. It
+            is never sent.
+        authextra: A JSON object that the server receives with the authkey.
+        anonymous: Whether to log in without an authkey, for servers that require a login of every client.
         session: An aiohttp session to use (its cookie jar, its proxies); it is not closed.
         ssl: A TLS context, or False not to verify the server.
-        reconnect: Whether a lost connection is made again. The first one never is: it fails at once.
-        backoff: The longest first delay and the longest delay at all, in seconds. A delay is drawn between 0 and
-            a bound that doubles with each attempt.
+        reconnect: Whether a lost connection is replaced. The first attempt is not repeated: it fails at once.
+        backoff: The bound of the first delay and of all delays, in seconds. A delay is random between 0 and a bound
+            that doubles with each attempt.
         restart_timeout: Seconds for which calls wait for a wampkit server that restarts, those that it left
-            unanswered too; 0 lets them fail at once. It says in its goodbye that these have not run; no other loss
-            tells that, and no other server promises it.
+            unanswered too; 0 lets them fail at once. Its close frame says that these have not run; no other loss
+            of the connection tells that, and no other server promises it.
         open_timeout: Seconds for the handshake and WELCOME.
         close_timeout: Seconds for the server to answer a close.
-        call_timeout: Seconds that a call may take unless it says otherwise; None for ever.
-        keepalive: Seconds between pings, or None; a server that does not answer is cut after half of that.
+        call_timeout: Seconds for the answer to a call that gives no timeout of its own; None for no bound.
+        keepalive: Seconds between pings, or None; the connection is cut if a ping is not answered in 0.4 of that.
         max_message_size: Bytes of the largest message taken; a larger one ends the connection. As Python objects it may
             take thirty times as much memory.
         max_events: How many events of one subscription wait to be fetched; beyond that the oldest is dropped.
         max_events_size: Bytes of the messages of those, together.
         welcome: Whether the server begins with WELCOME. False is for those that do not, such as the client of League of
             Legends: the connection is open at once, has no session id, and empty messages count as signs of life.
-        on_state: Told of each change of state; a plain function, called on the loop.
+        on_state: A plain function, called on the loop with each new state.
 
     Raises:
         TypeError: The parts of the login do not go together.
@@ -91,81 +93,82 @@ def connect(
     if anonymous and authkey is not None:
         raise TypeError("an anonymous login has no authkey; leave out one of the two")
     login = Login(authkey=authkey, secret=secret, authextra=authextra)
-    options = LinkOptions(
+    options = ClientOptions(
+        url=url,
+        headers=headers,
+        cookies=cookies,
         origin=origin,
+        login=login if anonymous or authkey is not None else None,
+        session=session,
         ssl=ssl,
+        reconnect=reconnect,
+        backoff=backoff,
+        restart_timeout=restart_timeout,
         open_timeout=open_timeout,
         close_timeout=close_timeout,
+        call_timeout=call_timeout,
         keepalive=keepalive,
         max_message_size=max_message_size,
+        max_events=max_events,
+        max_events_size=max_events_size,
         welcome=welcome,
     )
-    wanted = login if anonymous or authkey is not None else None
-    client = Client(Dialer(url, headers, options, session, cookies, wanted), States(on_state))
-    client.prefixes.update(prefixes or {})
-    client._reconnects, client._backoff = reconnect, backoff
-    client._restart_timeout = restart_timeout
-    client._call_timeout = call_timeout
-    client._bounds = max_events, max_events_size
-    return client
+    return Client(options, dict(prefixes or {}), on_state)
 
 
 class Client:
-    """What `connect` makes. Enter it with `async with`, or call `open` and `close`.
+    """A client, made by `connect`. Enter it with `async with`, or call `open` and `close`.
 
     Attributes:
         prefixes: The prefixes that are sent after each connect.
         error: Why the client is closed or reconnecting, or None.
     """
 
-    def __init__(self, dialer: Dialer, states: States) -> None:
-        self.prefixes: dict[str, str] = {}
+    def __init__(
+        self, options: ClientOptions, prefixes: dict[str, str], on_state: Callable[[State], object] | None
+    ) -> None:
+        self.prefixes = prefixes
         self.error: ConnectionLost | None = None
-        self._dialer = dialer
-        self._states = states
-        self._reconnects = True
-        self._backoff = (0.1, 30.0)
-        self._restart_timeout = 30.0
-        self._restarted_by = 0.0  # the loop's time until which calls wait for a server that said that it restarts
-        self._call_timeout: float | None = None
-        self._bounds = (10_000, 16 * 1024 * 1024)
-        self._link: Link | None = None
+        self._options = options
+        self._notifier = StateNotifier(on_state)
+        self._dialer = Dialer(options)
         self._subscriptions = Subscriptions()
+        self._connection: ClientConnection | None = None
+        self._restart_deadline = 0.0  # the loop's time until which calls wait for a server that restarts
         self._supervisor: asyncio.Task[None] | None = None
 
     # ---- opening and closing
 
     async def open(self) -> Self:
-        """Connect; there is no second attempt, but it may be called again after it failed.
+        """Connect. There is no second attempt, but after a failure it may be called again.
 
         Raises:
             HandshakeRefused: The server answered with an HTTP error.
-            AuthenticationFailed: The server did not let us log in.
-            ConnectionLost: There is no server, or none that speaks WAMP v1.
-            ValueError: The URL is none.
+            AuthenticationFailed: The server refused the login.
+            ConnectionLost: There is no server, or it does not speak WAMP v1.
+            ValueError: The URL is no WebSocket URL.
         """
         if self._supervisor is not None:
             raise RuntimeError("this client has been opened already; make another")
         self.error = None
-        self._states.set(State.CONNECTING)
-        self._dialer.start()
+        self._notifier.set(State.CONNECTING)
         try:
-            self._link = await self._dial()
+            self._connection = await self._connect()
         except BaseException as error:
             await self._finish(error if isinstance(error, ConnectionLost) else None)
             raise
-        self._states.set(State.OPEN)
-        self._supervisor = asyncio.create_task(self._supervise(self._link))
+        self._notifier.set(State.OPEN)
+        self._supervisor = asyncio.create_task(self._supervise(self._connection))
         return self
 
     async def close(self) -> None:
-        """Close for good; subscriptions end. Bounded by the close timeout."""
+        """Close the client, within the close timeout, and end its subscriptions; it cannot be opened again."""
         try:
             if self._supervisor is not None:
                 self._supervisor.cancel()
                 await asyncio.wait({self._supervisor})
-            if self._link is not None:
-                await self._link.close()
+            if self._connection is not None:
+                await self._connection.close()
         finally:
             await self._finish(self.error)
 
@@ -178,65 +181,31 @@ class Client:
         await self.close()
 
     async def _finish(self, reason: ConnectionLost | None) -> None:
-        if self._link is not None:
-            self._link.cut("the client is closed")
-            self._link = None
+        if self._connection is not None:
+            self._connection.abort("the client is closed")
+            self._connection = None
         self.error = reason
-        self._subscriptions.end(reason or ConnectionLost("the client is closed"))
+        self._subscriptions.close(reason or ConnectionLost("the client is closed"))
         await self._dialer.close()
-        self._states.set(State.CLOSED)
+        self._notifier.set(State.CLOSED)
 
-    # ---- using it
+    # ---- calls and topics
 
     async def call(self, uri: str, *args: Any, timeout: float | None = None) -> Any:
         """Call a procedure.
 
         Args:
             uri: A URI or CURIE.
-            args: Anything JSON can carry.
+            args: Its arguments, any values that JSON can carry.
             timeout: Seconds to wait for the answer; None for the client's `call_timeout`.
 
         Raises:
             CallError: The server answered with an error.
-            TimeoutError: No answer came in time; the call may run on.
-            ConnectionLost: The connection was lost meanwhile, or is not there; what was called may have run. A
-                wampkit server that restarts is waited for, and the call made again if it had no answer; see
-                `connect`'s `restart_timeout`.
+            TimeoutError: No answer came in time; the procedure may still be running.
+            ConnectionLost: There is no connection, or it was lost before the answer; the procedure may have run.
+                Where a wampkit server restarts, the call waits and is made again; see `connect`'s `restart_timeout`.
         """
-        return await self._answer(uri, lambda link: link.call(uri, *args), timeout)
-
-    async def _answer(self, uri: str, ask: Callable[[Link], Awaitable[T]], timeout: float | None) -> T:
-        """What `ask` gives, on this connection or, if the server restarts without having answered, on the next."""
-        timeout = self._call_timeout if timeout is None else timeout
-        try:
-            async with asyncio.timeout(timeout):
-                while True:
-                    if self.state is State.RECONNECTING:
-                        await self._restarted()
-                    link = self._open_link()
-                    try:
-                        return await ask(link)
-                    except ConnectionLost:
-                        if not self._waits_for(link):
-                            raise
-                    while self._link is link:
-                        await self._states.change()
-        except TimeoutError:
-            raise TimeoutError(f"{uri}: no answer within {timeout:g} s") from None
-
-    def _waits_for(self, link: Link) -> bool:
-        """Whether calls wait for the server of a lost link to come back: they have not run."""
-        return link.restarts and self._restart_timeout > 0 and self._reconnects
-
-    async def _restarted(self) -> None:
-        """Wait for a server that said that it restarts, as long as is allowed."""
-        try:
-            async with asyncio.timeout_at(self._restarted_by):
-                while self.state is State.RECONNECTING:
-                    await self._states.change()
-        except TimeoutError:
-            # `_open_link` says what became of the connection.
-            pass
+        return await self._request(uri, lambda connection: connection.call(uri, *args), timeout)
 
     async def publish(
         self,
@@ -249,16 +218,16 @@ class Client:
         confirm: bool = False,
         timeout: float | None = None,
     ) -> bool:
-        """Publish an event; WAMP v1 itself tells neither whether it was taken nor whether anybody received it.
+        """Publish an event. WAMP v1 itself confirms neither that it was accepted nor that a client received it.
 
         Args:
             topic: A URI or CURIE.
-            event: Anything JSON can carry.
+            event: Any value that JSON can carry.
             exclude_me: Whether this client is left out; None leaves it to the server, or to `exclude` if given.
             exclude: Session ids that shall not receive it.
             eligible: The only session ids that may receive it.
-            confirm: Whether to wait until a wampkit server has taken it, and raise its refusal. To other servers it is
-                sent all the same, and nothing is learned.
+            confirm: Whether to wait until a wampkit server has taken it, and raise its refusal. Other servers receive
+                it without a confirmation.
             timeout: Seconds to wait for that; None for the client's `call_timeout`.
 
         Returns:
@@ -272,118 +241,155 @@ class Client:
         """
         excluded, only = _session_ids(exclude), _session_ids(eligible)
 
-        async def send(link: Link) -> bool:
-            session, left_out = link.protocol.session_id, excluded
-            if left_out is not None and exclude_me and session not in left_out:
+        async def send(connection: ClientConnection) -> bool:
+            own_id, left_out = connection.protocol.session_id, excluded
+            if left_out is not None and exclude_me and own_id not in left_out:
                 # A list takes the place of `excludeMe` on the wire.
-                left_out = [*left_out, session]
+                left_out = [*left_out, own_id]
             message = messages.Publish(topic, event, exclude_me, left_out, only)
-            if confirm and link.is_wampkit:
-                await link.call(PUBLISH, *messages.publish_elements(message)[1:])
+            if confirm and connection.is_wampkit:
+                await connection.call(PUBLISH, *messages.publish_elements(message)[1:])
                 return True
-            await link.send(messages.encode(message))
+            await connection.send(messages.encode(message))
             return False
 
-        return await (self._answer(topic, send, timeout) if confirm else send(self._open_link()))
+        return await (self._request(topic, send, timeout) if confirm else send(self._open_connection()))
 
     def subscribe(self, topic: str) -> Subscription:
-        """The events of a topic; enter it with `async with`. Several to one topic share it on the wire."""
-        return Subscription(self._subscriptions, self._open_link, topic, *self._bounds)
+        """A subscription to a topic, to enter with `async with`. Several to one topic share it on the wire."""
+        queue = EventQueue(topic, self._options.max_events, self._options.max_events_size)
+        return Subscription(self._subscriptions, self._open_connection, topic, queue)
 
     async def set_prefix(self, prefix: str, uri: str) -> None:
-        """Let `prefix:` stand for `uri`, now and after each reconnect. Raises ConnectionLost."""
-        link = self._open_link()
+        """Define or redefine `prefix:` as `uri`, now and after each reconnect. Raises ConnectionLost."""
+        connection = self._open_connection()
         self.prefixes[prefix] = uri
-        await link.send(link.protocol.prefix(prefix, uri))
+        await connection.send(connection.protocol.prefix(prefix, uri))
+
+    # ---- what it is connected to
 
     @property
     def state(self) -> State:
-        """Where it stands."""
-        return self._states.now
+        """The state of the connection."""
+        return self._notifier.state
 
     @property
     def session_id(self) -> str:
         """The session id of the present connection, or "" when there is none."""
-        return self._link.protocol.session_id if self._link is not None else ""
+        return self._connection.protocol.session_id if self._connection is not None else ""
 
     @property
     def server_ident(self) -> str:
-        """What the server calls itself."""
-        return self._link.protocol.server_ident if self._link is not None else ""
+        """The server's name and version, from WELCOME, or "" when there is no connection."""
+        return self._connection.protocol.server_ident if self._connection is not None else ""
 
     @property
     def permissions(self) -> Any:
-        """What the server said at the login that this client may do, `{"rpc": [...], "pubsub": [...]}`; else None."""
-        return self._link.permissions if self._link is not None else None
+        """The permissions that the server granted at the login, `{"rpc": [...], "pubsub": [...]}`; else None."""
+        return self._connection.permissions if self._connection is not None else None
 
     async def wait_for(self, state: State, timeout: float | None = None) -> None:
         """Wait until the client is in a state.
 
         Raises:
             TimeoutError: It was not in time.
-            ConnectionLost: It never will be, for the client is closed.
+            ConnectionLost: The client is closed, so it never will be.
         """
         async with asyncio.timeout(timeout):
             while self.state is not state:
                 if self.state is State.CLOSED:
-                    self._open_link()
-                await self._states.change()
+                    self._open_connection()
+                await self._notifier.changed()
 
     def __repr__(self) -> str:
         return f"<Client {self.state}, session {self.session_id or 'none'}>"
 
-    def _open_link(self) -> Link:
-        if self._link is None or self.state is not State.OPEN:
+    # ---- requests, and the restart of a wampkit server
+
+    def _open_connection(self) -> ClientConnection:
+        """The connection. Raises ConnectionLost where there is none at present."""
+        if self._connection is None or self.state is not State.OPEN:
             why = f": {self.error.reason}" if self.error is not None else ""
             raise ConnectionLost(
                 f"the client is {self.state}{why}", self.error.code if self.error is not None else None
             )
-        return self._link
+        return self._connection
 
-    # ---- connecting
+    async def _request(self, uri: str, send: Callable[[ClientConnection], Awaitable[T]], timeout: float | None) -> T:
+        """The result of `send`, on this connection or, if the server restarts before it answered, on the next."""
+        timeout = self._options.call_timeout if timeout is None else timeout
+        try:
+            async with asyncio.timeout(timeout):
+                while True:
+                    if self.state is State.RECONNECTING:
+                        await self._wait_for_restart()
+                    connection = self._open_connection()
+                    try:
+                        return await send(connection)
+                    except ConnectionLost:
+                        if not self._repeats_calls(connection):
+                            raise
+                    while self._connection is connection:
+                        await self._notifier.changed()
+        except TimeoutError:
+            raise TimeoutError(f"{uri}: no answer within {timeout:g} s") from None
 
-    async def _dial(self) -> Link:
-        """One attempt: a link with prefixes and subscriptions in place."""
-        link = await self._dialer.dial(self._subscriptions.deliver)
+    def _repeats_calls(self, lost: ClientConnection) -> bool:
+        """Whether the unanswered calls of a lost connection are made again on the next: they have not run."""
+        return lost.server_restarts and self._options.restart_timeout > 0 and self._options.reconnect
+
+    async def _wait_for_restart(self) -> None:
+        """Wait until a server that said that it restarts is back, at most for `restart_timeout`."""
+        try:
+            async with asyncio.timeout_at(self._restart_deadline):
+                while self.state is State.RECONNECTING:
+                    await self._notifier.changed()
+        except TimeoutError:
+            pass  # `_open_connection` raises the reason
+
+    # ---- connecting and reconnecting
+
+    async def _connect(self) -> ClientConnection:
+        """Make one attempt: a connection on which prefixes have been sent and subscriptions restored."""
+        connection = await self._dialer.dial(self._subscriptions.deliver)
         try:
             for prefix, uri in list(self.prefixes.items()):
-                await link.send(link.protocol.prefix(prefix, uri))
-            await self._subscriptions.restore(link)
+                await connection.send(connection.protocol.prefix(prefix, uri))
+            await self._subscriptions.restore(connection)
         except BaseException:
-            link.cut("the subscriptions could not be put back")
-            await link.ended()
+            await connection.discard("the subscriptions could not be put back")
             raise
-        return link
+        return connection
 
-    async def _supervise(self, link: Link) -> None:
-        """Wait for the connection to be lost, and make it again."""
+    async def _supervise(self, connection: ClientConnection) -> None:
+        """Wait until the connection is lost, and replace it, until the client closes or the loss is final."""
         while True:
-            await asyncio.wait({link.lost})
-            if self._waits_for(link):
-                self._restarted_by = asyncio.get_running_loop().time() + self._restart_timeout
-            self._link = None
-            self.error = link.lost.result()
-            if not self._reconnects or self._dialer.is_final(self.error):
+            await asyncio.wait({connection.lost})
+            if self._repeats_calls(connection):
+                self._restart_deadline = asyncio.get_running_loop().time() + self._options.restart_timeout
+            self._connection = None
+            self.error = connection.lost.result()
+            if not self._options.reconnect or self._dialer.is_final(self.error):
                 break
-            self._states.set(State.RECONNECTING)
-            await link.ended()
-            again = await self._redial()
-            if again is None:
+            self._notifier.set(State.RECONNECTING)
+            await connection.wait_closed()
+            replacement = await self._reconnect()
+            if replacement is None:
                 break
-            self._link = link = again
-            self._restarted_by = 0.0
+            self._connection = connection = replacement
+            self._restart_deadline = 0.0
             self.error = None
-            self._states.set(State.OPEN)
+            self._notifier.set(State.OPEN)
         await self._finish(self.error)
 
-    async def _redial(self) -> Link | None:
-        """A new link, after as many attempts as it takes; None if the server refuses for good."""
+    async def _reconnect(self) -> ClientConnection | None:
+        """Try until there is a connection; None if the server refuses and another attempt would not help."""
         attempt = 0
         while True:
-            await asyncio.sleep(delay_of(attempt, self._backoff))
+            await asyncio.sleep(reconnect_delay(attempt, self._options.backoff))
             attempt += 1
             try:
-                return await self._dial()
+                return await self._connect()
             except ConnectionLost as error:
                 self.error = error
                 if self._dialer.is_final(error):

@@ -1,12 +1,10 @@
-"""One attempt to connect, up to the login, and the delay before the next."""
+"""One attempt to connect: a fresh URL, headers and secret, the connection, its login; and the delay before the next."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
 import random
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
 from http.cookies import SimpleCookie
 from typing import Any
 
@@ -14,58 +12,167 @@ import aiohttp
 
 from ..errors import ERROR_URIS, AuthenticationFailed, CallError, ConnectionLost, HandshakeRefused, quote
 from ..protocol.cra import AUTH, AUTHREQ, ERROR, derive_key, salting_of, sign
-from .connection import Link, LinkOptions, OnEvent
+from .connection import ClientConnection, OnEvent
+from .handshake import open_websocket, without_secrets
+from .options import ClientOptions, Login
 
-__all__ = ["Dialer", "Headers", "Login", "Secret", "Url", "delay_of"]
+__all__ = ["Dialer", "reconnect_delay"]
 
-Secret = str | Callable[[], str | Awaitable[str]]
+FINAL_STATUSES = frozenset({400, 401, 403, 426})
+"""HTTP statuses that another attempt would meet again."""
 
+POLICY_VIOLATION = 1008
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Login:
-    """As whom a client logs in on each of its connections; see `connect` for what each means.
+SESSION_ENDED = 4401
 
-    Raises:
-        TypeError: The parts do not go together.
-    """
-
-    authkey: str | None = None
-    secret: Secret | None = field(default=None, repr=False)
-    authextra: Mapping[str, Any] | None = field(default=None, repr=False)
-
-    def __post_init__(self) -> None:
-        if self.authkey is not None and self.secret is None:
-            raise TypeError("authkey needs its secret: connect(url, authkey=..., secret=...)")
-        if self.authkey is None and self.secret is not None:
-            raise TypeError("secret needs the authkey that it belongs to: connect(url, authkey=..., secret=...)")
+TRANSIENT = frozenset(
+    {
+        ERROR + "too-many-attempts",
+        *(ERROR_URIS[kind] for kind in ("generic", "internal", "timeout", "too_many_messages", "busy")),
+    }
+)
+"""Error URIs of a login that say nothing about the secret: a later attempt may succeed."""
 
 
-async def log_in(link: Link, login: Login, secret: str, patience: float) -> Any:
-    """Log in on a fresh connection.
+class Dialer:
+    """Makes the connections of one client.
 
     Args:
-        link: The connection.
-        login: As whom.
-        secret: The secret as it is now; "" for an anonymous login.
-        patience: Seconds that the server has for each of its two answers.
+        options: The client's options.
+    """
+
+    def __init__(self, options: ClientOptions) -> None:
+        self._options = options
+        self._own_session: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        """Close the aiohttp session, unless it is the caller's."""
+        own, self._own_session = self._own_session, None
+        if own is not None:
+            await own.close()
+
+    async def dial(self, on_event: OnEvent) -> ClientConnection:
+        """Make one attempt: a connection that is welcomed and, if a login was given, logged in.
+
+        Args:
+            on_event: Called for each event of the connection.
+
+        Raises:
+            ConnectionLost: The attempt failed.
+            ValueError: The URL is no WebSocket URL.
+        """
+        options = self._options
+        url = await _evaluate(options.url)
+        headers = dict(await _evaluate(options.headers) or {})
+        # Before connecting: servers give little time to log in, and a user who types a secret needs more.
+        secret = await _secret_of(options.login)
+        if options.session is not None and options.cookies:
+            headers.setdefault("Cookie", SimpleCookie(options.cookies).output([], "", ";").strip())
+        connection = await self._open(url, headers, on_event)
+        if options.login is not None:
+            try:
+                connection.permissions = await _log_in(connection, options.login, secret, options.open_timeout)
+            except BaseException:
+                await connection.discard("the login failed")
+                raise
+        return connection
+
+    async def _open(self, url: str, headers: dict[str, str], on_event: OnEvent) -> ClientConnection:
+        """A connection whose server has sent WELCOME, within `open_timeout`."""
+        options = self._options
+        session = options.session or self._own_session
+        if session is None:
+            session = self._own_session = aiohttp.ClientSession(cookies=options.cookies)
+        deadline = asyncio.get_running_loop().time() + options.open_timeout
+        late = f"{without_secrets(url)}: no WELCOME within {options.open_timeout:g} s"
+        try:
+            async with asyncio.timeout_at(deadline):
+                websocket = await open_websocket(session, url, headers, options)
+        except TimeoutError:
+            raise ConnectionLost(f"{late}; the handshake was not answered") from None
+        connection = ClientConnection(websocket, options, on_event)
+        try:
+            async with asyncio.timeout_at(deadline):
+                await connection.welcomed
+        except BaseException as error:
+            await connection.discard("the connection was given up before WELCOME")
+            if isinstance(error, TimeoutError):
+                raise ConnectionLost(late) from None
+            raise
+        return connection
+
+    def is_final(self, error: ConnectionLost) -> bool:
+        """Whether another attempt would fail the same way; `docs/protocol.md` has the table."""
+        if isinstance(error, HandshakeRefused):
+            return error.status in FINAL_STATUSES
+        if isinstance(error, AuthenticationFailed):
+            return error.uri not in TRANSIENT
+        if error.code == SESSION_ENDED:
+            # Fixed headers would send the cookie of the ended session again, which no longer names a user.
+            login = self._options.login
+            logs_in = login is not None and login.authkey is not None
+            return not (logs_in or callable(self._options.url) or callable(self._options.headers))
+        return error.code == POLICY_VIOLATION
+
+
+def reconnect_delay(attempt: int, backoff: tuple[float, float]) -> float:
+    """Seconds to wait before a reconnect.
+
+    It is random from 0 ("full jitter"), so that the clients of a restarted server do not all return at once.
+
+    Args:
+        attempt: The number of the attempt, from 0.
+        backoff: The bound of the first delay and of all delays, in seconds; the bound doubles with each attempt.
+    """
+    first, longest = backoff
+    return random.uniform(0, min(longest, first * 2 ** min(attempt, 30)))
+
+
+async def _evaluate(value: Any) -> Any:
+    """A value, or the result of the function, async or not, that was given in its place."""
+    if callable(value):
+        value = value()
+    return await value if inspect.isawaitable(value) else value
+
+
+# ---- WAMP-CRA
+
+
+async def _secret_of(login: Login | None) -> str:
+    if login is None or login.authkey is None:
+        return ""
+    secret = await _evaluate(login.secret)
+    if not isinstance(secret, str):
+        raise TypeError(f"the secret must be a text, not {type(secret).__name__}")
+    return secret
+
+
+async def _log_in(connection: ClientConnection, login: Login, secret: str, timeout: float) -> Any:
+    """Log in on a new connection.
+
+    Args:
+        connection: The connection.
+        login: The login.
+        secret: Its secret at present; "" for an anonymous login.
+        timeout: Seconds that the server has for each of its two answers.
 
     Returns:
-        What the server says that is permitted: usually `{"rpc": [...], "pubsub": [...]}`.
+        The server's answer, usually the permissions: `{"rpc": [...], "pubsub": [...]}`.
 
     Raises:
-        AuthenticationFailed: The server refused, or asked for something that no honest one does.
-        ConnectionLost: The connection was lost meanwhile, or no answer came.
+        AuthenticationFailed: The server refused, or sent a challenge that no honest server sends.
+        ConnectionLost: The connection was lost, or an answer did not come in time.
     """
     who = "nobody" if login.authkey is None else quote(login.authkey)
     extra = None if login.authextra is None else dict(login.authextra)
-    challenge = await _ask(link, who, patience, AUTHREQ, login.authkey, extra)
+    challenge = await _login_call(connection, who, timeout, AUTHREQ, login.authkey, extra)
     try:
         signature = None if login.authkey is None else await _signature(challenge, secret)
     except ValueError as error:
         raise AuthenticationFailed(f"the login of {who} was given up: {error}") from None
     if login.authkey is None and challenge is not None:
         raise AuthenticationFailed("the anonymous login was given up: the server wants a signature")
-    return await _ask(link, who, patience, AUTH, signature)
+    return await _login_call(connection, who, timeout, AUTH, signature)
 
 
 async def _signature(challenge: object, secret: str) -> str:
@@ -76,140 +183,14 @@ async def _signature(challenge: object, secret: str) -> str:
     return sign(challenge, key)
 
 
-def _shown(uri: str) -> str:
-    return uri if uri.isprintable() and uri.isascii() and len(uri) <= 128 else quote(uri)
-
-
-async def _ask(link: Link, who: str, patience: float, procedure: str, *args: Any) -> Any:
+async def _login_call(connection: ClientConnection, who: str, timeout: float, procedure: str, *args: Any) -> Any:
     try:
-        async with asyncio.timeout(patience):
-            return await link.call(procedure, *args)
+        async with asyncio.timeout(timeout):
+            return await connection.call(procedure, *args)
     except CallError as error:
         why = quote(error.description) if error.description else "no reason given"
-        raise AuthenticationFailed(
-            f"the server refused the login of {who}: {why}, {_shown(error.uri)}", error.uri
-        ) from None
+        is_plain = error.uri.isprintable() and error.uri.isascii() and len(error.uri) <= 128
+        uri = error.uri if is_plain else quote(error.uri)
+        raise AuthenticationFailed(f"the server refused the login of {who}: {why}, {uri}", error.uri) from None
     except TimeoutError:
-        raise ConnectionLost(f"the server did not answer the login of {who} within {patience:g} s") from None
-
-
-Url = str | Callable[[], str | Awaitable[str]]
-
-Headers = Mapping[str, str] | Callable[[], Mapping[str, str] | Awaitable[Mapping[str, str]]]
-
-FINAL_STATUSES = frozenset({400, 401, 403, 426})
-"""HTTP answers that another attempt will not change."""
-
-POLICY_VIOLATION = 1008
-
-SESSION_ENDED = 4401
-
-PASSING = frozenset(
-    {
-        ERROR + "too-many-attempts",
-        *(ERROR_URIS[kind] for kind in ("generic", "internal", "timeout", "too_many_messages", "busy")),
-    }
-)
-"""Answers to a login that say nothing about the secret: a later attempt may succeed."""
-
-
-class Dialer:
-    """Makes the connections of one client.
-
-    Args:
-        url: The URL, or a function that gives one for each attempt.
-        headers: HTTP headers, or a function that gives them.
-        options: What all connections have in common.
-        session: An aiohttp session of the caller's, or None for one of our own.
-        cookies: Cookies of the handshake.
-        login: As whom to log in, or None for not at all.
-    """
-
-    def __init__(
-        self,
-        url: Url,
-        headers: Headers | None,
-        options: LinkOptions,
-        session: aiohttp.ClientSession | None,
-        cookies: Mapping[str, str] | None,
-        login: Login | None,
-    ) -> None:
-        self._url = url
-        self._headers = headers
-        self._options = options
-        self._session = session
-        self._cookies = cookies
-        self._login = login
-        self._own_session: aiohttp.ClientSession | None = None
-
-    def is_final(self, error: ConnectionLost) -> bool:
-        """Whether another attempt would end the same way; `docs/protocol.md` has the table."""
-        if isinstance(error, HandshakeRefused):
-            return error.status in FINAL_STATUSES
-        if isinstance(error, AuthenticationFailed):
-            return error.uri not in PASSING
-        if error.code == SESSION_ENDED:
-            # The cookie that has ended would come again, and its user be a stranger.
-            logs_in = self._login is not None and self._login.authkey is not None
-            return not (logs_in or callable(self._url) or callable(self._headers))
-        return error.code == POLICY_VIOLATION
-
-    def start(self) -> None:
-        """Make ready to dial."""
-        if self._session is None:
-            self._own_session = aiohttp.ClientSession(cookies=self._cookies)
-
-    async def close(self) -> None:
-        """Let go of what `start` made."""
-        own, self._own_session = self._own_session, None
-        if own is not None:
-            await own.close()
-
-    async def dial(self, on_event: OnEvent) -> Link:
-        """A connection that is welcomed and, if that is wanted, logged in.
-
-        Args:
-            on_event: Told of each event.
-
-        Raises:
-            ConnectionLost: It could not be made.
-            ValueError: The URL is none.
-        """
-        url = await _fresh(self._url)
-        headers = dict(await _fresh(self._headers) or {})
-        # Before there is a connection: servers give little time to log in, and whoever types a secret needs more.
-        secret = await self._fresh_secret()
-        if self._session is not None and self._cookies:
-            headers.setdefault("Cookie", SimpleCookie(self._cookies).output([], "", ";").strip())
-        session = self._session or self._own_session
-        assert session is not None
-        link = await Link.open(session, url, replace(self._options, headers=headers), on_event)
-        if self._login is not None:
-            try:
-                link.permissions = await log_in(link, self._login, secret, self._options.open_timeout)
-            except BaseException:
-                link.cut("the login failed")
-                await link.ended()
-                raise
-        return link
-
-    async def _fresh_secret(self) -> str:
-        if self._login is None or self._login.authkey is None:
-            return ""
-        secret = await _fresh(self._login.secret)
-        if not isinstance(secret, str):
-            raise TypeError(f"the secret must be a text, not {type(secret).__name__}")
-        return secret
-
-
-def delay_of(attempt: int, backoff: tuple[float, float]) -> float:
-    """Seconds before an attempt, counted from 0: full jitter, so that a crowd of clients does not come back at once."""
-    first, longest = backoff
-    return random.uniform(0, min(longest, first * 2 ** min(attempt, 30)))
-
-
-async def _fresh(value: Any) -> Any:
-    """A value, or what a function, async or not, gives for it."""
-    if callable(value):
-        value = value()
-    return await value if inspect.isawaitable(value) else value
+        raise ConnectionLost(f"the server did not answer the login of {who} within {timeout:g} s") from None

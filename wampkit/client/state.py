@@ -1,4 +1,4 @@
-"""Where a client stands, and waiting until that changes."""
+"""The state of a client, and waiting for it to change."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Callable
 
 from ..telemetry.logs import logger_of
 
-__all__ = ["State", "States"]
+__all__ = ["State", "StateNotifier"]
 
 logger = logger_of(__name__)
 
 
 class State(enum.StrEnum):
-    """Where a client stands."""
+    """The state of a client's connection."""
 
     CONNECTING = "connecting"
     OPEN = "open"
@@ -22,42 +22,42 @@ class State(enum.StrEnum):
     CLOSED = "closed"
 
 
-class States:
-    """The state of one client.
+class StateNotifier:
+    """Holds the state of one client and announces its changes.
 
     Args:
-        on_state: Told of each change; a plain function, called on the loop.
+        on_state: Called with each new state, on the loop; what it raises is logged.
 
     Attributes:
-        now: The present state.
+        state: The present state.
     """
 
     def __init__(self, on_state: Callable[[State], object] | None) -> None:
-        self.now = State.CONNECTING
+        self.state = State.CONNECTING
         self._on_state = on_state
-        self._changes: list[asyncio.Future[None]] = []
+        self._waiters: list[asyncio.Future[None]] = []
 
     def set(self, state: State) -> None:
-        """Go to a state and tell everybody who waits for a change."""
-        if state is self.now:
+        """Change the state, wake the tasks that wait for a change and call `on_state`."""
+        if state is self.state:
             return
-        self.now = state
-        changes, self._changes = self._changes, []
-        for change in changes:
-            if not change.done():
-                change.set_result(None)
+        self.state = state
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
         if self._on_state is not None:
             try:
                 self._on_state(state)
             except Exception:
                 logger.exception("on_state failed")
 
-    async def change(self) -> None:
+    async def changed(self) -> None:
         """Wait for the next change."""
-        change = asyncio.get_running_loop().create_future()
-        self._changes.append(change)
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
         try:
-            await change
+            await waiter
         finally:
-            if change in self._changes:
-                self._changes.remove(change)
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)

@@ -1,102 +1,57 @@
-"""A client's subscriptions: iterators over events, of which several share one subscription on the wire."""
+"""The subscriptions of a client. Several to one topic share one on the wire, and each reconnect restores them."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Self
 
 from ..errors import CallError, ConnectionLost
 from ..protocol import messages
 from ..protocol.extensions import SUBSCRIPTION
 from ..telemetry.logs import logger_of
-from .connection import Link
+from .connection import ClientConnection
+from .event_queue import BoundedQueue, EventQueue
 
 __all__ = ["Subscription", "Subscriptions"]
 
 logger = logger_of(__name__)
 
-T = TypeVar("T")
-
-ASK_TIMEOUT = 10.0
+URI_TIMEOUT = 10.0
+"""Seconds for a wampkit server to answer which URI a subscription has."""
 
 PING_TIMEOUT = 2.0
+"""Seconds for any other server to answer the ping that follows a SUBSCRIBE."""
 
-MAX_EARLY = 1000
+MAX_EARLY_EVENTS = 1000
 
 MAX_EARLY_SIZE = 4 * 1024 * 1024
 """Events kept for a subscription whose URI the server has not told yet, and the bytes of their messages."""
-
-
-class _Backlog(Generic[T]):
-    """What waits to be fetched; the oldest goes where there is too much of it.
-
-    Args:
-        most: How many may wait.
-        size: The bytes of the messages that they came in, together; one alone may be larger.
-    """
-
-    def __init__(self, most: int, size: int) -> None:
-        self._most = most
-        self._size = size
-        self._bytes = 0
-        self._waiting: deque[tuple[T, int]] = deque()
-
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    def append(self, item: T, size: int) -> int:
-        """Add one, and say how many had to go for it."""
-        self._waiting.append((item, size))
-        self._bytes += size
-        dropped = 0
-        while len(self._waiting) > self._most or (self._bytes > self._size and len(self._waiting) > 1):
-            self._bytes -= self._waiting.popleft()[1]
-            dropped += 1
-        return dropped
-
-    def popleft(self) -> T:
-        """Take the oldest."""
-        item, size = self._waiting.popleft()
-        self._bytes -= size
-        return item
-
-    def take_all(self) -> list[tuple[T, int]]:
-        """Take all of them, the oldest first, each with its bytes."""
-        taken = list(self._waiting)
-        self._waiting.clear()
-        self._bytes = 0
-        return taken
 
 
 class Subscription:
     """Events of one topic: `async with client.subscribe("chat:lobby") as events`, then `async for` or `get`.
 
     Attributes:
-        topic: The topic as it was written.
+        topic: The topic as the caller wrote it.
         uri: The full topic URI, as far as it is known.
-        accepted: Whether the server took the subscription; None where it cannot tell.
-        dropped: How many events were dropped because nobody fetched them.
+        accepted: Whether the server accepted the subscription; None where the server cannot tell.
     """
 
     def __init__(
-        self, home: Subscriptions, link: Callable[[], Link], topic: str, max_events: int, max_events_size: int
+        self, subscriptions: Subscriptions, connection: Callable[[], ClientConnection], topic: str, queue: EventQueue
     ) -> None:
         self.topic = topic
         self.uri = topic
         self.accepted: bool | None = None
-        self.dropped = 0
-        self._home = home
-        self._link = link
+        self._subscriptions = subscriptions
+        self._connection = connection
+        self._queue = queue
         self._started = False
-        self._events: _Backlog[Any] = _Backlog(max_events, max_events_size)
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        self._end: ConnectionLost | None = None
 
     async def start(self) -> Self:
-        """Subscribe; returns when the server has taken it in.
+        """Subscribe; returns when the server has processed it.
 
         Raises:
             ConnectionLost: There is no connection, or it was lost meanwhile; then nothing is subscribed.
@@ -104,20 +59,42 @@ class Subscription:
         """
         if self._started:
             raise RuntimeError(f"the subscription to {self.topic!r} has been started already; make another")
-        link = self._link()
-        self._started, self._end = True, None
+        connection = self._connection()
+        self._started = True
+        self._queue.reopen()
         try:
-            await self._home.join(self, link)
+            await self._subscriptions.add(self, self._queue, connection)
         except BaseException:
             self._started = False
             raise
         return self
 
     async def stop(self) -> None:
-        """Unsubscribe, unless others share the subscription; iteration ends once the rest is fetched."""
+        """Unsubscribe, unless others share the subscription; iteration ends after the events received so far."""
         self._started = False
-        self.end(ConnectionLost(f"the subscription to {self.topic!r} has been stopped"))
-        await self._home.leave(self)
+        self._queue.close(ConnectionLost(f"the subscription to {self.topic!r} has been stopped"))
+        await self._subscriptions.remove(self)
+
+    async def get(self, timeout: float | None = None) -> Any:
+        """Return the next event, waiting for it if there is none.
+
+        Args:
+            timeout: Seconds to wait, or None without bound.
+
+        Raises:
+            TimeoutError: No event came in time.
+            ConnectionLost: The subscription has ended, and all its events have been fetched.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._queue.get()
+        except TimeoutError:
+            raise TimeoutError(f"no event on {self.topic!r} within {timeout:g} s") from None
+
+    @property
+    def dropped(self) -> int:
+        """How many events were dropped because too many waited to be fetched."""
+        return self._queue.dropped
 
     async def __aenter__(self) -> Self:
         return await self.start()
@@ -126,46 +103,6 @@ class Subscription:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.stop()
-
-    # ---- fetching
-
-    async def get(self, timeout: float | None = None) -> Any:
-        """The next event.
-
-        Args:
-            timeout: Seconds to wait for it, or None for ever.
-
-        Raises:
-            TimeoutError: None came in time.
-            ConnectionLost: None can come any more.
-        """
-        try:
-            async with asyncio.timeout(timeout):
-                while not self._events:
-                    if self._end is not None:
-                        raise ConnectionLost(self._end.reason, self._end.code)
-                    await self._wait()
-        except TimeoutError:
-            raise TimeoutError(f"no event on {self.topic!r} within {timeout:g} s") from None
-        return self._events.popleft()
-
-    async def _wait(self) -> None:
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiting.append(waiter)
-        try:
-            await waiter
-        finally:
-            if waiter in self._waiting:
-                self._waiting.remove(waiter)
-            elif self._events:
-                self._wake()  # woken and cancelled at once: somebody else may have the event
-
-    def _wake(self) -> None:
-        while self._waiting:
-            waiter = self._waiting.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                return
 
     def __aiter__(self) -> Self:
         return self
@@ -177,206 +114,197 @@ class Subscription:
             raise StopAsyncIteration from None
 
     def __repr__(self) -> str:
-        return f"<Subscription {self.topic!r}, {len(self._events)} events waiting>"
-
-    # ---- filling
-
-    def put(self, event: Any, size: int) -> None:
-        """Take an event whose message had `size` bytes; over the bounds the oldest events are dropped."""
-        dropped = self._events.append(event, size)
-        if dropped and not self.dropped:
-            logger.warning("events on %r are dropped: %d wait to be fetched", self.topic, len(self._events))
-        self.dropped += dropped
-        self._wake()
-
-    def end(self, reason: ConnectionLost) -> None:
-        """No more events will come."""
-        if self._end is None:
-            self._end = reason
-        while self._waiting:
-            self._wake()
+        return f"<Subscription {self.topic!r}, {len(self._queue)} events waiting>"
 
 
 class _Group:
     """The subscriptions that share one on the wire.
 
     Attributes:
-        key: What the topic resolved to when it was subscribed; the group stays with it.
+        key: The URI of the topic at its first subscription; it stays, also when the prefix is redefined.
+        topic: The topic as it was written first.
         uri: The full URI as the server told it, or the key.
-        link: The connection on which it was subscribed last.
-        told: Done when that connection's server has taken it in.
+        accepted: Whether the server accepted it; None where the server cannot tell.
+        members: The subscriptions and the queues of their events.
+        early: Events that came before the server had told the URI.
+        connection: The connection on which it was subscribed last.
+        confirmed: Done when the server of that connection has processed the SUBSCRIBE.
     """
 
-    def __init__(self, key: str, topic: str, link: Link) -> None:
+    def __init__(self, key: str, topic: str, connection: ClientConnection) -> None:
         self.key = key
         self.topic = topic
         self.uri = key
         self.accepted: bool | None = None
-        self.members: list[Subscription] = []
-        self.early: _Backlog[messages.Event] = _Backlog(MAX_EARLY, MAX_EARLY_SIZE)
-        self.link = link
-        self.told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.members: dict[Subscription, EventQueue] = {}
+        self.early: BoundedQueue[messages.Event] = BoundedQueue(MAX_EARLY_EVENTS, MAX_EARLY_SIZE)
+        self.connection = connection
+        self.confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def name(self) -> str:
-        """The topic as this group's server understands it: as it was written, unless its prefix has changed since."""
-        return self.topic if self.link.protocol.resolve(self.topic) == self.key else self.uri
+        """The topic for SUBSCRIBE and UNSUBSCRIBE: as it was written, unless its prefix has been redefined since."""
+        return self.topic if self.connection.protocol.resolve(self.topic) == self.key else self.uri
 
-    def names(self) -> Iterable[str]:
-        """The URIs of its events. Servers that cannot tell may send back the topic as it was written."""
+    def event_uris(self) -> Iterable[str]:
+        """The URIs that its events may have. A server that cannot tell may send the topic back as it was written."""
         return {self.uri} if self.accepted is not None else {self.uri, self.key, self.topic}
 
     def put(self, event: Any, size: int) -> None:
+        for queue in self.members.values():
+            queue.put(event, size)
+
+    def confirm(self, uri: str, accepted: bool | None) -> None:
+        self.uri, self.accepted = uri, accepted
         for member in self.members:
-            member.put(event, size)
+            member.uri, member.accepted = uri, accepted
 
 
 class Subscriptions:
-    """All subscriptions of one client, put on the wire once for each topic and again after each reconnect."""
+    """All subscriptions of one client, grouped by topic."""
 
     def __init__(self) -> None:
         self._groups: dict[str, _Group] = {}
-        self._named: dict[str, list[_Group]] = {}
-        self._pending: set[_Group] = set()
+        self._by_uri: dict[str, list[_Group]] = {}
+        self._unconfirmed: set[_Group] = set()
         self._tasks: set[asyncio.Future[None]] = set()
 
-    def deliver(self, link: Link, message: messages.Event, size: int) -> None:
-        """Hand an event to those who subscribed to its topic, or keep it for those who may turn out to have.
-
-        Args:
-            link: The connection on which it came.
-            message: The event.
-            size: The bytes of its message.
-        """
-        groups = self._named.get(message.uri)
-        if groups is None:
-            # A server that shortens names does so with this client's own prefixes.
-            groups = self._named.get(link.protocol.resolve(message.uri))
-        if groups is None:
-            for group in self._pending:
-                group.early.append(message, size)
-        else:
-            for group in groups:
-                group.put(message.event, size)
-
-    async def join(self, subscription: Subscription, link: Link) -> None:
-        """Add a subscription; the first of its topic subscribes on the wire, the others wait for it.
+    async def add(self, subscription: Subscription, queue: EventQueue, connection: ClientConnection) -> None:
+        """Add a subscription; the first of its topic sends SUBSCRIBE, the others wait for it too.
 
         Raises ConnectionLost.
         """
-        key = link.protocol.resolve(subscription.topic)
+        key = connection.protocol.resolve(subscription.topic)
         group = self._groups.get(key)
         if group is None:
-            group = _Group(key, subscription.topic, link)
-            self._subscribe(group, link)
+            group = _Group(key, subscription.topic, connection)
+            self._subscribe(group, connection)
             self._groups[key] = group
-        group.members.append(subscription)
-        told = group.told  # that of this connection: a new one gives the group another
+        group.members[subscription] = queue
+        confirmed = group.confirmed  # that of this connection: a reconnect gives the group another
         try:
-            # Not awaited itself: who is cancelled here must not take the others along.
-            await asyncio.wait({told})
-            told.result()
+            # Not awaited itself: cancelling one caller must not cancel it for the others.
+            await asyncio.wait({confirmed})
+            confirmed.result()
         except BaseException:
             self._remove(subscription)
             raise
         subscription.uri, subscription.accepted = group.uri, group.accepted
 
-    async def leave(self, subscription: Subscription) -> None:
-        """Remove a subscription; the last of its topic unsubscribes on the wire."""
-        soon = self._remove(subscription)
-        if soon is not None:
-            await asyncio.wait({soon})
+    async def remove(self, subscription: Subscription) -> None:
+        """Remove a subscription; the last of its topic sends UNSUBSCRIBE."""
+        unsubscribed = self._remove(subscription)
+        if unsubscribed is not None:
+            await asyncio.wait({unsubscribed})
 
-    async def restore(self, link: Link) -> None:
-        """Put every subscription on a new wire. Raises ConnectionLost."""
+    async def restore(self, connection: ClientConnection) -> None:
+        """Subscribe to every topic again, on a new connection. Raises ConnectionLost."""
         groups = list(self._groups.values())
         for group in groups:
-            self._unlist(group)
-            self._subscribe(group, link)
-        told = [group.told for group in groups]
-        if told:
-            await asyncio.wait(told)
-        for each in told:
+            self._unindex(group)
+            self._subscribe(group, connection)
+        confirmed = [group.confirmed for group in groups]
+        if confirmed:
+            await asyncio.wait(confirmed)
+        for each in confirmed:
             each.result()
 
-    def end(self, reason: ConnectionLost) -> None:
-        """The client is closed for good."""
+    def close(self, reason: ConnectionLost) -> None:
+        """End all subscriptions, as the client is closed."""
         for group in self._groups.values():
-            for member in group.members:
-                member.end(reason)
-        for group in list(self._groups.values()):
-            self._unlist(group)
+            self._unindex(group)
+            for queue in group.members.values():
+                queue.close(reason)
         self._groups.clear()
 
-    # ---- on the wire
+    def deliver(self, connection: ClientConnection, message: messages.Event, size: int) -> None:
+        """Put an event into the queues of its topic, or keep it for the groups whose URI is not known yet.
 
-    def _subscribe(self, group: _Group, link: Link) -> None:
-        group.link = link
-        name = group.name()
-        text = link.protocol.subscribe(name)
-        group.told = self._start(self._confirm(group, name, text))
-        if link.is_wampkit:
-            self._pending.add(group)
+        Args:
+            connection: The connection on which it came.
+            message: The event.
+            size: The bytes of its message.
+        """
+        groups = self._by_uri.get(message.uri)
+        if groups is None:
+            # Some servers shorten the URI, with this client's own prefixes.
+            groups = self._by_uri.get(connection.protocol.resolve(message.uri))
+        if groups is None:
+            for group in self._unconfirmed:
+                group.early.append(message, size)
         else:
-            self._list(group)
+            for group in groups:
+                group.put(message.event, size)
+
+    # ---- SUBSCRIBE and UNSUBSCRIBE
+
+    def _subscribe(self, group: _Group, connection: ClientConnection) -> None:
+        group.connection = connection
+        name = group.name()
+        text = connection.protocol.subscribe(name)
+        group.confirmed = self._start(self._confirm(group, name, text))
+        if connection.is_wampkit:
+            self._unconfirmed.add(group)
+        else:
+            self._index(group)
 
     async def _confirm(self, group: _Group, name: str, text: bytes) -> None:
         try:
-            await group.link.send(text)
-            uri, accepted = await _ask(group.link, name, group.uri)
+            await group.connection.send(text)
+            uri, accepted = await _ask_uri(group.connection, name, group.uri)
         finally:
-            self._pending.discard(group)
+            self._unconfirmed.discard(group)
         if accepted is False and group.accepted is not False:
             logger.warning("the server refused the subscription to %r", group.topic)
-        self._unlist(group)
-        group.uri, group.accepted = uri, accepted
-        for member in group.members:
-            member.uri, member.accepted = uri, accepted
+        self._unindex(group)
+        group.confirm(uri, accepted)
         if self._groups.get(group.key) is group:
-            self._list(group)
+            self._index(group)
 
     def _remove(self, subscription: Subscription) -> asyncio.Future[None] | None:
-        """Remove a subscription; what is returned is done when the server has been told, if that happens soon.
+        """Remove a subscription; gives the task of its UNSUBSCRIBE, if there is one and it will end soon.
 
-        Where an answer of the server is waited for first it may take long, and goes on without the caller.
+        It may take long where it must wait for an answer of the server first; then nobody waits for it.
         """
         group = next((group for group in self._groups.values() if subscription in group.members), None)
         if group is None:
             return None
-        group.members.remove(subscription)
+        del group.members[subscription]
         if group.members:
             return None
         del self._groups[group.key]
-        self._unlist(group)
+        self._unindex(group)
         task = self._start(self._unsubscribe(group))
-        return task if group.told.done() and not self._pending else None
+        return task if group.confirmed.done() and not self._unconfirmed else None
 
     async def _unsubscribe(self, group: _Group) -> None:
-        await asyncio.wait({group.told})
-        # A server knows one subscription where a client may know two names; which ones is clear when it has told.
-        while waiting := {other.told for other in self._pending}:
+        await asyncio.wait({group.confirmed})
+        # Two names of this client may be one topic to the server; it is known once the server has told all URIs.
+        while waiting := {other.confirmed for other in self._unconfirmed}:
             await asyncio.wait(waiting)
-        names = (group.uri, group.key)
-        if group.link.lost.done() or any(other.uri in names or other.key in names for other in self._groups.values()):
-            return
-        await group.link.send(group.link.protocol.unsubscribe(group.name()))
+        uris = (group.uri, group.key)
+        shared = any(other.uri in uris or other.key in uris for other in self._groups.values())
+        if not shared and not group.connection.lost.done():
+            await group.connection.send(group.connection.protocol.unsubscribe(group.name()))
 
-    # ---- books
+    # ---- groups by the URI of their events
 
-    def _list(self, group: _Group) -> None:
-        names = group.names()
-        for name in names:
-            self._named.setdefault(name, []).append(group)
-        for message, size in group.early.take_all():
-            if message.uri in names or group.link.protocol.resolve(message.uri) in names:
+    def _index(self, group: _Group) -> None:
+        uris = group.event_uris()
+        for uri in uris:
+            self._by_uri.setdefault(uri, []).append(group)
+        for message, size in group.early.clear():
+            if message.uri in uris or group.connection.protocol.resolve(message.uri) in uris:
                 group.put(message.event, size)
 
-    def _unlist(self, group: _Group) -> None:
-        for name in group.names():
-            groups = self._named.get(name, [])
+    def _unindex(self, group: _Group) -> None:
+        for uri in group.event_uris():
+            groups = self._by_uri.get(uri, [])
             if group in groups:
                 groups.remove(group)
             if not groups:
-                self._named.pop(name, None)
+                self._by_uri.pop(uri, None)
+
+    # ---- tasks
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Future[None]:
         task = asyncio.ensure_future(work)
@@ -387,17 +315,17 @@ class Subscriptions:
     def _ended(self, task: asyncio.Future[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            task.exception()  # looked at, so that asyncio does not warn; those who wait see it too
+            task.exception()  # retrieved, so that asyncio does not log it; those who wait see it too
 
 
-async def _ask(link: Link, name: str, uri: str) -> tuple[str, bool | None]:
-    """The full URI of a subscription that was just sent, and whether it stands, as far as the server can tell."""
-    if link.is_wampkit:
+async def _ask_uri(connection: ClientConnection, name: str, uri: str) -> tuple[str, bool | None]:
+    """The full URI of a subscription that was just sent, and whether it was accepted, if the server can tell."""
+    if connection.is_wampkit:
         try:
-            async with asyncio.timeout(ASK_TIMEOUT):
-                told = await link.call(SUBSCRIPTION, name)
+            async with asyncio.timeout(URI_TIMEOUT):
+                told = await connection.call(SUBSCRIPTION, name)
             return (told, True) if isinstance(told, str) else (uri, False)
         except (CallError, TimeoutError):
             pass
-    await link.round_trip(PING_TIMEOUT)
+    await connection.round_trip(PING_TIMEOUT)
     return uri, None

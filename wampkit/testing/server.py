@@ -21,7 +21,7 @@ from aiohttp import web
 
 from ..app import App
 from ..client.client import Client, connect
-from ..client.dialer import Headers
+from ..client.options import Headers
 from ..client.state import State
 from ..client.subscriptions import Subscription
 from ..connection.connection import Connection
@@ -53,12 +53,12 @@ async def no_event(subscription: Subscription, within: float) -> None:
 
 async def drop(client: Client) -> None:
     """Cut a client's wire without a closing handshake, as a lost network does; it reconnects, if it may."""
-    link = client._link
-    if link is not None:
-        link.cut("this client cut the wire")
-        await asyncio.wait({link.lost})
+    connection = client._connection
+    if connection is not None:
+        connection.abort("this client cut the wire")
+        await asyncio.wait({connection.lost})
         while client.state is State.OPEN:
-            await client._states.change()
+            await client._notifier.changed()
 
 
 class Connect(Protocol):
