@@ -11,12 +11,11 @@ import threading
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
-from aiohttp import WSCloseCode
-
 from ..connection.connection import Connection
 from ..dispatch.middleware import Refused
 from ..errors import DeclarationError, quote
 from ..networks import UNIX, Networks, describe_address, read_peer
+from ..protocol.websocket import CloseCode
 
 __all__ = ["AddressGate", "AllowAddresses", "BlockAddresses"]
 
@@ -91,7 +90,7 @@ class AddressGate:
         for connection in (*app.connections, *app.connections.arriving):
             with contextlib.suppress(ValueError):  # it is still arriving, and `connect` will refuse it
                 if self._refuses(self._networks.find(read_peer(connection.remote))):
-                    connection.close(WSCloseCode.POLICY_VIOLATION, NOT_THIS_ADDRESS)
+                    connection.close(CloseCode.POLICY_VIOLATION, NOT_THIS_ADDRESS)
 
     def _listed(self) -> str:
         shown = ["unix sockets" if each == UNIX else each for each in self._networks] or ["no address yet"]

@@ -21,6 +21,7 @@ from ..connection.connection import Connection
 from ..errors import WampError, quote
 from ..handlers.hooks import ErrorReporter
 from ..protocol.cra import AUTH, AUTHREQ, ERROR, Permissions, derive_key, make_challenge, verify, written
+from ..protocol.websocket import CloseCode
 from ..router import Declaration
 from ..telemetry.counters import Counters
 from ..telemetry.logs import logger_of
@@ -30,8 +31,6 @@ from .throttle import LoginDeadline, LoginThrottle
 __all__ = ["Authenticator", "login_procedures"]
 
 logger = logger_of(__name__)
-
-POLICY_VIOLATION = 1008
 
 MAX_AUTHKEY = 1024
 
@@ -343,7 +342,9 @@ class Authenticator:
         login.failures += 1
         if login.failures >= self._cra.attempts:
             # Once the answer to this attempt has been sent.
-            asyncio.get_running_loop().call_soon(connection.close, POLICY_VIOLATION, "too many logins have failed")
+            asyncio.get_running_loop().call_soon(
+                connection.close, CloseCode.POLICY_VIOLATION, "too many logins have failed"
+            )
 
 
 def _is_valid(login: _Login) -> bool:

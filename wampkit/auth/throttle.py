@@ -11,6 +11,7 @@ from weakref import ref
 from ..connection.connection import Connection
 from ..limits import TokenBuckets
 from ..networks import client_network
+from ..protocol.websocket import CloseCode
 
 __all__ = ["LoginDeadline", "LoginThrottle"]
 
@@ -76,9 +77,6 @@ def _digest(authkey: str) -> bytes:
     return hashlib.blake2b(authkey.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-POLICY_VIOLATION = 1008
-
-
 class LoginDeadline:
     """Closes the connections that have not logged in when their time is over. Those that have cost nothing more.
 
@@ -117,5 +115,5 @@ class LoginDeadline:
             if connection is not None and not connection.closed and not self._logged_in(connection):
                 reason = f"no login within {self._seconds:g} s"
                 connection.log.add("no login", f"closed: {reason}")
-                connection.close(POLICY_VIOLATION, reason)
+                connection.close(CloseCode.POLICY_VIOLATION, reason)
         self._timer = loop.call_at(self._waiting[0][0], self._look) if self._waiting else None

@@ -22,6 +22,7 @@ from ..errors import CallError, ConnectionLost, ProtocolError, quote
 from ..protocol import messages
 from ..protocol.extensions import RESTART, SESSION_ID_SUFFIX
 from ..protocol.v1 import WampV1
+from ..protocol.websocket import CloseCode
 from .handshake import WebSocket
 from .options import ClientOptions
 
@@ -29,8 +30,6 @@ __all__ = ["ClientConnection", "OnEvent"]
 
 OnEvent = Callable[["ClientConnection", messages.Event, int], None]
 """Called for each EVENT with the connection, the message and its bytes."""
-
-SERVICE_RESTART = 1012
 
 PONG_WAIT = 0.4
 """The share of the keepalive interval in which the server must answer a ping."""
@@ -96,7 +95,7 @@ class ClientConnection:
         await asyncio.wait({write})
         error = write.exception()
         if error is not None:
-            raise _copy(self.lost.result()) if self.lost.done() else ConnectionLost(_lost_by(error), 1006)
+            raise _copy(self.lost.result()) if self.lost.done() else ConnectionLost(_lost_by(error), CloseCode.ABNORMAL)
 
     def _start_write(self, data: bytes, kind: WSMsgType) -> asyncio.Future[None]:
         # A task of its own: aiohttp's senders share one future, and cancelling one of them would cancel them all.
@@ -158,7 +157,7 @@ class ClientConnection:
     # ---- receiving
 
     async def _read(self) -> None:
-        code = 1000
+        code: int = CloseCode.NORMAL
         try:
             while self._on_frame(await self._websocket.receive()):
                 pass
@@ -184,12 +183,12 @@ class ClientConnection:
                 if pong is not None and not pong.done():
                     pong.set_result(None)
             case WSMsgType.BINARY:
-                raise ProtocolError(1003, "it sent a binary message")
+                raise ProtocolError(CloseCode.UNSUPPORTED_DATA, "it sent a binary message")
             case WSMsgType.CLOSE:
-                self.server_restarts = frame.data == SERVICE_RESTART and frame.extra == RESTART
+                self.server_restarts = frame.data == CloseCode.SERVICE_RESTART and frame.extra == RESTART
                 when = "" if self.welcomed.done() else " before WELCOME"
                 why = quote(frame.extra) if frame.extra else "no reason given"
-                self._set_reason(f"the server closed the connection{when}: {why}", frame.data or 1005)
+                self._set_reason(f"the server closed the connection{when}: {why}", frame.data or CloseCode.NO_STATUS)
                 return False
             case WSMsgType.ERROR:
                 self._set_reason(f"the server broke the WebSocket protocol: {frame.data}")
@@ -232,7 +231,7 @@ class ClientConnection:
     async def close(self) -> None:
         """Close with a closing handshake, within the close timeout."""
         if not self.lost.done():
-            self._set_reason("this client closed the connection", 1000)
+            self._set_reason("this client closed the connection", CloseCode.NORMAL)
             # Not by cancelling the reader: aiohttp would take the connection for lost, and not wait for the answer.
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(self._options.close_timeout):
@@ -255,7 +254,7 @@ class ClientConnection:
         """Wait until the socket is closed, at most the close timeout after the connection was lost."""
         await asyncio.wait({self._reader})
 
-    def _set_reason(self, reason: str, code: int = 1006) -> None:
+    def _set_reason(self, reason: str, code: int = CloseCode.ABNORMAL) -> None:
         if self._reason is None:
             self._reason = ConnectionLost(reason, code)
 
@@ -267,7 +266,7 @@ class ClientConnection:
 
     async def _end(self, code: int) -> None:
         """Fail all that waits for the server, then close the socket."""
-        reason = self._reason or ConnectionLost("the connection was lost", 1006)
+        reason = self._reason or ConnectionLost("the connection was lost", CloseCode.ABNORMAL)
         self.lost.set_result(reason)
         for answer in [self.welcomed, *self._calls.values()]:
             if not answer.done():

@@ -12,6 +12,7 @@ import aiohttp
 
 from ..errors import ERROR_URIS, AuthenticationFailed, CallError, ConnectionLost, HandshakeRefused, quote
 from ..protocol.cra import AUTH, AUTHREQ, ERROR, derive_key, salting_of, sign
+from ..protocol.websocket import CloseCode
 from .connection import ClientConnection, OnEvent
 from .handshake import open_websocket, without_secrets
 from .options import ClientOptions, Login
@@ -20,10 +21,6 @@ __all__ = ["Dialer", "reconnect_delay"]
 
 FINAL_STATUSES = frozenset({400, 401, 403, 426})
 """HTTP statuses that another attempt would meet again."""
-
-POLICY_VIOLATION = 1008
-
-SESSION_ENDED = 4401
 
 TRANSIENT = frozenset(
     {
@@ -107,12 +104,12 @@ class Dialer:
             return error.status in FINAL_STATUSES
         if isinstance(error, AuthenticationFailed):
             return error.uri not in TRANSIENT
-        if error.code == SESSION_ENDED:
+        if error.code == CloseCode.SESSION_ENDED:
             # Fixed headers would send the cookie of the ended session again, which no longer names a user.
             login = self._options.login
             logs_in = login is not None and login.authkey is not None
             return not (logs_in or callable(self._options.url) or callable(self._options.headers))
-        return error.code == POLICY_VIOLATION
+        return error.code == CloseCode.POLICY_VIOLATION
 
 
 def reconnect_delay(attempt: int, backoff: tuple[float, float]) -> float:

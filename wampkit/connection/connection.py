@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Iterable
 from typing import TYPE_CHECKING, Any
 from typing import Protocol as Interface
 
-from aiohttp import WSCloseCode, WSMsgType, web
+from aiohttp import WSMsgType, web
 
 from ..concurrency.threads import ThreadPools
 from ..errors import ProtocolError, quote
@@ -22,7 +22,7 @@ from ..networks import client_network, describe_address
 from ..protocol.cra import Permissions
 from ..protocol.messages import Message
 from ..protocol.v1 import WampV1
-from ..protocol.websocket import close_frame, is_close_code, ping_frame, pong_frame, text_frame
+from ..protocol.websocket import CloseCode, close_frame, is_close_code, ping_frame, pong_frame, text_frame
 from ..telemetry.logs import KIND, PeerLog
 from .context import ConnectionContext
 from .keepalive import Heartbeat
@@ -35,12 +35,6 @@ if TYPE_CHECKING:
     from ..sessions.session import Session
 
 __all__ = ["Connection"]
-
-ABNORMAL = 1006
-
-NOT_ACCEPTED = 1003
-
-SLOW_READER = 4008
 
 LONGEST_PAUSE = 1.0
 """Seconds for which nothing is read at most because too much was sent."""
@@ -260,7 +254,7 @@ class Connection:
     def too_slow(self, why: str) -> None:
         """More waits for the peer than may."""
         self._context.counters.slow_readers += 1
-        self.cut(SLOW_READER, f"{why}: over {self._context.limits.queue} bytes wait for it")
+        self.cut(CloseCode.SLOW_READER, f"{why}: over {self._context.limits.queue} bytes wait for it")
 
     def events_dropped(self, count: int, why: str) -> None:
         """So many events, which waited for the peer, were dropped."""
@@ -272,14 +266,14 @@ class Connection:
         """Writing to the peer raised what was not expected."""
         self.log.add("write", "writing to the client failed", level=logging.ERROR, error=error)
         self._context.report(error, self)
-        self.cut(ABNORMAL, "it could not be written to")
+        self.cut(CloseCode.ABNORMAL, "it could not be written to")
 
     def keepalive_failed(self, error: Exception) -> None:
         """Looking after the connection raised what was not expected: it is cut, and not looked at again."""
         self._heartbeat = None
         self.log.add("keepalive", "the keepalive of the client failed", level=logging.ERROR, error=error)
         self._context.report(error, self)
-        self.cut(ABNORMAL, "its keepalive failed")
+        self.cut(CloseCode.ABNORMAL, "its keepalive failed")
 
     def peer_gone(self) -> None:
         """Nothing can be written any more; what waits is given a little time to leave."""
@@ -340,7 +334,7 @@ class Connection:
             self._handler.refuse_frame(self, "a binary message")
             self._slow_down()
         else:
-            self._malformed(ProtocolError(NOT_ACCEPTED, "WAMP v1 is JSON in text messages, not binary"))
+            self._malformed(ProtocolError(CloseCode.UNSUPPORTED_DATA, "WAMP v1 is JSON in text messages, not binary"))
 
     def _rate(self) -> TokenBucket | None:
         limits = self._context.limits
@@ -400,10 +394,10 @@ class Connection:
 
     def _answer_close(self, code: int | None, reason: str | None) -> None:
         if not self.closed and code and not is_close_code(code):
-            self._break_off(WSCloseCode.PROTOCOL_ERROR, "a close code that may not be sent")
+            self._break_off(CloseCode.PROTOCOL_ERROR, "a close code that may not be sent")
         elif not self.closed:
-            self.close_code, self.close_reason = code or 1005, reason or ""
-            self.outbox.send(close_frame(code or 1000, ""))
+            self.close_code, self.close_reason = code or CloseCode.NO_STATUS, reason or ""
+            self.outbox.send(close_frame(code or CloseCode.NORMAL, ""))
             self.outbox.close()
         self._finish_transport()
 
@@ -414,7 +408,7 @@ class Connection:
         if broken is not None:
             self._break_off(*broken)
         else:
-            self.close_code, self.close_reason = ABNORMAL, "the connection was lost"
+            self.close_code, self.close_reason = CloseCode.ABNORMAL, "the connection was lost"
 
     def _break_off(self, code: int, what: str) -> None:
         """Close because of a frame that is none."""
@@ -438,9 +432,9 @@ class Connection:
             # Nobody reads its pongs, but a peer that has gone shows in the socket once something was sent.
             heartbeat.defer(now, stalled)
             if has_failed(transport):
-                self.cut(ABNORMAL, "the connection was lost")
+                self.cut(CloseCode.ABNORMAL, "the connection was lost")
         elif heartbeat.is_overdue(now, stalled, self.outbox.bytes_sent):
-            self.cut(ABNORMAL, f"keepalive: no pong within {heartbeat.patience:g} s")
+            self.cut(CloseCode.ABNORMAL, f"keepalive: no pong within {heartbeat.patience:g} s")
         if heartbeat.is_due(now, reading_paused=self._reading_paused):
             self.outbox.send(ping_frame(heartbeat.ping(now, stalled)))
             heartbeat.queued(self.outbox.bytes_sent, self.outbox.unsent)
@@ -451,7 +445,7 @@ class Connection:
 
     # ---- the end
 
-    def close(self, code: int = 1000, reason: str = "") -> None:
+    def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
         """Say goodbye with a close code (RFC 6455 section 7.4) and end the connection; does not wait.
 
         What was sent before still leaves. A peer that does not answer in time is cut. The door refuses one that is
@@ -521,7 +515,7 @@ class Connection:
     def end(self) -> None:
         """Nobody reads any more: whatever happens now, the socket is freed."""
         if self.close_code is None:
-            self.close_code, self.close_reason = ABNORMAL, "the server stopped"
+            self.close_code, self.close_reason = CloseCode.ABNORMAL, "the server stopped"
         transport = self._transport
         if transport is not None:
             transport.close()

@@ -11,13 +11,13 @@ from collections import deque
 from collections.abc import Awaitable
 from typing import Any
 
-from aiohttp import WebSocketError, WSCloseCode, WSMsgType, web
+from aiohttp import WebSocketError, WSMsgType, web
 from aiohttp._websocket.reader import WebSocketDataQueue, WebSocketReader
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_writer import _serialize_headers
 from aiohttp.web_protocol import RequestHandler
 
-from ..protocol.websocket import Heads
+from ..protocol.websocket import CloseCode, Heads
 from .reader import BATCH, OnFrame, Reader, Socket
 
 __all__ = ["DirectSocket"]
@@ -196,7 +196,7 @@ class _Chunks:
             return self._feed(data)
         self._failed = True
         self._feed(data[:unmasked])
-        self._fail(WebSocketError(WSCloseCode.PROTOCOL_ERROR, "Unmasked frame"))
+        self._fail(WebSocketError(CloseCode.PROTOCOL_ERROR, "Unmasked frame"))
         return True, b""
 
 

@@ -11,9 +11,10 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, Protocol
 
-from aiohttp import WebSocketError, WSCloseCode, WSMsgType, web
+from aiohttp import WebSocketError, WSMsgType, web
 from aiohttp.abc import AbstractStreamWriter
 
+from ..protocol.websocket import CloseCode
 from .sockets import cork, uncork
 
 __all__ = ["BATCH", "OnFrame", "Reader", "Socket", "describe_broken", "is_handshake"]
@@ -115,7 +116,7 @@ def describe_broken(error: object) -> tuple[int, str] | None:
     if error is None or isinstance(error, OSError) or not isinstance(error, Exception):
         return None
     # zlib's error, or that of what aiohttp uses in its place.
-    return WSCloseCode.INVALID_TEXT, "compressed data that cannot be inflated"
+    return CloseCode.INVALID_DATA, "compressed data that cannot be inflated"
 
 
 class Socket(web.WebSocketResponse[Literal[False]]):

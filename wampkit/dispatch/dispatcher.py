@@ -9,13 +9,12 @@ from ..connection.connection import Connection
 from ..errors import TooManyMessages, quote
 from ..limits import Limits
 from ..protocol import messages
+from ..protocol.websocket import CloseCode
 from ..telemetry.counters import Counters
 from .calls import Calls
 from .topic_messages import TopicMessages
 
 __all__ = ["Dispatcher"]
-
-TOO_MUCH = 1008
 
 
 class Dispatcher:
@@ -95,7 +94,7 @@ class Dispatcher:
         if self._limits.flood != "close":
             return False
         connection.log.add("flood", f"closed: {self._too_many}")
-        connection.close(TOO_MUCH, self._too_many)
+        connection.close(CloseCode.POLICY_VIOLATION, self._too_many)
         return True
 
     def _drop(self, connection: Connection, what: str) -> None:

@@ -15,9 +15,9 @@ import msgspec
 
 from ..errors import ProtocolError, quote
 from .strict_json import MAX_NESTING, SHORT, decode_short, read_json
+from .websocket import CloseCode
 
 __all__ = [
-    "MALFORMED_MESSAGE",
     "NAMES",
     "Call",
     "CallFailed",
@@ -38,8 +38,6 @@ __all__ = [
     "publish_elements",
     "read_publish",
 ]
-
-MALFORMED_MESSAGE = 1002
 
 
 class Welcome(msgspec.Struct, frozen=True):
@@ -223,12 +221,12 @@ def decode(data: bytes | str, nesting: int = MAX_NESTING) -> Message:
     else:
         elements = read_json(data, nesting)
     if type(elements) is not list or not elements:
-        raise ProtocolError(MALFORMED_MESSAGE, "a WAMP message is a JSON list that begins with its type number")
+        raise ProtocolError(CloseCode.PROTOCOL_ERROR, "a WAMP message is a JSON list that begins with its type number")
     code = elements[0]
     # `True == 1` and `2.0 == 2` in Python: the type decides, not the value.
     reader = _READERS.get(code) if type(code) is int else None
     if reader is None:
-        raise ProtocolError(MALFORMED_MESSAGE, f"unknown message type {_shown(code)}")
+        raise ProtocolError(CloseCode.PROTOCOL_ERROR, f"unknown message type {_shown(code)}")
     return reader(elements)
 
 
@@ -265,7 +263,7 @@ def _shown(code: Any) -> str:
 
 
 def _refuse(form: str) -> ProtocolError:
-    return ProtocolError(MALFORMED_MESSAGE, f"expected {form}")
+    return ProtocolError(CloseCode.PROTOCOL_ERROR, f"expected {form}")
 
 
 def _strings(elements: list[Any], first: int, last: int) -> bool:

@@ -17,10 +17,9 @@ from typing import Any
 import msgspec
 
 from ..errors import ProtocolError
+from .websocket import CloseCode
 
-__all__ = ["MALFORMED_JSON", "MAX_NESTING", "SHORT", "decode_short", "read_json"]
-
-MALFORMED_JSON = 1007
+__all__ = ["MAX_NESTING", "SHORT", "decode_short", "read_json"]
 
 MAX_NESTING = 128
 """How deep lists and objects of a message may nest by default, its own list included."""
@@ -89,7 +88,7 @@ def _not_json(error: Exception) -> ProtocolError:
         reason = "it nests too deep"
     else:
         reason = str(error).removeprefix("JSON is malformed: ").split(" - at ")[0]
-    return ProtocolError(MALFORMED_JSON, f"not JSON: {reason}")
+    return ProtocolError(CloseCode.INVALID_DATA, f"not JSON: {reason}")
 
 
 # ---- numbers
@@ -124,10 +123,10 @@ _NO_DIGIT = re.compile(rb"[^0]")
 def _check(data: bytes, nesting: int) -> Callable[[bytes], Any]:
     """Refuse what msgspec would take, and choose what decodes the rest."""
     if data.count(b"[") + data.count(b"{") > nesting and _is_deeper(data, nesting):
-        raise ProtocolError(MALFORMED_JSON, f"nested deeper than {nesting} levels")
+        raise ProtocolError(CloseCode.INVALID_DATA, f"nested deeper than {nesting} levels")
     digits = data.translate(_DIGITS_ALIKE)
     if _LONG_RUN in digits and _has_long_integer(data, digits):
-        raise ProtocolError(MALFORMED_JSON, f"not JSON: {OUT_OF_RANGE}")
+        raise ProtocolError(CloseCode.INVALID_DATA, f"not JSON: {OUT_OF_RANGE}")
     return _decode_by_float if b"0e" in digits else _decode
 
 

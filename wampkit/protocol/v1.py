@@ -16,7 +16,6 @@ from ..errors import ProtocolError
 from ..limits import Limits
 from .extensions import SESSION_ID_SUFFIX
 from .messages import (
-    MALFORMED_MESSAGE,
     NAMES,
     Call,
     CallFailed,
@@ -33,6 +32,7 @@ from .messages import (
     encode_value,
 )
 from .uris import expand
+from .websocket import CloseCode
 
 __all__ = ["SUBPROTOCOL", "VERSION", "Side", "WampV1"]
 
@@ -41,8 +41,6 @@ SUBPROTOCOL = "wamp"
 VERSION = 1
 
 Side = Literal["server", "client"]
-
-TOO_MUCH = 1008
 
 
 # What a server is asked, by a name that it must resolve.
@@ -121,7 +119,7 @@ class WampV1:
             self._take_prefix(message)
         elif self.side == "client" and kind in _ANSWERS:
             if self._waits and not self._welcomed:
-                raise ProtocolError(MALFORMED_MESSAGE, "the first message of a server is WELCOME")
+                raise ProtocolError(CloseCode.PROTOCOL_ERROR, "the first message of a server is WELCOME")
         else:
             self._welcome_or_refuse(message)
         return message
@@ -129,30 +127,32 @@ class WampV1:
     def _take_prefix(self, message: Prefix) -> None:
         most = self._limits.uri_length
         if len(message.uri.encode()) > most or len(message.prefix.encode()) > most:
-            raise ProtocolError(TOO_MUCH, f"a prefix or its URI is longer than {most} bytes")
+            raise ProtocolError(CloseCode.POLICY_VIOLATION, f"a prefix or its URI is longer than {most} bytes")
         own, limits = self._own, self._limits
         if own is not None and message.prefix not in own and len(own) >= limits.prefixes + len(self._defaults):
-            raise ProtocolError(TOO_MUCH, f"more than {limits.prefixes} prefixes")
+            raise ProtocolError(CloseCode.POLICY_VIOLATION, f"more than {limits.prefixes} prefixes")
         size = self._prefixes_size + _size(message.prefix, message.uri)
         before = None if own is None else own.get(message.prefix)
         if before is not None and before is not self._defaults.get(message.prefix):
             size -= _size(message.prefix, before)
         if size > limits.prefixes_size:
-            raise ProtocolError(TOO_MUCH, f"more than {limits.prefixes_size} bytes of prefixes and their URIs")
+            raise ProtocolError(
+                CloseCode.POLICY_VIOLATION, f"more than {limits.prefixes_size} bytes of prefixes and their URIs"
+            )
         self._prefixes_size = size
         self.set_prefix(message.prefix, message.uri)
 
     def _welcome_or_refuse(self, message: Message) -> None:
         name = NAMES[message.code]
         if self.side == "server":
-            raise ProtocolError(MALFORMED_MESSAGE, f"a client does not send {name}")
+            raise ProtocolError(CloseCode.PROTOCOL_ERROR, f"a client does not send {name}")
         if isinstance(message, Prefix) and (self._welcomed or not self._waits):
             # Ratchet and BabDev can send it; Autobahn|JS ignores it, and no server has a use for it.
             return
         if not isinstance(message, Welcome):
-            raise ProtocolError(MALFORMED_MESSAGE, f"a server does not send {name}")
+            raise ProtocolError(CloseCode.PROTOCOL_ERROR, f"a server does not send {name}")
         if self._welcomed:
-            raise ProtocolError(MALFORMED_MESSAGE, "a server sends WELCOME once")
+            raise ProtocolError(CloseCode.PROTOCOL_ERROR, "a server sends WELCOME once")
         self._welcomed = True
         self.session_id = message.session_id
         self.server_ident = message.ident

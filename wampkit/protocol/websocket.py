@@ -1,13 +1,49 @@
-"""A server's WebSocket frames as bytes (RFC 6455 section 5.2): final, unmasked, compressed only by `deflated`."""
+"""WebSocket close codes, and a server's frames as bytes (RFC 6455): final, unmasked, compressed by `deflated` alone."""
 
 from __future__ import annotations
 
 import struct
 import zlib
 from collections.abc import Iterator
+from enum import IntEnum
 from functools import lru_cache
 
-__all__ = ["Heads", "close_frame", "deflated", "is_close_code", "ping_frame", "pong_frame", "text_frame"]
+__all__ = ["CloseCode", "Heads", "close_frame", "deflated", "is_close_code", "ping_frame", "pong_frame", "text_frame"]
+
+
+class CloseCode(IntEnum):
+    """The close codes that wampkit sends or reports (RFC 6455 section 7.4.1; those from 4000 are its own).
+
+    Attributes:
+        NORMAL: The connection has done its work.
+        GOING_AWAY: The server stops or the page is left.
+        PROTOCOL_ERROR: A frame breaks RFC 6455, or a JSON text is no WAMP v1 message.
+        UNSUPPORTED_DATA: A binary message; WAMP v1 is text.
+        NO_STATUS: Reported where a close frame held no code; never sent.
+        ABNORMAL: Reported where a connection ended without a close frame; never sent.
+        INVALID_DATA: A text that is not JSON in UTF-8, or compressed data that cannot be inflated.
+        POLICY_VIOLATION: The client may not connect, asks for more than `Limits` allow, or failed to log in.
+        MESSAGE_TOO_BIG: A message is longer than the receiver takes.
+        INTERNAL_ERROR: The server failed while it set up the connection.
+        SERVICE_RESTART: The server restarts; clients may come back at once.
+        SLOW_READER: Reported where a client was cut because it reads too slowly; never sent.
+        SESSION_ENDED: The web session behind the connection has ended, or its user has logged out.
+    """
+
+    NORMAL = 1000
+    GOING_AWAY = 1001
+    PROTOCOL_ERROR = 1002
+    UNSUPPORTED_DATA = 1003
+    NO_STATUS = 1005
+    ABNORMAL = 1006
+    INVALID_DATA = 1007
+    POLICY_VIOLATION = 1008
+    MESSAGE_TOO_BIG = 1009
+    INTERNAL_ERROR = 1011
+    SERVICE_RESTART = 1012
+    SLOW_READER = 4008
+    SESSION_ENDED = 4401
+
 
 _TEXT, _CLOSE, _PING, _PONG = 0x81, 0x88, 0x89, 0x8A
 

@@ -22,7 +22,7 @@ from ..connection.outbox import Flusher, Provisional, Receiver
 from ..connection.registry import Connections
 from ..handlers.transaction import current_transaction
 from ..protocol.messages import encode_value, event_begin
-from ..protocol.websocket import text_frame
+from ..protocol.websocket import CloseCode, text_frame
 from .broker import Broker, Publication
 
 __all__ = ["ToUser", "Topic", "Topics"]
@@ -320,9 +320,6 @@ class Topics(Mapping[str, Topic]):
             self._flusher.publish(receivers, frame)
 
 
-CLOSED_BY_SERVER = 1008
-
-
 class ToUser:
     """What `app.to_user(user)` gives: it reaches the connections that the user has at the moment of each use.
 
@@ -358,7 +355,9 @@ class ToUser:
         eligible = [each.id for each in self.connections]
         await self._topics.publish(self._expand(topic), event, eligible=eligible, now=now)
 
-    def close(self, code: int = CLOSED_BY_SERVER, reason: str = "the server closed this user's connections") -> int:
+    def close(
+        self, code: int = CloseCode.POLICY_VIOLATION, reason: str = "the server closed this user's connections"
+    ) -> int:
         """Close all of the user's connections; does not wait. Gives how many there were.
 
         Args:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
-from aiohttp import HttpVersion11, WSCloseCode, web
+from aiohttp import HttpVersion11, web
 
 from ..access.proxies import Peer, PeerResolver, TrustedProxies, peer_address
 from ..concurrency.cancellation import must_propagate
@@ -21,6 +21,7 @@ from ..dispatch.middleware import Refused
 from ..errors import WampError, quote
 from ..networks import describe_address
 from ..protocol.v1 import SUBPROTOCOL, WampV1
+from ..protocol.websocket import CloseCode
 from ..telemetry.logs import KIND, LogThrottle, PeerLog, logger_of
 from .handshake_limits import ClientLeft, Handshakes, Places
 from .runtime import Node
@@ -256,13 +257,13 @@ class Door:
         except ClientLeft:
             pass  # its reader finds the end
         except WampError as refusal:
-            connection.close(WSCloseCode.POLICY_VIOLATION, refusal.description)
+            connection.close(CloseCode.POLICY_VIOLATION, refusal.description)
         except BaseException as error:
             if must_propagate(error):
                 raise
             connection.log.add("on_connect", "on_connect failed", level=logging.ERROR, error=error)
             await hooks.failed(threads, error, connection)
-            connection.close(WSCloseCode.INTERNAL_ERROR, "the server failed to set up this connection")
+            connection.close(CloseCode.INTERNAL_ERROR, "the server failed to set up this connection")
 
 
 def _nothing(request: web.Request) -> web.Response:

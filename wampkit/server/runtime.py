@@ -18,6 +18,7 @@ from ..connection.registry import Connections
 from ..dispatch.dispatcher import Dispatcher
 from ..handlers.hooks import Hooks
 from ..protocol.extensions import RESTART
+from ..protocol.websocket import CloseCode
 from ..pubsub.broker import Broker, Deliver
 from ..pubsub.topics import Topics
 from ..telemetry.counters import Counters
@@ -41,10 +42,6 @@ def warm_up_allocator() -> None:
     block = bytes(BLOCK)
     del block
 
-
-GOING_AWAY = 1001
-
-SERVICE_RESTART = 1012
 
 LAST_WORDS = 5.0
 """Seconds in which the topic messages that a client sent before it left must have run."""
@@ -191,7 +188,7 @@ class Node:
 
     def _say_goodbye(self, connection: Connection) -> None:
         leave = connection.close if self._goodbye == "close" else connection.hang_up
-        leave(SERVICE_RESTART, RESTART)
+        leave(CloseCode.SERVICE_RESTART, RESTART)
 
     def _each(self, end: Callable[[Connection], None]) -> None:
         """End every connection; one that cannot be ended keeps no other."""
@@ -236,7 +233,7 @@ class Node:
         await asyncio.gather(*(each.stop() for each in periodic))
 
     async def _end_connections(self) -> None:
-        self._each(lambda connection: connection.cut(GOING_AWAY, "the server stopped"))
+        self._each(lambda connection: connection.cut(CloseCode.GOING_AWAY, "the server stopped"))
         self._cancel_arrivals()
         await self._closed(FLUSH_PATIENCE)
 
@@ -320,4 +317,4 @@ def _keepalive_failed(connection: Connection, error: Exception) -> None:
 
 def _cut_unless_it_reads(connection: Connection) -> None:
     if not connection.unsent:
-        connection.cut(SERVICE_RESTART, RESTART, reset=False)
+        connection.cut(CloseCode.SERVICE_RESTART, RESTART, reset=False)

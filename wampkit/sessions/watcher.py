@@ -11,13 +11,11 @@ from collections.abc import Collection, Iterable
 from typing import Any, Protocol
 
 from ..connection.connection import Connection
+from ..protocol.websocket import CloseCode
 from .session import Session, SessionUnavailable, record_of
 from .storage import Found, Missing
 
-__all__ = ["SESSION_ENDED", "Watch", "remaining"]
-
-SESSION_ENDED = 4401
-"""The close code of a connection whose web session has ended."""
+__all__ = ["Watch", "remaining"]
 
 AT_ONCE = 16
 """Sessions that are looked up side by side."""
@@ -195,7 +193,7 @@ class Watch:
 
     def _end(self, connections: Collection[Connection], reason: str) -> None:
         for connection in connections:
-            connection.close(SESSION_ENDED, reason)
+            connection.close(CloseCode.SESSION_ENDED, reason)
         if connections:
             self._gate.say(("closed", reason), f"{len(connections)} connections closed: {reason}")
 
