@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from wampkit.protocol.cra import derive_key, make_challenge, new_salt, salting_of, sign, verify, written
+from wampkit.protocol.cra import derive_key, make_challenge, new_salt, read_salting, sign, to_ascii_json, verify
 
 from ..support.tables import rows
 
@@ -34,7 +34,7 @@ def test_signatures_are_those_of_autobahn(vector: dict[str, Any]) -> None:
 @pytest.mark.parametrize("vector", VECTORS["full"], ids=["unsalted", "salted"])
 def test_a_client_answers_challenges_as_autobahn_does(vector: dict[str, Any]) -> None:
     """How to salt is read from the challenge itself."""
-    salting = salting_of(vector["challenge"])
+    salting = read_salting(vector["challenge"])
     key = vector["secret"] if salting is None else derive_key(vector["secret"], *salting)
     assert sign(vector["challenge"], key) == vector["signature"]
 
@@ -85,7 +85,12 @@ def test_half_a_surrogate_pair_can_be_signed() -> None:
 
 
 def made(**changes: Any) -> str:
-    parts: dict[str, Any] = {"authkey": "alice", "session": "s", "extra": {}, "permissions": {"rpc": [], "pubsub": []}}
+    parts: dict[str, Any] = {
+        "authkey": "alice",
+        "session_id": "s",
+        "extra": {},
+        "permissions": {"rpc": [], "pubsub": []},
+    }
     return make_challenge(**parts | changes)
 
 
@@ -126,7 +131,7 @@ def test_what_json_cannot_carry_is_a_value_error() -> None:
         deep = [deep]
     for value in (deep, float("inf"), float("nan"), object()):
         with pytest.raises(ValueError, match="recursion|JSON"):
-            written(value)
+            to_ascii_json(value)
 
 
 # ---- what a server may ask of a client
@@ -139,7 +144,7 @@ def asking(authextra: Any) -> str:
 @pytest.mark.parametrize("authextra", [None, {}, {"salt": None}, {"salt": ""}, {"salt": "", "iterations": 10**9}])
 def test_without_a_salt_nothing_is_derived(authextra: Any) -> None:
     """A missing, null or empty salt means that the secret is the key."""
-    assert salting_of(asking(authextra)) is None
+    assert read_salting(asking(authextra)) is None
 
 
 @pytest.mark.parametrize(
@@ -154,7 +159,7 @@ def test_without_a_salt_nothing_is_derived(authextra: Any) -> None:
 )
 def test_what_honest_servers_ask_for_is_done(authextra: Any, expected: tuple[str, int, int]) -> None:
     """Numbers may be texts, as WampSharp sends them, and may be missing; the bounds themselves are allowed."""
-    assert salting_of(asking(authextra)) == expected
+    assert read_salting(asking(authextra)) == expected
 
 
 @rows(
@@ -192,7 +197,7 @@ def test_what_honest_servers_ask_for_is_done(authextra: Any, expected: tuple[str
 def test_what_no_honest_server_asks_for_is_refused(challenge: Any, wanted: str) -> None:
     """Absurd amounts of work, and whatever is no challenge, are refused before any work is done, with the reason."""
     with pytest.raises(ValueError, match=wanted):
-        salting_of(challenge)
+        read_salting(challenge)
 
 
 def test_a_random_challenge_never_surprises() -> None:
@@ -200,4 +205,4 @@ def test_a_random_challenge_never_surprises() -> None:
     whole = asking({"salt": secrets.token_hex(4), "iterations": 1000, "keylen": 32})
     for end in range(len(whole)):
         with pytest.raises(ValueError, match="not JSON"):
-            salting_of(whole[:end])
+            read_salting(whole[:end])

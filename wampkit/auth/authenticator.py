@@ -20,7 +20,7 @@ from ..concurrency.threads import Threads
 from ..connection.connection import Connection
 from ..errors import WampError, quote
 from ..handlers.hooks import ErrorReporter
-from ..protocol.cra import AUTH, AUTHREQ, ERROR, Permissions, derive_key, make_challenge, verify, written
+from ..protocol.cra import AUTH, AUTHREQ, ERROR_PREFIX, Permissions, derive_key, make_challenge, to_ascii_json, verify
 from ..protocol.websocket import CloseCode
 from ..router import Declaration
 from ..telemetry.counters import Counters
@@ -178,7 +178,7 @@ class Authenticator:
         if not isinstance(extra, dict):
             raise _error("invalid-argument", "what is sent along must be an object, or null")
         try:
-            size = len(written(extra))
+            size = len(to_ascii_json(extra))
         except ValueError:
             raise _error("invalid-argument", "what is sent along cannot be written as JSON") from None
         if size > MAX_EXTRA:
@@ -220,7 +220,7 @@ class Authenticator:
         shown = NOTHING if hide or credentials.permissions is None else credentials.permissions
         claim.challenge = make_challenge(
             authkey=authkey,
-            session=connection.id,
+            session_id=connection.id,
             extra=extra,
             permissions=shown.as_json(),
             authextra=_authextra(credentials),
@@ -365,7 +365,7 @@ def _shown(authkey: str | None) -> str:
 
 
 def _error(name: str, description: str) -> WampError:
-    return WampError(ERROR + name, description)
+    return WampError(ERROR_PREFIX + name, description)
 
 
 def login_procedures(cra: Cra | None, running: Callable[[], Authenticator | None]) -> tuple[Declaration, ...]:

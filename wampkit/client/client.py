@@ -12,7 +12,6 @@ import aiohttp
 
 from ..errors import ConnectionLost
 from ..protocol import messages
-from ..protocol.extensions import PUBLISH
 from ..telemetry.logs import logger_of
 from .connection import ClientConnection
 from .dialer import Dialer, reconnect_delay
@@ -239,21 +238,10 @@ class Client:
             TimeoutError: No confirmation came in time; only with `confirm`.
             ConnectionLost: There is no connection. With `confirm` also: it was lost before the answer, as with `call`.
         """
-        excluded, only = _session_ids(exclude), _session_ids(eligible)
-
-        async def send(connection: ClientConnection) -> bool:
-            own_id, left_out = connection.protocol.session_id, excluded
-            if left_out is not None and exclude_me and own_id not in left_out:
-                # A list takes the place of `excludeMe` on the wire.
-                left_out = [*left_out, own_id]
-            message = messages.Publish(topic, event, exclude_me, left_out, only)
-            if confirm and connection.is_wampkit:
-                await connection.call(PUBLISH, *messages.publish_elements(message)[1:])
-                return True
-            await connection.send(messages.encode(message))
-            return False
-
-        return await (self._request(topic, send, timeout) if confirm else send(self._open_connection()))
+        message = messages.Publish(topic, event, exclude_me, _session_ids(exclude), _session_ids(eligible))
+        if not confirm:
+            return await self._open_connection().publish(message, confirm=False)
+        return await self._request(topic, lambda connection: connection.publish(message, confirm=True), timeout)
 
     def subscribe(self, topic: str) -> Subscription:
         """A subscription to a topic, to enter with `async with`. Several to one topic share it on the wire."""

@@ -15,12 +15,13 @@ from asyncio.trsock import TransportSocket
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 from aiohttp import WSMsgType
 from aiohttp.http import WSMessageNoDecodeText
 
 from ..errors import CallError, ConnectionLost, ProtocolError, quote
 from ..protocol import messages
-from ..protocol.extensions import RESTART, SESSION_ID_SUFFIX
+from ..protocol.extensions import PUBLISH, RESTART, SESSION_ID_SUFFIX
 from ..protocol.v1 import WampV1
 from ..protocol.websocket import CloseCode
 from .handshake import WebSocket
@@ -115,6 +116,21 @@ class ClientConnection:
         finally:
             self._calls.pop(call_id, None)
             _retrieve(answer)
+
+    async def publish(self, message: messages.Publish, *, confirm: bool) -> bool:
+        """Send a PUBLISH; with `confirm`, wait for the answer of a wampkit server, and give whether there was one.
+
+        Raises CallError, for a refusal, and ConnectionLost.
+        """
+        own_id, exclude = self.protocol.session_id, message.exclude
+        if exclude is not None and message.exclude_me and own_id not in exclude:
+            # A list takes the place of `excludeMe` on the wire.
+            message = msgspec.structs.replace(message, exclude=[*exclude, own_id])
+        if confirm and self.is_wampkit:
+            await self.call(PUBLISH, *messages.publish_elements(message)[1:])
+            return True
+        await self.send(messages.encode(message))
+        return False
 
     async def round_trip(self, timeout: float) -> bool:
         """Ping the server: whether it answered within `timeout` seconds, and so has read all that was sent before.

@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 
 from ..errors import ERROR_URIS, AuthenticationFailed, CallError, ConnectionLost, HandshakeRefused, quote
-from ..protocol.cra import AUTH, AUTHREQ, ERROR, derive_key, salting_of, sign
+from ..protocol.cra import AUTH, AUTHREQ, ERROR_PREFIX, derive_key, read_salting, sign
 from ..protocol.websocket import CloseCode
 from .connection import ClientConnection, OnEvent
 from .handshake import open_websocket, without_secrets
@@ -24,7 +24,7 @@ FINAL_STATUSES = frozenset({400, 401, 403, 426})
 
 TRANSIENT = frozenset(
     {
-        ERROR + "too-many-attempts",
+        ERROR_PREFIX + "too-many-attempts",
         *(ERROR_URIS[kind] for kind in ("generic", "internal", "timeout", "too_many_messages", "busy")),
     }
 )
@@ -174,7 +174,7 @@ async def _log_in(connection: ClientConnection, login: Login, secret: str, timeo
 
 async def _signature(challenge: object, secret: str) -> str:
     """The answer to a challenge. Raises ValueError for one that no honest server sends."""
-    salting = salting_of(challenge)
+    salting = read_salting(challenge)
     assert isinstance(challenge, str)
     key = secret if salting is None else await asyncio.to_thread(derive_key, secret, *salting)
     return sign(challenge, key)

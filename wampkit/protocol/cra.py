@@ -1,9 +1,7 @@
-"""WAMP-CRA without I/O: challenges, signatures, and permissions as they travel.
+"""WAMP-CRA without I/O, for the server and the client: keys, signatures, challenges and permissions.
 
-WAMP-CRA without a network: keys, signatures and challenges, for the server and for the client.
-
-`docs/protocol.md` tells the exchange. Both sides hold a secret; the server sends a text that nobody has seen before,
-the challenge, and the client proves the secret by signing it.
+Both sides hold a secret. The server sends a challenge, a text that is different each time, and the client proves the
+secret by signing it; the challenge also carries what the client will be permitted. `docs/protocol.md` has the exchange.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ import msgspec
 __all__ = [
     "AUTH",
     "AUTHREQ",
-    "ERROR",
+    "ERROR_PREFIX",
     "ITERATIONS",
     "KEYLEN",
     "MAX_ITERATIONS",
@@ -33,32 +31,37 @@ __all__ = [
     "derive_key",
     "make_challenge",
     "new_salt",
-    "salting_of",
+    "read_salting",
     "sign",
+    "to_ascii_json",
     "verify",
-    "written",
 ]
 
 AUTHREQ = "http://api.wamp.ws/procedure#authreq"
 
-AUTH = "http://api.wamp.ws/procedure#auth"
+"""The procedure that answers an authkey with a challenge."""
 
-ERROR = "http://api.wamp.ws/error#"
-"""What the error URIs of WAMP-CRA begin with."""
+AUTH = "http://api.wamp.ws/procedure#auth"
+"""The procedure that answers the signature with the permissions."""
+
+ERROR_PREFIX = "http://api.wamp.ws/error#"
+"""The beginning of the error URIs of WAMP-CRA."""
 
 ITERATIONS = 10_000
+"""The iterations of a salted challenge that names none."""
 
 KEYLEN = 32
-"""What a salted challenge means that does not say."""
+"""The bytes of the key of a salted challenge that names none."""
 
 MAX_ITERATIONS = 1_000_000
 
 MAX_KEYLEN = 1024
 
 MAX_ROUNDS = 2_000_000
-"""Iterations times blocks of 32 bytes: a second or two of work."""
+"""Iterations times blocks of 32 bytes that a client computes for a challenge: a second or two of work."""
 
 MAX_CHALLENGE = 65_536
+"""Characters of the longest challenge that a client reads."""
 
 
 def _bytes(text: str) -> bytes:
@@ -75,18 +78,18 @@ def new_salt() -> str:
 
 
 def derive_key(secret: str, salt: str | None, iterations: int | str = ITERATIONS, keylen: int | str = KEYLEN) -> str:
-    """The key to which a password is salted: what a server stores in place of the password, as base64 text.
+    """Derive the key that a server stores in place of a password, as base64 text, by PBKDF2-HMAC-SHA256.
 
-    It is PBKDF2-HMAC-SHA256 and takes its time: some 0.3 us an iteration. Keep it off the event loop.
+    It takes some 0.3 us an iteration: keep it off the event loop.
 
     Args:
         secret: The password.
         salt: The salt; without one, None or empty, the key is the secret itself.
-        iterations: How often it is hashed.
+        iterations: The rounds of hashing.
         keylen: Bytes of the key before base64.
 
     Raises:
-        ValueError: A number is none, or below 1.
+        ValueError: `iterations` or `keylen` is no number of 1 or more.
     """
     if not salt:
         return secret
@@ -100,7 +103,7 @@ def sign(challenge: str, key: str) -> str:
 
 
 def verify(challenge: str, key: str, signature: object) -> bool:
-    """Whether a signature is right; takes the same time wherever it is wrong, and whatever it is never raises."""
+    """Whether a signature is right, in a time that does not depend on where it differs. A wrong type is just wrong."""
     expected = sign(challenge, key).encode("ascii")
     fits = isinstance(signature, str) and len(signature) == len(expected)
     given = signature.encode("utf-8", "replace") if isinstance(signature, str) and fits else b""
@@ -110,8 +113,8 @@ def verify(challenge: str, key: str, signature: object) -> bool:
 # ---- challenges
 
 
-def written(value: Any) -> str:
-    """A value as JSON in pure ASCII: MDWamp knows nothing else, and lone surrogates survive.
+def to_ascii_json(value: Any) -> str:
+    """A value as JSON text in pure ASCII: MDWamp reads nothing else, and lone surrogates survive.
 
     Raises:
         ValueError: JSON cannot carry it.
@@ -125,19 +128,19 @@ def written(value: Any) -> str:
 def make_challenge(
     *,
     authkey: str,
-    session: str,
+    session_id: str,
     extra: Mapping[str, Any],
     permissions: Mapping[str, Any],
     authextra: Mapping[str, Any] | None = None,
 ) -> str:
-    """A challenge that has never been there before.
+    """A new challenge, with a random nonce of 192 bits.
 
     Args:
-        authkey: Who wants to log in.
-        session: The session id of WELCOME.
-        extra: What the client sent along.
-        permissions: What it will be told that it may do.
-        authextra: How its password is salted, or None for not at all.
+        authkey: The authkey of the client.
+        session_id: The session id of its connection.
+        extra: The object that the client sent with the authkey.
+        permissions: The permissions that it will be granted.
+        authextra: The salt, iterations and keylen of its password, or None if it is not salted.
 
     Raises:
         ValueError: JSON cannot carry `extra`.
@@ -147,28 +150,28 @@ def make_challenge(
         "authid": secrets.token_urlsafe(24),
         "authkey": authkey,
         "timestamp": now.replace("+00:00", "Z"),
-        "sessionid": session,
+        "sessionid": session_id,
         "extra": extra,
         "permissions": permissions,
     }
     if authextra is not None:
         challenge["authextra"] = authextra
-    return written(challenge)
+    return to_ascii_json(challenge)
 
 
 class Salting(NamedTuple):
-    """How a challenge wants the password salted; the arguments of `derive_key` after the secret."""
+    """The arguments of `derive_key` after the secret, as a challenge gives them."""
 
     salt: str
     iterations: int
     keylen: int
 
 
-def salting_of(challenge: object) -> Salting | None:
-    """How a server wants the password salted, or None for not at all.
+def read_salting(challenge: object) -> Salting | None:
+    """The salting that a challenge asks for, or None for none.
 
     Raises:
-        ValueError: It is no challenge, or the server asks for more work than any honest one; says which.
+        ValueError: It is no challenge, or asks for more work than any honest server does; the text says which.
     """
     if not isinstance(challenge, str):
         raise ValueError("the challenge is no text")
@@ -203,11 +206,14 @@ def _number(authextra: Mapping[str, Any], name: str, default: int, most: int) ->
     return value
 
 
+# ---- permissions
+
+
 class ProcedurePermission(msgspec.Struct, frozen=True):
     """A rule about one procedure.
 
     Attributes:
-        uri: The full URI; what it grants holds for exactly this one.
+        uri: The full URI of the procedure.
         call: Whether it may be called.
     """
 
@@ -216,11 +222,11 @@ class ProcedurePermission(msgspec.Struct, frozen=True):
 
 
 class TopicPermission(msgspec.Struct, frozen=True, kw_only=True):
-    """A rule about a topic, or about all whose URIs begin alike.
+    """A rule about one topic, or about all topics whose URIs begin with a text.
 
     Attributes:
-        uri: The full URI.
-        prefix: Whether every URI that begins with it is meant.
+        uri: The full URI, or its beginning.
+        prefix: Whether it applies to every URI that begins with `uri`.
         pub: Whether clients may publish.
         sub: Whether clients may subscribe.
     """
@@ -232,9 +238,9 @@ class TopicPermission(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Permissions(msgspec.Struct, frozen=True):
-    """What a client may do; whatever is not granted is refused.
+    """The rights of a client; a right that no rule grants is refused.
 
-    The first topic rule that fits decides, in the order of the list, as in WampSharp.
+    The first topic rule that matches decides, in the order of the list, as in WampSharp.
 
     Attributes:
         rpc: The rules about procedures.
