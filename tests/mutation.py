@@ -92,14 +92,6 @@ EQUIVALENT: set[tuple[str, str, str]] = {
     ("handlers.arguments", "index < len(args)", "(index <= len(args))"),
     # client.client: one second after the start of the loop's clock is as long past as its start.
     ("client.client", "0.0", "1.0"),
-    # auth.throttle: both are None, or neither is.
-    ("auth.throttle", "self._addresses is None or self._authkeys is None", "(self._addresses is None)"),
-    ("auth.throttle", "self._addresses is None or self._authkeys is None", "(self._authkeys is None)"),
-    (
-        "auth.throttle",
-        "self._addresses is None or self._authkeys is None",
-        "(self._addresses is None and self._authkeys is None)",
-    ),
     # connection.keepalive: two turns a tick instead of one, where there are few connections.
     ("connection.keepalive", "batches = max(1, -(-len(waiting) // BATCH))", "2"),
     # connection.keepalive: a delay of one tick to the last bit.

@@ -9,7 +9,10 @@ from typing import Literal
 
 from .errors import DeclarationError
 
-__all__ = ["Limits", "TokenBucket", "TokenBuckets"]
+__all__ = ["STORE_TIMEOUT", "Limits", "TokenBucket", "TokenBuckets"]
+
+STORE_TIMEOUT = 5.0
+"""Seconds in which a store of sessions or spent tickets must answer."""
 
 
 class TokenBucket:

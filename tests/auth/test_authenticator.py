@@ -646,35 +646,35 @@ async def test_logins_that_succeed_do_not_count() -> None:
 
 def test_who_has_no_address_is_counted_by_authkey() -> None:
     """As on a unix socket; a login that did not fail is given back, and without a bound nothing is counted."""
-    guessing = LoginThrottle(1)
-    assert [guessing.take(None, "alice") for _ in range(11)] == [True] * 10 + [False]
-    assert guessing.is_over(None, "alice")
-    guessing.give_back(None, "alice")
-    assert not guessing.is_over(None, "alice")
+    throttle = LoginThrottle(1)
+    assert [throttle.take(None, "alice") for _ in range(11)] == [True] * 10 + [False]
+    assert throttle.is_exhausted(None, "alice")
+    throttle.give_back(None, "alice")
+    assert not throttle.is_exhausted(None, "alice")
     unbounded = LoginThrottle(None)
     unbounded.take(None, "alice")
     unbounded.give_back(None, "alice")
-    assert (unbounded.is_over(None, "alice"), len(unbounded)) == (False, 0)
+    assert (unbounded.is_exhausted(None, "alice"), len(unbounded)) == (False, 0)
 
 
 def test_what_is_remembered_of_guesses_is_bounded() -> None:
     """Ten thousand addresses and authkeys are kept, and those that guess go on being refused."""
-    guessing = LoginThrottle(1)
-    assert guessing.take("192.0.2.1", "alice")
+    throttle = LoginThrottle(1)
+    assert throttle.take("192.0.2.1", "alice")
     for number in range(20_000):
-        guessing.take(f"198.51.{number >> 8}.{number & 255}", f"key {number}")
-        assert not guessing.take("192.0.2.1", "alice")
-    assert len(guessing) == 20_000
+        throttle.take(f"198.51.{number >> 8}.{number & 255}", f"key {number}")
+        assert not throttle.take("192.0.2.1", "alice")
+    assert len(throttle) == 20_000
 
 
 def test_what_is_remembered_of_guesses_does_not_grow_with_their_length() -> None:
     """An authkey of the greatest length costs no more memory than a short one."""
     taken = []
     for length in (1, 1000):
-        guessing = LoginThrottle(1)
+        throttle = LoginThrottle(1)
         tracemalloc.start()
         for number in range(500):
-            guessing.take(None, f"{number:0{length}}\U0001f600")
+            throttle.take(None, f"{number:0{length}}\U0001f600")
         taken.append(tracemalloc.get_traced_memory()[0])
         tracemalloc.stop()
     assert taken[1] < 1.1 * taken[0]

@@ -517,7 +517,7 @@ async def test_a_frozen_redis(
     server: RedisServer, redis: Redis, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """While Redis hangs: 503 for cookies, others come in, connections stay, changes fail; then all is well again."""
-    monkeypatch.setattr(storage, "PATIENCE", 0.3)
+    monkeypatch.setattr(storage, "STORE_TIMEOUT", 0.3)
     async with serve(_alone(redis, check_every=0.2)) as wamp:
         await _put(redis, "s1", user="ann")
         peer = await wamp.peer(headers=_headers("s1"))

@@ -1,6 +1,6 @@
-"""WAMP-CRA as it runs: who asked for a challenge, who answered it, and who has tried too often.
+"""The server side of WAMP-CRA: issues challenges, checks their signatures and logs clients in.
 
-What is kept about a connection begins with its first request and ends with its login, or with itself.
+The state of a login is kept per connection, from the first request until the connection ends.
 """
 
 from __future__ import annotations
@@ -33,15 +33,16 @@ __all__ = ["Authenticator", "login_procedures"]
 logger = logger_of(__name__)
 
 MAX_AUTHKEY = 1024
+"""Characters of an authkey, which is kept until the login is over."""
 
 MAX_EXTRA = 16_384
-"""Characters of an authkey, and of the JSON that a client sends along; both are kept until the login is over."""
+"""Characters of the JSON that a client sends as `extra`, which is kept as long."""
 
-NOTHING = Permissions()
+NO_PERMISSIONS = Permissions()
 
 
 class Stage(enum.Enum):
-    """How far the login of a connection is."""
+    """The state of a connection's login: no challenge, being processed, challenge sent, logged in."""
 
     NONE = enum.auto()
     BUSY = enum.auto()
@@ -50,7 +51,7 @@ class Stage(enum.Enum):
 
 
 class _Claim:
-    """A challenge that waits for its one answer; without credentials it is an anonymous one."""
+    """What a client claims to be, from its challenge until its answer; an anonymous claim has no authkey."""
 
     __slots__ = ("authkey", "challenge", "credentials", "expires", "known", "permissions")
 
@@ -71,7 +72,7 @@ class _Login:
     def __init__(self) -> None:
         self.stage = Stage.NONE
         self.claim: _Claim | None = None
-        self.derived: tuple[tuple[Any, ...], str] | None = None  # what the last key was derived from, and the key
+        self.derived: tuple[tuple[Any, ...], str] | None = None  # the arguments of the last derivation, and the key
         self.failures = 0
 
 
@@ -79,11 +80,11 @@ class Authenticator:
     """Runs the logins of one app.
 
     Args:
-        cra: What the app says about them.
-        threads: Where blocking lookups run, and keys are derived.
+        cra: The app's options for logins.
+        threads: Runs blocking lookups, and derives keys.
         errors: Answers and reports exceptions.
-        counters: Where logins are counted.
-        recheck: Ends the subscriptions that a connection may not have any more.
+        counters: Counts logins.
+        recheck: Ends the subscriptions that a connection is not allowed any more.
     """
 
     def __init__(
@@ -100,40 +101,40 @@ class Authenticator:
         self._counters = counters
         self._recheck = recheck
         self._logins: WeakKeyDictionary[Connection, _Login] = WeakKeyDictionary()
-        self._guessing = LoginThrottle(cra.failures_per_minute)
+        self._throttle = LoginThrottle(cra.failures_per_minute)
         self._decoy_key = cra.decoy_key or secrets.token_bytes(32)
         # Handlers need the threads too, and the loop needs a core.
         self._derivations = asyncio.Semaphore(max(1, (os.cpu_count() or 1) // 2))
-        self._limit = None if cra.timeout is None else LoginDeadline(cra.timeout, self.knows)
+        self._deadline = None if cra.timeout is None else LoginDeadline(cra.timeout, self._is_logged_in)
         self._warned = False
 
-    def welcomed(self, connection: Connection) -> None:
-        """A connection begins; if nobody knows its user yet, it has its time to log in."""
-        if self._limit is not None and connection.user is None:
-            self._limit.add(connection)
+    def start_deadline(self, connection: Connection) -> None:
+        """Start the time in which a new connection must log in, unless it has a user already."""
+        if self._deadline is not None and connection.user is None:
+            self._deadline.add(connection)
 
-    def knows(self, connection: Connection) -> bool:
-        """Whether a connection has logged in, be it as nobody, or has its user from elsewhere."""
+    def _is_logged_in(self, connection: Connection) -> bool:
+        """Whether a connection has logged in, anonymously too, or has a user from elsewhere."""
         login = self._logins.get(connection)
         return connection.user is not None or (login is not None and login.stage is Stage.DONE)
 
     def close(self) -> None:
-        """End the time limit."""
-        if self._limit is not None:
-            self._limit.close()
+        """Stop the timer."""
+        if self._deadline is not None:
+            self._deadline.close()
 
-    # ---- asking for a challenge
+    # ---- the challenge
 
     async def authreq(self, connection: Connection, authkey: object, extra: object) -> str | None:
-        """A challenge for a client, or None for an anonymous one.
+        """Handle the procedure `authreq`: a challenge, or None for an anonymous login.
 
         Args:
             connection: The client.
-            authkey: Who it says it is: a string, or None for nobody.
-            extra: What it sends along: an object or None.
+            authkey: Who it claims to be: a string, or None for an anonymous login.
+            extra: An object for the lookup, or None.
 
         Raises:
-            WampError: It may not have one; the URIs, and the order in which this is found out, are autobahn-python's.
+            WampError: It gets no challenge; the URIs and the order of the checks are autobahn-python's.
         """
         login = self._logins.get(connection)
         if login is None:
@@ -146,8 +147,8 @@ class Authenticator:
             raise _error("invalid-argument", "the authkey is a string, or null for an anonymous login")
         if authkey is not None and len(authkey) > MAX_AUTHKEY:
             raise _error("invalid-argument", f"the authkey is longer than {MAX_AUTHKEY} characters")
-        if authkey is not None and self._guessing.is_over(connection.remote, authkey):
-            raise self._throttled(connection, authkey)
+        if authkey is not None and self._throttle.is_exhausted(connection.remote, authkey):
+            raise self._too_many_failures(connection, authkey)
         login.stage, login.claim = Stage.BUSY, None
         try:
             if authkey is None:
@@ -188,7 +189,7 @@ class Authenticator:
     async def _anonymous_claim(self, connection: Connection, extra: dict[str, Any]) -> _Claim:
         anonymous = self._cra.anonymous
         if isinstance(anonymous, bool):
-            return _Claim(None, NOTHING)
+            return _Claim(None, NO_PERMISSIONS)
         if isinstance(anonymous, Permissions):
             return _Claim(None, anonymous)
         try:
@@ -208,16 +209,16 @@ class Authenticator:
             raise TypeError(f"the lookup of Cra gives Credentials or None, not {type(found)}")
         hide = self._cra.hide_unknown_keys
         if found is None and not hide:
-            self._guessing.take(connection.remote, authkey)
-            self._failed(connection, login, f"unknown authkey {quote(authkey, 64)}")
+            self._throttle.take(connection.remote, authkey)
+            self._log_failure(connection, login, f"unknown authkey {quote(authkey, 64)}")
             raise _error("no-such-authkey", "no such authkey")
         decoy = self._decoy(authkey)  # for known keys too, as it takes time
         credentials = found or decoy
         if hide:
-            self._check_pretence(authkey, credentials)
+            self._warn_if_unlike_decoy(authkey, credentials)
         claim = _Claim(authkey, credentials.permissions)
         claim.credentials, claim.known = credentials, found is not None
-        shown = NOTHING if hide or credentials.permissions is None else credentials.permissions
+        shown = NO_PERMISSIONS if hide or credentials.permissions is None else credentials.permissions
         claim.challenge = make_challenge(
             authkey=authkey,
             session_id=connection.id,
@@ -227,22 +228,23 @@ class Authenticator:
         )
         return claim
 
-    # ---- keys that do not exist
+    # ---- decoys for unknown authkeys
 
     def _decoy(self, authkey: str) -> Credentials:
-        """What an unknown key pretends: the same each time, and nobody has its secret."""
-        secret = self._pretended("secret", authkey)
+        """The credentials shown for an unknown authkey: the same each time, with a secret that is told to no client."""
+        secret = self._decoy_text("secret", authkey)
         if self._cra.salted is None:
             return Credentials(secret)
         iterations, keylen = self._cra.salted
-        salt = self._pretended("salt", authkey)[:32]
+        salt = self._decoy_text("salt", authkey)[:32]
         return Credentials(secret, salt=salt, iterations=iterations, keylen=keylen, derived=not self._cra.derives)
 
-    def _pretended(self, what: str, authkey: str) -> str:
-        text = f"{what} {authkey}".encode("utf-8", "surrogatepass")
+    def _decoy_text(self, purpose: str, authkey: str) -> str:
+        text = f"{purpose} {authkey}".encode("utf-8", "surrogatepass")
         return hmac.new(self._decoy_key, text, hashlib.sha256).hexdigest()
 
-    def _check_pretence(self, authkey: str, found: Credentials) -> None:
+    def _warn_if_unlike_decoy(self, authkey: str, found: Credentials) -> None:
+        """Warn once if real credentials can be told from decoys."""
         real = None if found.salt is None else (found.iterations, found.keylen)
         derives = found.salt is not None and not found.derived
         if self._warned or (real == self._cra.salted and derives == self._cra.derives):
@@ -258,20 +260,20 @@ class Authenticator:
             derives,
         )
 
-    # ---- answering it
+    # ---- the signature
 
     async def auth(self, connection: Connection, signature: object) -> dict[str, Any]:
-        """Log a client in, if it signed its challenge rightly; each challenge takes one signature.
+        """Handle the procedure `auth`: log a client in by its signature; each challenge takes one.
 
         Args:
             connection: The client.
             signature: The signature: a string, or None for an anonymous login.
 
         Returns:
-            What it may do, as `Permissions.as_json` writes it.
+            The client's permissions, as `Permissions.as_json` writes them.
 
         Raises:
-            WampError: It is not logged in.
+            WampError: The client is not logged in.
         """
         login = self._logins.get(connection)
         if login is not None and login.stage is Stage.DONE:
@@ -282,29 +284,30 @@ class Authenticator:
             raise _error("invalid-argument", "the signature is a string, or null for an anonymous login")
         claim, login.claim, login.stage = login.claim, None, Stage.BUSY
         try:
-            right = await self._is_right(connection, login, claim, signature)
+            verified = await self._verify(connection, login, claim, signature)
         finally:
             login.stage = Stage.NONE
-        if not right:
-            self._failed(connection, login, f"wrong signature for {_shown(claim.authkey)}")
+        if not verified:
+            who = "an anonymous login" if claim.authkey is None else quote(claim.authkey, 64)
+            self._log_failure(connection, login, f"wrong signature for {who}")
             raise _error("invalid-signature", "the signature is wrong; ask for another challenge")
-        granted = self._admit(connection, login, claim)
+        granted = self._log_in(connection, login, claim)
         if connection.subscriptions:
-            # What it was subscribed to as nobody, or as another, may not be granted to it.
+            # It may have subscribed to topics before that its user is not allowed.
             await self._recheck(connection)
         return granted
 
-    async def _is_right(self, connection: Connection, login: _Login, claim: _Claim, signature: str | None) -> bool:
+    async def _verify(self, connection: Connection, login: _Login, claim: _Claim, signature: str | None) -> bool:
         if claim.authkey is None or claim.credentials is None or claim.challenge is None:
             return signature is None
-        if not self._guessing.take(connection.remote, claim.authkey):
+        if not self._throttle.take(connection.remote, claim.authkey):
             self._count_failure(connection, login)
-            raise self._throttled(connection, claim.authkey)
+            raise self._too_many_failures(connection, claim.authkey)
         key = await self._key(login, claim.credentials)
-        right = verify(claim.challenge, key, signature) and claim.known
-        if right:
-            self._guessing.give_back(connection.remote, claim.authkey)
-        return right
+        verified = verify(claim.challenge, key, signature) and claim.known
+        if verified:
+            self._throttle.give_back(connection.remote, claim.authkey)
+        return verified
 
     async def _key(self, login: _Login, credentials: Credentials) -> str:
         if credentials.derived or credentials.salt is None:
@@ -315,7 +318,7 @@ class Authenticator:
                 login.derived = (source, await self._threads.run(derive_key, *source))
         return login.derived[1]
 
-    def _admit(self, connection: Connection, login: _Login, claim: _Claim) -> dict[str, Any]:
+    def _log_in(self, connection: Connection, login: _Login, claim: _Claim) -> dict[str, Any]:
         if claim.credentials is not None:
             user = claim.credentials.user
             connection.user = claim.authkey if user is None else user
@@ -323,16 +326,16 @@ class Authenticator:
         connection.permissions = claim.permissions
         login.stage, login.derived = Stage.DONE, None
         self._counters.logins += 1
-        return (claim.permissions or NOTHING).as_json()
+        return (claim.permissions or NO_PERMISSIONS).as_json()
 
-    # ---- failing
+    # ---- failures
 
-    def _failed(self, connection: Connection, login: _Login, what: str) -> None:
+    def _log_failure(self, connection: Connection, login: _Login, what: str) -> None:
         self._counters.failed_logins += 1
         connection.log.add("login", f"login failed: {what}", level=logging.INFO)
         self._count_failure(connection, login)
 
-    def _throttled(self, connection: Connection, authkey: str) -> WampError:
+    def _too_many_failures(self, connection: Connection, authkey: str) -> WampError:
         self._counters.throttled_logins += 1
         what = f"login of {quote(authkey, 64)} refused: too many have failed from this address or for this authkey"
         connection.log.add("throttled", what)
@@ -348,7 +351,7 @@ class Authenticator:
 
 
 def _is_valid(login: _Login) -> bool:
-    """Whether there is a challenge that can be answered."""
+    """Whether the login has a challenge that can still be answered."""
     claim = login.claim
     return claim is not None and asyncio.get_running_loop().time() < claim.expires
 
@@ -356,12 +359,8 @@ def _is_valid(login: _Login) -> bool:
 def _authextra(credentials: Credentials) -> dict[str, Any] | None:
     if credentials.salt is None:
         return None
-    # Clients differ in what they take for granted, so all three are said.
+    # Clients have different defaults, so all three are sent.
     return {"salt": credentials.salt, "iterations": credentials.iterations, "keylen": credentials.keylen}
-
-
-def _shown(authkey: str | None) -> str:
-    return "nobody" if authkey is None else quote(authkey, 64)
 
 
 def _error(name: str, description: str) -> WampError:

@@ -1,4 +1,4 @@
-"""What an app says about WAMP-CRA: whose secrets are valid, and how much guessing is too much."""
+"""An app's options for WAMP-CRA: `Cra`, and the `Credentials` that its lookup returns."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from ..protocol.cra import ITERATIONS, KEYLEN, MAX_ITERATIONS, MAX_KEYLEN, Permi
 __all__ = ["Anonymous", "Cra", "Credentials", "Lookup"]
 
 MIN_ITERATIONS = 1_000
-"""Fewer protect no password that somebody has got hold of a signature of."""
+"""With fewer, a password can be guessed from one intercepted signature."""
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What a lookup knows about one authkey.
+    """One authkey's secret, user and permissions: what the lookup of `Cra` returns.
 
     Args:
-        secret: The shared secret; for a salted one the key that `derive_key` gave, or with `derived=False` the
+        secret: The shared secret; for a salted one the key that `derive_key` returned, or with `derived=False` the
             password itself.
-        salt: The salt that the client is told, ASCII, or None for an unsalted secret.
-        iterations: Told to the client with the salt.
-        keylen: Bytes of the derived key, told to the client with the salt.
+        salt: The salt that is sent to the client, ASCII, or None for an unsalted secret.
+        iterations: Rounds of hashing, sent to the client with the salt.
+        keylen: Bytes of the derived key, sent to the client with the salt.
         derived: Whether `secret` is the derived key already. If not, it is derived in a thread for each login, which
             costs the server as much as the client.
-        user: Who this is: `Connection.user` after the login. Must be hashable; None for the authkey.
-        roles: What `requires` may ask for.
-        permissions: What may be called and used. None leaves that to the app's own rules; the client is then told of
-            empty lists.
+        user: `Connection.user` after the login. Must be hashable; None for the authkey.
+        roles: `Connection.roles` after the login, for `requires`.
+        permissions: The procedures and topics that the client may use. None leaves that to the app's own rules; the
+            client is then told of empty lists.
 
     Raises:
         TypeError: A value is not of its type.
@@ -70,8 +70,8 @@ def _check_salting(iterations: int, keylen: int) -> None:
 
 
 Lookup = Callable[[str, dict[str, Any]], Credentials | Awaitable[Credentials | None] | None]
-"""Gives the credentials of an authkey, or None for an unknown one; the second argument is what the client sent along
-as `extra`. `async def` runs on the loop, `def` in a worker thread."""
+"""Returns the credentials of an authkey, or None for an unknown one; the second argument is the client's `extra`.
+`async def` runs on the loop, `def` in a worker thread."""
 
 Anonymous = bool | Permissions | Callable[[dict[str, Any]], Permissions | Awaitable[Permissions]]
 
@@ -80,27 +80,28 @@ Anonymous = bool | Permissions | Callable[[dict[str, Any]], Permissions | Awaita
 class Cra:
     """Logins over the socket: `App(cra=Cra(lookup))`.
 
-    Routes then require what was granted, unless they are open with `requires=anyone`.
+    Routes then require a permission of the login, unless they are open with `requires=anyone`.
 
     Args:
-        lookup: Gives the `Credentials` of an authkey, or None for an unknown one; `lookup(authkey, extra)`.
-        anonymous: Whether clients may log in as nobody: not at all, True for nothing but the open routes, what they
-            may do as `Permissions`, or a function of their `extra` that gives it (`async` too).
-        timeout: Seconds after WELCOME in which a client must have logged in or be closed with 1008, unless a
-            middleware knows its user; None for ever.
+        lookup: Returns the `Credentials` of an authkey, or None for an unknown one; `lookup(authkey, extra)`.
+        anonymous: Whether clients may log in without an authkey: False for no, True for the open routes only, their
+            `Permissions`, or a function of their `extra` that returns them (`async` too).
+        timeout: Seconds after WELCOME in which a client must log in before it is closed with 1008, unless a
+            middleware has set its user; None for no limit.
         attempts: Failed logins on one connection after which it is closed with 1008.
         failures_per_minute: Failed logins from one client address, IPv6 in networks of 64 bits, and ten times as many
-            of one authkey; further ones are refused unseen until time has passed. None for any number. Clients on a
-            unix socket have no address: there only the authkey counts.
+            of one authkey; further ones are refused unchecked until time has passed. None for no limit. Clients on a
+            unix socket have no address: for them only the authkey counts.
         challenge_ttl: Seconds for which a challenge can be answered.
         hide_unknown_keys: Whether an unknown authkey looks like a known one until the login fails, as with a wrong
-            signature. Then nobody learns before the login what would be permitted. False answers as autobahn-python
-            did: `no-such-authkey`, and the permissions in the challenge.
-        salted: What hidden unknown keys pretend: `(iterations, keylen)` of salted ones, or None for unsalted ones. Let
-            all your keys be so, with salts of `new_salt()`; the log tells where one differs.
-        derives: Whether a hidden unknown key costs a derivation as well, for lookups that give `derived=False`.
-        decoy_key: From what the salts of unknown keys are made. Give all processes the same secret bytes, and keep
-            them, since a salt that changes tells that its key is unknown; None for random ones at each start.
+            signature. The permissions are then sent after the login only. False answers as autobahn-python did:
+            `no-such-authkey`, and the permissions in the challenge.
+        salted: How hidden unknown keys look: `(iterations, keylen)` for salted ones, or None for unsalted ones. All
+            real keys should look the same, with salts of `new_salt()`; the log warns of one that does not.
+        derives: Whether a hidden unknown key costs a derivation as well, for lookups that return `derived=False`.
+        decoy_key: The secret from which the salts of unknown keys are made, at least 16 bytes. Give it to all
+            processes and keep it, since a salt that changes gives an unknown key away; None for a random one at each
+            start.
 
     Raises:
         DeclarationError: An option cannot work.
@@ -133,9 +134,9 @@ class Cra:
                 raise DeclarationError(f"Cra: {name} is a number above 0, not {value!r}")
         if self.decoy_key is not None and (not isinstance(self.decoy_key, bytes) or len(self.decoy_key) < 16):
             raise DeclarationError("Cra: decoy_key is at least 16 secret bytes, such as secrets.token_bytes(32)")
-        self._check_pretence()
+        self._check_salted()
 
-    def _check_pretence(self) -> None:
+    def _check_salted(self) -> None:
         if self.salted is not None:
             try:
                 iterations, keylen = self.salted

@@ -1,4 +1,4 @@
-"""Fernet keys that can be replaced without logging anybody out: the newest encrypts, all of them decrypt."""
+"""Fernet keys that can be rotated without ending sessions: `KeyRing` encrypts with the newest, decrypts with all."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
 from ..errors import DeclarationError
 
-__all__ = ["KeyRing", "fingerprint"]
+__all__ = ["CLOCK_SKEW", "KeyRing", "fingerprint"]
 
-FORMS = (
+CLOCK_SKEW = 60.0
+"""Seconds that a token may be from the future, as clocks of servers differ; Fernet's own bound."""
+
+_FORMS = (
     "a key is the 44 characters of urlsafe base64 that Fernet.generate_key() makes, as text or as bytes, "
     "or 32 random bytes, or a Fernet"
 )
@@ -26,22 +29,22 @@ _RAW_SIZE = 32
 class KeyRing(Fernet):
     """Several Fernet keys in the place of one: `EncryptedCookieStorage(KeyRing(new, old), max_age=3600)`.
 
-    To replace a key, put the new one in front and restart; when `max_age` has passed nothing is left that the old
-    one made, and it can go. Where several workers or machines restart one after the other, let all of them know the
-    new key as an older one first, or the first to restart writes what the others cannot read.
+    To replace a key, put the new one in front and restart; when `max_age` has passed, no valid token of the old key is
+    left and it can be removed. Where several workers or machines restart one after the other, add the new key to all of
+    them as an older one first, or the first to restart writes tokens that the others cannot read.
 
-    aiohttp-session takes a `Fernet` and no `MultiFernet`; so this is the one, and does what the other does.
+    It is a subclass of `Fernet` that does what `MultiFernet` does, as aiohttp-session accepts only the former.
 
     Args:
         newest: The key that encrypts.
         *older: Keys that decrypt as well, newest first.
 
     Raises:
-        DeclarationError: One of them is no key; the message tells the good forms and never repeats a key.
+        DeclarationError: One of them is no key; the message names the accepted forms and never repeats a key.
     """
 
     def __init__(self, newest: Any, *older: Any) -> None:
-        # Nothing of one key's Fernet is kept here: every public method is given to the keys.
+        # The base class is not initialised: every public method of it is overridden.
         self._keys: list[Fernet] = []
         for number, key in enumerate((newest, *older), start=1):
             self._keys += key._keys if isinstance(key, KeyRing) else [_fernet(key, number)]
@@ -55,11 +58,11 @@ class KeyRing(Fernet):
         return self._ring.encrypt(data)
 
     def encrypt_at_time(self, data: bytes, current_time: int) -> bytes:
-        """A token made with the newest key as if it were this time, in seconds since 1970."""
+        """A token made with the newest key, dated to this time, in seconds since 1970."""
         return self._keys[0].encrypt_at_time(data, current_time)
 
     def decrypt(self, token: bytes | str, ttl: int | None = None) -> bytes:
-        """What a token of any of the keys holds.
+        """The content of a token made with any of the keys.
 
         Args:
             token: The token.
@@ -71,11 +74,11 @@ class KeyRing(Fernet):
         return self._ring.decrypt(token, ttl)
 
     def decrypt_at_time(self, token: bytes | str, ttl: int, current_time: int) -> bytes:
-        """What `decrypt` returns as if it were this time, in seconds since 1970."""
+        """As `decrypt`, with this time for now, in seconds since 1970."""
         return self._ring.decrypt_at_time(token, ttl, current_time)
 
     def extract_timestamp(self, token: bytes | str) -> int:
-        """When a token of any of the keys was made, in seconds since 1970.
+        """The time at which a token of any of the keys was made, in seconds since 1970.
 
         Raises:
             cryptography.fernet.InvalidToken: No key fits, or it was altered.
@@ -88,12 +91,12 @@ class KeyRing(Fernet):
         raise InvalidToken
 
     def rotate(self, token: bytes | str) -> bytes:
-        """The same content under the newest key; its age stays what it was."""
+        """A token with the same content and age, made with the newest key."""
         return self._ring.rotate(token)
 
 
 def fingerprint(key: Fernet) -> str:
-    """A text that tells keys apart and nothing else of them."""
+    """A text that differs where keys do and reveals nothing of them, to compare processes."""
     keys = key._keys if isinstance(key, KeyRing) else [key]
     secret = b"".join(each._signing_key + each._encryption_key for each in keys)
     return hashlib.sha256(b"wampkit fingerprint" + secret).hexdigest()[:16]
@@ -104,14 +107,14 @@ def _fernet(key: Any, number: int) -> Fernet:
         return key
     problem = _problem(key)
     if problem is not None:
-        raise DeclarationError(f"KeyRing: key {number} {problem}; {FORMS}")
+        raise DeclarationError(f"KeyRing: key {number} {problem}; {_FORMS}")
     if len(key) == _RAW_SIZE:
         key = base64.urlsafe_b64encode(key)
     return Fernet(key)
 
 
 def _problem(key: Any) -> str | None:
-    """What is wrong with a key, without a word of it."""
+    """What is wrong with a key, or None; never repeats it."""
     if key is None:
         return "is None: is the environment variable or the setting that holds it not set?"
     if isinstance(key, MultiFernet):

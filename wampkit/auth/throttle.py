@@ -1,11 +1,11 @@
-"""Bounds on logins: how often one may fail, and how long one may take."""
+"""Bounds on logins: how many may fail, and how long a connection may take to log in."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from weakref import ref
 
 from ..connection.connection import Connection
@@ -15,19 +15,19 @@ from ..protocol.websocket import CloseCode
 
 __all__ = ["LoginDeadline", "LoginThrottle"]
 
-WIDER = 10
-"""So many times as often as from one address may be guessed at one authkey: whoever knows an authkey could otherwise
-lock its owner out with the guesses of a few seconds."""
+AUTHKEY_FACTOR = 10
+"""How many times as many logins may fail for one authkey as from one address. With equal rates, a few seconds of wrong
+guesses would lock out the authkey's owner."""
 
 MOST = 10_000
-"""Addresses, and authkeys, that are remembered."""
+"""How many addresses, and how many authkeys, are remembered."""
 
 
 class LoginThrottle:
-    """Counts failed logins by client address and by authkey.
+    """Rate-limits failed logins by client address and by authkey.
 
     Args:
-        per_minute: How many may fail from one address, in the long run and at once; None for any number.
+        per_minute: Failed logins from one address, in the long run and at once; None for no limit.
     """
 
     def __init__(self, per_minute: float | None) -> None:
@@ -36,77 +36,74 @@ class LoginThrottle:
         if per_minute is not None:
             burst = max(1, int(per_minute))
             self._addresses = TokenBuckets(per_minute / 60, burst, MOST)
-            self._authkeys = TokenBuckets(WIDER * per_minute / 60, WIDER * burst, MOST)
+            self._authkeys = TokenBuckets(AUTHKEY_FACTOR * per_minute / 60, AUTHKEY_FACTOR * burst, MOST)
 
-    def is_over(self, remote: str | None, authkey: str) -> bool:
-        """Whether no further attempt may be made now.
+    def is_exhausted(self, remote: str | None, authkey: str) -> bool:
+        """Whether a login would be refused now.
 
         Args:
-            remote: The client's address, or None where it has none.
-            authkey: Whose secret is guessed.
+            remote: The client's address; None, for a unix socket, counts by authkey only.
+            authkey: The authkey that the client claims.
         """
-        if self._addresses is None or self._authkeys is None:
-            return False
-        if remote is not None and self._addresses.spent(client_network(remote)):
-            return True
-        return self._authkeys.spent(_digest(authkey))
+        return any(buckets.spent(name) for buckets, name in self._buckets(remote, authkey))
 
     def take(self, remote: str | None, authkey: str) -> bool:
-        """Whether one more attempt may be made now; it counts as failed until `give_back`."""
-        if self._addresses is None or self._authkeys is None:
-            return True
-        if remote is not None and not self._addresses.take(client_network(remote)):
-            return False
-        return self._authkeys.take(_digest(authkey))
+        """Count a login as failed, until `give_back`; returns whether it may be tried."""
+        return all(buckets.take(name) for buckets, name in self._buckets(remote, authkey))
 
     def give_back(self, remote: str | None, authkey: str) -> None:
-        """The attempt did not fail."""
-        if self._addresses is None or self._authkeys is None:
-            return
-        if remote is not None:
-            self._addresses.give_back(client_network(remote))
-        self._authkeys.give_back(_digest(authkey))
+        """Uncount a login that did not fail."""
+        for buckets, name in self._buckets(remote, authkey):
+            buckets.give_back(name)
 
     def __len__(self) -> int:
-        """How many addresses and authkeys are remembered."""
-        return 0 if self._addresses is None or self._authkeys is None else len(self._addresses) + len(self._authkeys)
+        """The number of addresses and authkeys that are remembered."""
+        return sum(len(buckets) for buckets in (self._addresses, self._authkeys) if buckets is not None)
+
+    def _buckets(self, remote: str | None, authkey: str) -> list[tuple[TokenBuckets, Hashable]]:
+        found: list[tuple[TokenBuckets, Hashable]] = []
+        if self._addresses is not None and remote is not None:
+            found.append((self._addresses, client_network(remote)))
+        if self._authkeys is not None:
+            found.append((self._authkeys, _digest(authkey)))
+        return found
 
 
 def _digest(authkey: str) -> bytes:
-    """What stands for an authkey: a client chooses its length, and thousands of them are remembered."""
+    """A fixed-size stand-in for an authkey: clients choose its length, and thousands of them are remembered."""
     return hashlib.blake2b(authkey.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 class LoginDeadline:
-    """Closes the connections that have not logged in when their time is over. Those that have cost nothing more.
+    """Closes connections that have not logged in in time. One timer serves all of them.
 
     Args:
-        seconds: How long each has from its WELCOME.
-        logged_in: Whether a connection has logged in.
+        seconds: How long each connection has from its WELCOME.
+        logged_in: Tells whether a connection has logged in.
     """
 
     def __init__(self, seconds: float, logged_in: Callable[[Connection], bool]) -> None:
         self._seconds = seconds
         self._logged_in = logged_in
-        # All have the same time, so who came first is due first.
+        # All have the same time, so they are due in the order in which they came.
         self._waiting: deque[tuple[float, ref[Connection]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, connection: Connection) -> None:
-        """A connection has been welcomed."""
+        """Start the time of a connection, on its WELCOME."""
         loop = asyncio.get_running_loop()
         self._waiting.append((loop.time() + self._seconds, ref(connection)))
         if self._timer is None:
-            self._timer = loop.call_at(self._waiting[0][0], self._look)
+            self._timer = loop.call_at(self._waiting[0][0], self._close_overdue)
 
     def close(self) -> None:
-        """End the timer."""
+        """Cancel the timer."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         self._waiting.clear()
 
-    def _look(self) -> None:
+    def _close_overdue(self) -> None:
         loop = asyncio.get_running_loop()
         # Timers may run early by the clock's resolution.
         now = loop.time() + 0.001
@@ -116,4 +113,4 @@ class LoginDeadline:
                 reason = f"no login within {self._seconds:g} s"
                 connection.log.add("no login", f"closed: {reason}")
                 connection.close(CloseCode.POLICY_VIOLATION, reason)
-        self._timer = loop.call_at(self._waiting[0][0], self._look) if self._waiting else None
+        self._timer = loop.call_at(self._waiting[0][0], self._close_overdue) if self._waiting else None

@@ -1,4 +1,4 @@
-"""One-time tickets: who a client is, for those that can send neither cookies nor headers with their handshake."""
+"""One-time tickets, which log in clients that can send neither cookies nor headers with their handshake."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from aiohttp import web
 from cryptography.fernet import InvalidToken
@@ -19,48 +19,46 @@ from ..connection.connection import Connection
 from ..connection.reader import is_handshake
 from ..dispatch.middleware import Refused
 from ..errors import DeclarationError, quote
+from ..limits import STORE_TIMEOUT
 from ..telemetry.http_logs import redact_query_parameter
 from ..telemetry.logs import LogThrottle, logger_of
-from .keys import KeyRing, fingerprint
+from .keys import CLOCK_SKEW, KeyRing, fingerprint
 
-__all__ = ["Tickets", "tickets_of"]
+__all__ = ["Tickets", "fingerprint_of", "is_shared", "tickets_of"]
 
 logger = logger_of(__name__)
 
-LONGEST = 86_400.0
-"""Seconds for which a ticket may be good: as long is its number remembered."""
+MAX_TTL = 86_400.0
+"""Seconds for which a ticket may be good; a spent one is remembered as long."""
 
-CLOCK_SKEW = 60.0
-"""Seconds by which the clock of the server that issues may be ahead of that of the one that takes."""
-
-MOST_CHARACTERS = 4096
-
-PATIENCE = 5.0
-"""Seconds in which the shared store must have answered."""
+MAX_LENGTH = 4096
+"""Characters of a ticket."""
 
 KIND = "wampkit ticket 1"
-"""What a token must say of itself: one of another kind, such as a session's cookie, may be made with the same keys."""
+"""Marks a token as a ticket: other tokens, such as a session's cookie, may be made with the same keys."""
 
 REFUSAL = "this ticket is not valid: ask for a new one"
 
+Spent: TypeAlias = Callable[[str, float], bool | Awaitable[bool]]
+
 
 class Tickets:
-    """Lets in whoever brings a ticket in the query, `ws://...?ticket=...`; a middleware for `App(middlewares=[...])`.
+    """Logs in clients by a ticket in the query, `ws://...?ticket=...`; a middleware for `App(middlewares=[...])`.
 
-    The web side makes one with `app.tickets.issue(user)` for whom it has logged in, and the page or the device connects
-    with it at once. A ticket is encrypted and signed, good for one handshake, and never logged by wampkit or in the
-    access logs of aiohttp and gunicorn; a proxy in front has one of its own, and so has an access logger that is
-    given another name. It is spent even if a later middleware refuses the client, so put this behind those that look
-    at addresses and origins.
+    The web side issues one with `app.tickets.issue(user)` to a user who is logged in, and the page or the device
+    connects with it at once. A ticket is encrypted and signed, good for one handshake, and never logged by wampkit or
+    in the access logs of aiohttp and gunicorn; a proxy in front has a log of its own, and so has an access logger with
+    another name. It is spent even if a later middleware refuses the client, so put this behind those that check
+    addresses and origins.
 
     Args:
         *keys: The keys, newest first, in the forms that `KeyRing` takes.
         parameter: The query parameter.
         required: Whether a client without a ticket is refused.
-        spent: Remembers spent tickets where several processes serve, each of which would else take a ticket once:
-            `spent(id, expires)` notes the ticket `id` until `expires`, in seconds since 1970, and returns whether it
-            had been noted before: an `async def`, or a `def`, which runs in a worker thread. Without it a ticket that
-            was used is good once more after a restart, until it expires; keep `ttl` short. With Redis:
+        spent: Remembers spent tickets for several processes, each of which would otherwise accept a ticket once:
+            `spent(id, expires)` stores the ticket `id` until `expires`, in seconds since 1970, and returns whether it
+            was stored before: an `async def`, or a `def`, which runs in a worker thread. Without it a spent ticket is
+            good once more after a restart, until it expires; keep `ttl` short. With Redis:
             `return not await redis.set(id, 1, nx=True, exat=int(expires) + 1)`.
 
     Raises:
@@ -72,7 +70,7 @@ class Tickets:
         *keys: Any,
         parameter: str = "ticket",
         required: bool = False,
-        spent: Callable[[str, float], bool | Awaitable[bool]] | None = None,
+        spent: Spent | None = None,
     ) -> None:
         if not keys:
             raise DeclarationError("Tickets needs a key: Tickets(key), with a key from Fernet.generate_key()")
@@ -84,45 +82,35 @@ class Tickets:
         self._parameter = parameter
         self._required = required
         self._spent = spent
-        self._remembered = _Remembered()
+        self._memory = _SpentTickets()
         self._throttle = LogThrottle(logger)
-
-    @property
-    def shared(self) -> bool:
-        """Whether several processes may serve, as they remember spent tickets together."""
-        return self._spent is not None
-
-    @property
-    def fingerprint(self) -> str:
-        """A text that differs where the keys do."""
-        return fingerprint(self._ring)
 
     # ---- the web side
 
     def issue(
         self, user: Any, *, ttl: float = 30.0, roles: Iterable[str] = (), attributes: Mapping[str, Any] | None = None
     ) -> str:
-        """A ticket for one handshake, as text that can stand in a URL as it is.
+        """A ticket for one handshake, as text that needs no escaping in a URL.
 
         Args:
-            user: What `connection.user` will be: a text, a number or the like.
+            user: The later `connection.user`: a text, a number or the like.
             ttl: Seconds for which it is good, at most a day.
-            roles: What `connection.roles` will be.
-            attributes: What is added to `connection.attributes`; JSON must be able to carry it.
+            roles: The later `connection.roles`.
+            attributes: Added to `connection.attributes`; must be JSON.
 
         Raises:
-            TypeError: JSON cannot carry the user, a role or an attribute as it is.
+            TypeError: JSON cannot carry the user, a role or an attribute unchanged.
             ValueError: `ttl` is out of bounds.
         """
-        if not 0 < ttl <= LONGEST:
-            raise ValueError(f"ttl is a number of seconds above 0 and up to {LONGEST:,.0f}, not {ttl!r}")
-        if user is None or isinstance(user, list | dict) or not _survives(user):
+        if not 0 < ttl <= MAX_TTL:
+            raise ValueError(f"ttl is a number of seconds above 0 and up to {MAX_TTL:,.0f}, not {ttl!r}")
+        if user is None or isinstance(user, list | dict) or not _survives_json(user):
             raise TypeError(f"the user of a ticket is a text or a number, not a {type(user).__name__}")
         names = [roles] if isinstance(roles, str) else list(roles)
         if not all(isinstance(name, str) for name in names):
             raise TypeError("the roles of a ticket are a list of names")
         kept = dict(attributes or {})
-        if not _survives(kept):
+        if not _survives_json(kept):
             raise TypeError("JSON cannot carry the attributes of this ticket as they are")
         content = {
             "kind": KIND,
@@ -133,14 +121,14 @@ class Tickets:
             "attributes": kept,
         }
         ticket = self._ring.encrypt(json.dumps(content).encode()).decode().rstrip("=")
-        if len(ticket) > MOST_CHARACTERS:
+        if len(ticket) > MAX_LENGTH:
             raise ValueError("this ticket is too long for a URL: give it fewer attributes")
         return ticket
 
     # ---- the middleware
 
     async def connect(self, connection: Connection) -> str:
-        """Establish who the client is by its ticket, and return that in a sentence."""
+        """Set the client's user, roles and attributes from its ticket. Raises Refused."""
         given = connection.request.query.getall(self._parameter, [])
         if not given:
             if self._required:
@@ -148,8 +136,8 @@ class Tickets:
             return "no ticket came"
         if len(given) > 1:
             raise Refused(REFUSAL, why=f"{len(given)} tickets came")
-        content = self._opened(given[0])
-        # A page that is looked at with a ticket connects with it next.
+        content = self._read(given[0])
+        # A page that was requested with a ticket connects with it next.
         if is_handshake(connection.request):
             await self._spend(connection, content["id"], content["expires"])
         connection.user, connection.roles = content["user"], frozenset(content["roles"])
@@ -163,14 +151,14 @@ class Tickets:
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: Any) -> AsyncIterator[None]:
-        """Before the first client, keep tickets out of the access log."""
+        """Keep tickets out of the access log."""
         redact_query_parameter(self._parameter)
         yield
         self._throttle.close()
 
-    def _opened(self, ticket: str) -> dict[str, Any]:
-        """What a ticket says, if it is one of ours and still good."""
-        if len(ticket) > MOST_CHARACTERS:
+    def _read(self, ticket: str) -> dict[str, Any]:
+        """The content of a valid ticket. Raises Refused."""
+        if len(ticket) > MAX_LENGTH:
             raise Refused(REFUSAL, why=f"it is no ticket: it has {len(ticket)} characters")
         try:
             token = ticket.encode("ascii") + b"=" * (-len(ticket) % 4)
@@ -190,20 +178,20 @@ class Tickets:
         return result
 
     async def _spend(self, connection: Connection, id: str, expires: float) -> None:
+        """Mark a ticket as used. Raises Refused if it was used before, HTTPServiceUnavailable if that is not known."""
         if self._spent is None:
-            again = self._remembered.add(id, expires)
-            if expires <= self._remembered.forgotten:
+            again = self._memory.add(id, expires)
+            if expires <= self._memory.forgotten:
                 raise Refused(REFUSAL, why="the clock was set back, so that whether it was used before is not known")
         else:
-            again = await self._spend_together(connection, id, expires)
+            again = await self._ask_store(self._spent, connection, id, expires)
         if again:
             raise Refused(REFUSAL, why="the ticket has been used before")
 
-    async def _spend_together(self, connection: Connection, id: str, expires: float) -> bool:
-        assert self._spent is not None
+    async def _ask_store(self, spent: Spent, connection: Connection, id: str, expires: float) -> bool:
         try:
-            async with asyncio.timeout(PATIENCE):
-                return bool(await connection.threads.logins.ask_for(connection, self._spent, id, expires))
+            async with asyncio.timeout(STORE_TIMEOUT):
+                return bool(await connection.threads.logins.ask_for(connection, spent, id, expires))
         except Exception as error:
             text = "tickets: whether one was used before cannot be told, so none is taken"
             self._throttle.add("spent", text, level=logging.ERROR, error=error)
@@ -211,12 +199,12 @@ class Tickets:
             raise web.HTTPServiceUnavailable(text="tickets cannot be looked up now", headers=headers) from None
 
 
-class _Remembered:
-    """The tickets that were used here, each until it would have expired.
+class _SpentTickets:
+    """The tickets that this process accepted, each until it expires.
 
     Attributes:
-        forgotten: When the last of those that are forgotten expired. Where the clock has been set back since, tickets
-            that expire before it may be of these.
+        forgotten: When the last of the forgotten ones expired, in seconds since 1970. If the clock was set back since,
+            a ticket that expires before then may be one of them.
     """
 
     def __init__(self) -> None:
@@ -225,7 +213,7 @@ class _Remembered:
         self._by_expiry: list[tuple[float, str]] = []
 
     def add(self, id: str, expires: float) -> bool:
-        """Remember a ticket; whether it was remembered already."""
+        """Remember a ticket, and return whether it was remembered already."""
         now = time.time()
         while self._by_expiry and self._by_expiry[0][0] < now:
             expired, old = heapq.heappop(self._by_expiry)
@@ -238,8 +226,8 @@ class _Remembered:
         return False
 
 
-def _survives(value: Any) -> bool:
-    """Whether JSON gives a value back as it was."""
+def _survives_json(value: Any) -> bool:
+    """Whether a value is the same after it was written as JSON and read."""
     try:
         text = json.dumps(value, allow_nan=False)
     except (TypeError, ValueError, RecursionError):
@@ -248,8 +236,18 @@ def _survives(value: Any) -> bool:
 
 
 def tickets_of(middlewares: Iterable[Any]) -> Tickets:
-    """What issues the tickets that an app takes. Raises RuntimeError if it takes none."""
+    """The first `Tickets` among an app's middlewares. Raises RuntimeError if there is none."""
     for each in middlewares:
         if isinstance(each, Tickets):
             return each
     raise RuntimeError("this app takes no tickets; put Tickets(key) into App(middlewares=[...])")
+
+
+def is_shared(tickets: Tickets) -> bool:
+    """Whether several processes remember spent tickets together."""
+    return tickets._spent is not None
+
+
+def fingerprint_of(tickets: Tickets) -> str:
+    """A text that differs where the keys of tickets do."""
+    return fingerprint(tickets._ring)

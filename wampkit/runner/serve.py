@@ -19,13 +19,13 @@ from ..access.hosts import is_loopback, socket_url
 from ..access.origins import AllowOrigins
 from ..access.proxies import TrustedProxies
 from ..app import DEFAULT_PATH, App
-from ..auth.tickets import Tickets
+from ..auth.tickets import Tickets, is_shared
 from ..concurrency.background import BackgroundTask
 from ..errors import DeclarationError
 from ..pubsub.broker import SCHEMES
 from ..server.mounting import hide_versions
 from ..server.processes import Processes, stays_in_process
-from ..sessions.middleware import Sessions
+from ..sessions.middleware import key_fingerprints
 from ..telemetry.logs import logger_of
 from .loading import CommandError, describe, load_app
 from .process import Signals, loop_factory, run_loop, set_up_logging
@@ -167,7 +167,7 @@ def _prepare(settings: RunOptions) -> tuple[App, Callable[[str], ServerInfo]]:
             f"--workers {settings.workers}: this app has topics, and with the broker memory:// an event never leaves "
             f"its process, so subscribers on other workers would miss it; {_instead()}"
         )
-    if settings.workers > 1 and any(isinstance(each, Tickets) and not each.shared for each in app.middlewares):
+    if settings.workers > 1 and any(isinstance(each, Tickets) and not is_shared(each) for each in app.middlewares):
         raise CommandError(
             f"--workers {settings.workers}: each worker remembers spent tickets by itself, so that a ticket could be "
             "used once on each of them; give Tickets(..., spent=...) a store that they share, or leave out --workers"
@@ -181,7 +181,7 @@ def _prepare(settings: RunOptions) -> tuple[App, Callable[[str], ServerInfo]]:
             any_origin=_any_origin(app),
             console=url.replace("ws", "http", 1) if app.console else None,
             exposed=app.console_is_open and not app.loopback_only,
-            keys=" ".join(each.fingerprint for each in app.middlewares if isinstance(each, Tickets | Sessions)),
+            keys=key_fingerprints(app.middlewares),
         )
 
     return app, started

@@ -247,7 +247,7 @@ class Door:
         if node.keepalive is not None:
             connection.start_keepalive(node.keepalive)
         if node.authenticator is not None:
-            node.authenticator.welcomed(connection)
+            node.authenticator.start_deadline(connection)
 
     async def _greet(self, connection: Connection) -> None:
         hooks, threads = self._node.hooks, self._node.threads.hooks

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import FrameType
 from urllib.parse import urlsplit
 
-from ..auth.tickets import Tickets
+from ..auth.tickets import Tickets, is_shared
 from ..errors import DeclarationError
 from ..pubsub.broker import Broker, MemoryBroker
 from ..telemetry.logs import logger_of
@@ -92,7 +92,7 @@ def check_processes(
             "miss it; start it with -w 1, or give App(broker=...) one that the workers share",
             processes.server,
         )
-    if any(isinstance(gate, Tickets) and not gate.shared for gate in settings.middlewares):
+    if any(isinstance(gate, Tickets) and not is_shared(gate) for gate in settings.middlewares):
         logger.error(
             "%s: each worker remembers spent tickets by itself, so that a ticket can be used once on each of them; "
             "give Tickets(..., spent=...) a store that they share",

@@ -12,6 +12,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp_session import AbstractStorage, SimpleCookieStorage
 
+from ..auth.tickets import Tickets, fingerprint_of
 from ..concurrency.threads import Threads
 from ..connection.connection import Connection
 from ..dispatch.middleware import Refused
@@ -22,7 +23,7 @@ from .session import Session, SessionEnded, SessionReadOnly, SessionUnavailable
 from .storage import Found, Missing, Storage, quiet_undecryptable_cookies
 from .watcher import Watch, remaining
 
-__all__ = ["Sessions", "reads_sessions"]
+__all__ = ["Sessions", "key_fingerprints", "reads_sessions"]
 
 logger = logger_of(__name__)
 
@@ -365,3 +366,10 @@ def _check_storage(storage: Any, endless: bool, plain: bool) -> None:
 def reads_sessions(middlewares: Iterable[Any]) -> bool:
     """Whether there is a session that handlers can be given."""
     return any(isinstance(each, Sessions) for each in middlewares)
+
+
+def key_fingerprints(middlewares: Iterable[Any]) -> str:
+    """A text that differs where the keys of an app's sessions and tickets do, to compare processes."""
+    listed = list(middlewares)
+    sessions = [each.fingerprint for each in listed if isinstance(each, Sessions)]
+    return " ".join([*sessions, *(fingerprint_of(each) for each in listed if isinstance(each, Tickets))])

@@ -26,14 +26,12 @@ from aiohttp import web
 from aiohttp_session import AbstractStorage
 from cryptography.fernet import Fernet, InvalidToken
 
-from ..auth.keys import fingerprint
+from ..auth.keys import CLOCK_SKEW, fingerprint
 from ..errors import quote
+from ..limits import STORE_TIMEOUT
 from .session import GONE, SessionEnded, SessionUnavailable
 
 __all__ = ["Found", "Missing", "Storage", "quiet_undecryptable_cookies"]
-
-PATIENCE = 5.0
-"""Seconds in which a storage must have answered."""
 
 NO_COOKIE = "no cookie came"
 
@@ -57,9 +55,6 @@ EMPTY = "the session is empty"
 
 _IN_NAMES = r"A-Za-z0-9!#$%&'*+.^_`|~\-"
 """What names of cookies are made of (RFC 6265), for a set of a regular expression."""
-
-CLOCK_SKEW = 60
-"""Seconds that Fernet allows a token to be from the future."""
 
 _BAD_DATA = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError, InvalidToken)
 """What storages raise for data that they cannot read; whatever else they raise is their own trouble."""
@@ -126,7 +121,7 @@ class Storage:
         """The session of a handshake.
 
         Raises:
-            SessionUnavailable: The storage does not answer within `PATIENCE` seconds, or fails.
+            SessionUnavailable: The storage does not answer within `STORE_TIMEOUT` seconds, or fails.
         """
         inside, cookies, written = self._count_cookies(request)
         if written > 1:
@@ -248,7 +243,7 @@ class Storage:
         """Around what may wait for the storage: bounded in time, its failures told apart from those of the data."""
         quiet = _asked.set(True)
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(STORE_TIMEOUT):
                 yield
         except (SessionEnded, _Unreadable, *_BAD_DATA):
             raise
@@ -261,7 +256,7 @@ class Storage:
 
     def _trouble(self, request: web.Request, error: Exception) -> str:
         if isinstance(error, TimeoutError) and not str(error):
-            return f"no answer within {PATIENCE:g} s"
+            return f"no answer within {STORE_TIMEOUT:g} s"
         text = str(error)
         cookie = self._storage.load_cookie(request)
         if cookie:  # an error may name the key that was asked for
