@@ -1,7 +1,7 @@
-"""The nine messages of WAMP v1, and text to message and back.
+"""The nine messages of WAMP v1, decoded from text and encoded to text.
 
-Each is one JSON array whose first element is the type's number. Here stand the shapes and nothing else: what may
-be sent when is `protocol.py`'s business. Printing a message does not print what it carries.
+Each is one JSON array that begins with the number of its type. Which side may send which message is checked in
+`v1.py`. The repr of a message leaves its payload out.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Welcome(msgspec.Struct, frozen=True):
 
 
 class Prefix(msgspec.Struct, frozen=True):
-    """`[1, prefix, uri]`: from now on `prefix:` stands for `uri` on this connection."""
+    """`[1, prefix, uri]`: defines `prefix:` as `uri` on this connection."""
 
     code: ClassVar[int] = 1
     prefix: str
@@ -136,19 +136,21 @@ Message: TypeAlias = Welcome | Prefix | Call | CallResult | CallFailed | Subscri
 
 
 class NotJson(TypeError):
-    """JSON cannot carry a value; says of which type it is, and what can be given instead."""
+    """A value that JSON cannot carry; the text names its type and what to give instead."""
 
 
 def _refuse_type(value: Any) -> Any:
-    """Called by the encoder for a value of a type that it does not know."""
+    """The encoder's hook for a value of a type that it does not know."""
     kind = type(value)
-    cures = [cure for attribute, cure in _CURES.items() if hasattr(kind, attribute)]
-    cure = cures[0] if cures else "give a dict, a list, a dataclass or a msgspec.Struct instead"
+    advice = next(
+        (advice for attribute, advice in _ADVICE.items() if hasattr(kind, attribute)),
+        "give a dict, a list, a dataclass or a msgspec.Struct instead",
+    )
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    raise NotJson(f"JSON cannot carry a {name}: {cure}")
+    raise NotJson(f"JSON cannot carry a {name}: {advice}")
 
 
-_CURES = {
+_ADVICE = {
     "model_dump": 'it looks like pydantic; give its .model_dump(mode="json") instead',
     "__await__": "an await is missing",
     "__next__": "make a list of it",
@@ -156,24 +158,24 @@ _CURES = {
     "_asdict": "give its ._asdict() instead",
     "keys": "give dict(...) of it instead",
 }
-"""What to do about a value, by an attribute that its type has."""
+"""What to give instead of a value, by an attribute of its type."""
 
 encode_value: Callable[[Any], bytes] = msgspec.json.Encoder(enc_hook=_refuse_type).encode
-"""Any value as JSON text in UTF-8. NaN and the infinities become null, as JavaScript's JSON.stringify writes them.
+"""Encode a value as JSON text in UTF-8. NaN and the infinities become null, as in JavaScript's JSON.stringify.
 
-Raises NotJson, which is a TypeError, for a value of a type that JSON cannot carry, UnicodeEncodeError for a lone
-surrogate, RecursionError for a value that contains itself.
+Raises NotJson (a TypeError) for a type that JSON cannot carry, UnicodeEncodeError for a lone surrogate,
+RecursionError for a value that contains itself.
 """
 
 NAMES: Mapping[int, str] = MappingProxyType(
     {each.code: each.__name__.upper() for each in (Welcome, Prefix, Call, Subscribe, Unsubscribe, Publish, Event)}
     | {CallResult.code: "CALLRESULT", CallFailed.code: "CALLERROR"}
 )
-"""The specification's name of each type number."""
+"""The name of each type number in the specification."""
 
 
 def encode(message: Message) -> bytes:
-    """One message as JSON text. Raises as `encode_value` does."""
+    """Encode a message as JSON text. Raises as `encode_value` does."""
     match message:
         case Call():
             return encode_value([2, message.id, message.uri, *message.args])
@@ -186,7 +188,7 @@ def encode(message: Message) -> bytes:
 
 
 def publish_elements(message: Publish) -> list[Any]:
-    """A PUBLISH, its type number included, in the shortest form that says it: there are servers that know fewer."""
+    """The elements of a PUBLISH, its type number included, as few as possible: some servers know only the first ones."""
     elements = [7, message.uri, message.event]
     if message.exclude is not None or message.eligible is not None:
         elements.append(message.exclude_me if message.exclude is None else message.exclude)
@@ -198,19 +200,19 @@ def publish_elements(message: Publish) -> list[Any]:
 
 
 def event_begin(uri: str) -> bytes:
-    """How each EVENT of a topic begins. The event as JSON text and a `]` follow, so that publishing encodes it once."""
+    """The beginning of each EVENT of a topic. The event as JSON text and a `]` follow, so that it is encoded once for all."""
     return b"[8," + encode_value(uri) + b","
 
 
 def decode(data: bytes | str, nesting: int = MAX_NESTING) -> Message:
-    """The message in one text frame.
+    """Decode the message in one text frame.
 
     Args:
         data: The text, as bytes or decoded.
         nesting: How deep its lists and objects may nest.
 
     Raises:
-        ProtocolError: 1007 if the text is not JSON in UTF-8, nests too deep or holds a number that no double can;
+        ProtocolError: 1007 if the text is not JSON in UTF-8, nests too deep or holds a number beyond a double;
             1002 if it is JSON but no WAMP v1 message.
     """
     if len(data) <= SHORT and len(data) <= 2 * nesting:
@@ -230,7 +232,7 @@ def decode(data: bytes | str, nesting: int = MAX_NESTING) -> Message:
     return reader(elements)
 
 
-# ---- the head alone
+# ---- decoding the beginning only
 
 
 _TEXT = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
@@ -239,10 +241,10 @@ _HEAD = re.compile(rb"\s*+\[\s*+([0-9]++)\s*+(?:,\s*+(" + _TEXT + rb")\s*+(?:,\s
 
 
 def decode_head(data: bytes) -> list[Any]:
-    """The type number of a message and up to two texts that follow it; the rest is not read and may be anything.
+    """Decode the type number of a message and up to two texts after it, without parsing the rest.
 
     Returns:
-        The elements, or an empty list if the message does not begin so.
+        The elements, or an empty list if the text does not begin like a message.
     """
     found = _HEAD.match(data)
     if found is None:
@@ -259,7 +261,7 @@ def _shown(code: Any) -> str:
     return "that is a list" if type(code) is list else "that is an object" if type(code) is dict else quote(code, 24)
 
 
-# ---- one reader a type: arity and types, exactly
+# ---- one reader for each type, which checks the number and types of the elements
 
 
 def _refuse(form: str) -> ProtocolError:
@@ -322,7 +324,7 @@ def _read_unsubscribe(elements: list[Any]) -> Unsubscribe:
 
 
 def read_publish(elements: list[Any]) -> Publish:
-    """The PUBLISH that these elements are, its type number included. Raises ProtocolError."""
+    """A PUBLISH from its elements, its type number included. Raises ProtocolError."""
     count = len(elements)
     if not 3 <= count <= 5 or type(elements[1]) is not str:
         raise _refuse("PUBLISH [7, topicUri, event, excludeMe | exclude, eligible]")
@@ -339,7 +341,7 @@ def read_publish(elements: list[Any]) -> Publish:
 
 
 def _session_ids(value: Any, name: str) -> list[str] | None:
-    # autobahn-python's client writes null where nothing was asked for.
+    # autobahn-python's client writes null for a list that was not given.
     if value is None:
         return None
     if type(value) is not list or not _strings(value, 0, len(value)):

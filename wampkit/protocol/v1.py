@@ -1,7 +1,7 @@
-"""One connection's WAMP v1 state without any I/O: text in, messages out, text out.
+"""The WAMP v1 state of one connection, without I/O: text in, messages out; values in, text out.
 
-`WampV1` serves both sides. It knows the session id, the prefixes and, on the client's side, the calls that wait
-for an answer; it decides what may come from the other side. Whoever has a socket moves the bytes.
+`WampV1` serves both sides. It keeps the session id and the prefixes, and decides which messages the other side may
+send. A second version of WAMP would be a class beside it with the same methods.
 """
 
 from __future__ import annotations
@@ -37,38 +37,45 @@ from .websocket import CloseCode
 __all__ = ["SUBPROTOCOL", "VERSION", "Side", "WampV1"]
 
 SUBPROTOCOL = "wamp"
+"""The WebSocket subprotocol that both sides offer in the handshake."""
 
 VERSION = 1
 
 Side = Literal["server", "client"]
 
-
-# What a server is asked, by a name that it must resolve.
 _REQUESTS: frozenset[type[Message]] = frozenset({Call, Subscribe, Unsubscribe, Publish})
+"""The messages of a client whose URI may be a CURIE."""
 
 _ANSWERS: frozenset[type[Message]] = frozenset({CallResult, CallFailed, Event})
+"""The messages of a server after WELCOME."""
+
+_DEFAULT_LIMITS = Limits()
 
 
 class WampV1:
     """The state of one WAMP v1 session.
 
     Args:
-        side: Which end this is.
-        prefixes: The prefixes that hold before any PREFIX message: the app's, or those a client will send.
-        ident: The server's free text in WELCOME.
-        known: Names and the URIs that they mean by these prefixes, so that the usual ones need not be taken apart.
-        limits: What the other side may ask for.
-        welcome: Whether a server must begin with WELCOME; not all do.
+        side: The side that this object speaks for.
+        prefixes: The prefixes in force before any PREFIX message.
+        ident: The server's name and version in WELCOME, a free text.
+        known: A cache from the usual names to the URIs that they stand for by these prefixes.
+        limits: The bounds for messages of the other side.
+        welcome: Whether the server must begin with WELCOME; some servers do not.
+
+    Attributes:
+        session_id: The id of the session; a client knows it after WELCOME.
+        server_ident: The server's name and version; a client knows it after WELCOME.
     """
 
     __slots__ = (
         "_defaults",
+        "_expects_welcome",
         "_known",
         "_limits",
         "_own",
         "_prefixes_size",
         "_requests",
-        "_waits",
         "_welcomed",
         "ident",
         "server_ident",
@@ -88,26 +95,26 @@ class WampV1:
     ) -> None:
         self.side = side
         self.ident = ident
-        # 24 random bytes: others learn the id through exclude and eligible, nobody can guess it.
+        # 24 random bytes, so that an id cannot be guessed: who knows it can exclude its client from events.
         self.session_id = secrets.token_urlsafe(24) + SESSION_ID_SUFFIX if side == "server" else ""
         self.server_ident = ""
-        self._waits = welcome
+        self._expects_welcome = welcome
         self._welcomed = False
         self._defaults: Mapping[str, str] = prefixes or {}
         self._own: dict[str, str] | None = None
-        self._prefixes_size = 0  # bytes of those that the other side has sent
+        self._prefixes_size = 0  # bytes of the prefixes and URIs that the other side has sent
         self._known: Mapping[str, str] = known or {}
-        self._limits = limits or _ANY
+        self._limits = limits or _DEFAULT_LIMITS
         self._requests = _REQUESTS if side == "server" else frozenset()
 
-    # ---- in
+    # ---- receiving
 
     def receive(self, data: bytes | str) -> Message:
-        """The message in one text frame, with its URIs resolved; PREFIX and WELCOME have taken effect already.
+        """Decode the message in one text frame, expand its CURIE, and apply it if it is PREFIX or WELCOME.
 
         Raises:
-            ProtocolError: The text is no message, or not one that may come from the other side now, or it asks for
-                more than the limits allow.
+            ProtocolError: The text is no message, or one that the other side may not send now, or it exceeds the
+                limits.
         """
         message = decode(data, self._limits.nesting)
         kind = type(message)
@@ -116,15 +123,15 @@ class WampV1:
             uri = self._known.get(name) or self.resolve(name)
             return message if uri == name else msgspec.structs.replace(message, uri=uri)
         if self.side == "server" and isinstance(message, Prefix):
-            self._take_prefix(message)
+            self._apply_prefix(message)
         elif self.side == "client" and kind in _ANSWERS:
-            if self._waits and not self._welcomed:
+            if self._expects_welcome and not self._welcomed:
                 raise ProtocolError(CloseCode.PROTOCOL_ERROR, "the first message of a server is WELCOME")
         else:
             self._welcome_or_refuse(message)
         return message
 
-    def _take_prefix(self, message: Prefix) -> None:
+    def _apply_prefix(self, message: Prefix) -> None:
         most = self._limits.uri_length
         if len(message.uri.encode()) > most or len(message.prefix.encode()) > most:
             raise ProtocolError(CloseCode.POLICY_VIOLATION, f"a prefix or its URI is longer than {most} bytes")
@@ -146,8 +153,8 @@ class WampV1:
         name = NAMES[message.code]
         if self.side == "server":
             raise ProtocolError(CloseCode.PROTOCOL_ERROR, f"a client does not send {name}")
-        if isinstance(message, Prefix) and (self._welcomed or not self._waits):
-            # Ratchet and BabDev can send it; Autobahn|JS ignores it, and no server has a use for it.
+        if isinstance(message, Prefix) and (self._welcomed or not self._expects_welcome):
+            # Ratchet and BabDev can send it, without effect; Autobahn|JS ignores it too.
             return
         if not isinstance(message, Welcome):
             raise ProtocolError(CloseCode.PROTOCOL_ERROR, f"a server does not send {name}")
@@ -157,7 +164,7 @@ class WampV1:
         self.session_id = message.session_id
         self.server_ident = message.ident
 
-    # ---- names
+    # ---- prefixes
 
     @property
     def prefixes(self) -> Mapping[str, str]:
@@ -165,20 +172,20 @@ class WampV1:
         return self._defaults if self._own is None else self._own
 
     def resolve(self, name: str) -> str:
-        """The URI that a name means on this connection."""
+        """Expand a CURIE by the prefixes of this connection; other names stay unchanged."""
         return expand(name, self._defaults if self._own is None else self._own)
 
     def set_prefix(self, prefix: str, uri: str) -> None:
-        """Let `prefix:` stand for `uri` from now on, in place of what it stood for."""
+        """Define or redefine a prefix of this connection."""
         if self._own is None:
             self._own = dict(self._defaults)
         self._own[prefix] = uri
         self._known = {}
 
-    # ---- out: a server's messages
+    # ---- texts of a server
 
     def welcome(self) -> bytes:
-        """WELCOME, the first thing on the wire."""
+        """WELCOME, the first message of a server."""
         return encode(Welcome(self.session_id, VERSION, self.ident))
 
     def result(self, call_id: str, result: Any) -> bytes:
@@ -189,15 +196,15 @@ class WampV1:
         """CALLERROR, with five elements only where there are details. Raises as `result` does."""
         return encode(CallFailed(call_id, uri, description, details))
 
-    # ---- out: a client's messages
+    # ---- texts of a client
 
     def prefix(self, prefix: str, uri: str) -> bytes:
-        """PREFIX; takes effect on this side too."""
+        """PREFIX; the prefix is defined on this side too."""
         self.set_prefix(prefix, uri)
         return encode(Prefix(prefix, uri))
 
     def call(self, call_id: str, uri: str, *args: Any) -> bytes:
-        """CALL under an id of the caller's choice."""
+        """CALL; the answer will carry the same id."""
         return encode(Call(call_id, uri, list(args)))
 
     def subscribe(self, uri: str) -> bytes:
@@ -211,6 +218,3 @@ class WampV1:
 
 def _size(prefix: str, uri: str) -> int:
     return len(prefix.encode()) + len(uri.encode())
-
-
-_ANY = Limits()
