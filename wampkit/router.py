@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 from .errors import DeclarationError
 from .handlers.signatures import called_from, explain_options, is_method, without_parentheses
 from .protocol.extensions import RESERVED
-from .protocol.uris import Pattern, declare_prefix, expand, is_pattern, undeclared_prefix
+from .protocol.uris import Pattern, expand, is_pattern, prefix_advice, undeclared_prefix
 from .telemetry.logs import logger_of
 
 if TYPE_CHECKING:
@@ -373,7 +373,7 @@ def gather(router: Router, prefixes: Mapping[str, str]) -> list[Declaration]:
             raise DeclarationError(f"{each.label}: names that begin with {RESERVED!r} are wampkit's own")
         prefix = undeclared_prefix(each.declared, prefixes)
         if prefix is not None:
-            raise DeclarationError(f"{each.label}: {declare_prefix(prefix)}")
+            raise DeclarationError(f"{each.label}: {prefix_advice(prefix)}")
         if is_pattern(each.uri):
             each.pattern = _pattern(each)
         shape = each.uri if each.pattern is None else each.pattern.shape

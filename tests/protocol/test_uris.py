@@ -123,7 +123,7 @@ def test_names_do_not_count_for_the_shape() -> None:
 )
 def test_the_more_literal_of_two_patterns(more: str, less: str) -> None:
     """More literal text at the beginning wins, then more of it at all, then fewer `:path` variables."""
-    assert Pattern(more).literalness > Pattern(less).literalness
+    assert Pattern(more).specificity > Pattern(less).specificity
 
 
 def test_a_hostile_uri_costs_no_more_than_its_length() -> None:

@@ -12,7 +12,7 @@ from ..connection.connection import Connection
 from ..errors import answer_for, quote
 from ..handlers.hooks import ErrorReporter
 from ..protocol import messages
-from ..protocol.uris import declare_prefix, expand, undeclared_prefix
+from ..protocol.uris import expand, prefix_advice, undeclared_prefix
 from ..protocol.websocket import text_frame
 from ..pubsub.topics import Topics
 from .compiler import CompiledProcedure, call_chain, is_plain
@@ -118,7 +118,7 @@ class Calls:
         prefix = undeclared_prefix(name, self._answers.prefixes)
         problem = "it has two '#', and a URI has one at most" if uri.count("#") > 1 else None
         if prefix is not None:
-            problem = declare_prefix(prefix)
+            problem = prefix_advice(prefix)
         if problem is not None:
             connection.log.add(("error URI", name), f"{what} answered with the error URI {quote(uri)}: {problem}")
         return uri

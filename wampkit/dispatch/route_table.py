@@ -78,7 +78,7 @@ class Table(Generic[T]):
 
     def sort(self) -> None:
         """Bring the patterns into the order in which they are tried."""
-        self._patterns.sort(key=lambda entry: entry[0].literalness, reverse=True)
+        self._patterns.sort(key=lambda entry: entry[0].specificity, reverse=True)
 
     def __iter__(self) -> Iterator[T]:
         yield from (item for item, _ in self._exact.values())

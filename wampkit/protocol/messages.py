@@ -188,7 +188,7 @@ def encode(message: Message) -> bytes:
 
 
 def publish_elements(message: Publish) -> list[Any]:
-    """The elements of a PUBLISH, its type number included, as few as possible: some servers know only the first ones."""
+    """The elements of a PUBLISH, its type number included; without the optional ones, which some servers do not know."""
     elements = [7, message.uri, message.event]
     if message.exclude is not None or message.eligible is not None:
         elements.append(message.exclude_me if message.exclude is None else message.exclude)
@@ -200,7 +200,7 @@ def publish_elements(message: Publish) -> list[Any]:
 
 
 def event_begin(uri: str) -> bytes:
-    """The beginning of each EVENT of a topic. The event as JSON text and a `]` follow, so that it is encoded once for all."""
+    """The beginning of each EVENT of a topic. The event as JSON text and a `]` follow, so that it is encoded once."""
     return b"[8," + encode_value(uri) + b","
 
 

@@ -1,7 +1,7 @@
-"""Names: how a CURIE becomes a URI, and how a URI meets a pattern.
+"""URIs: expanding CURIEs, matching patterns, and checking what an app declares.
 
-Both are linear in the length of what a client sends: a pattern is cut into literals once, and matching looks for
-each literal from left to right, without ever going back.
+Expanding and matching take time linear in the length of a client's URI: a pattern is split into literals once, and
+matching searches for each literal from left to right, without backtracking.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from ..errors import DeclarationError
 
-__all__ = ["Pattern", "check_prefixes", "check_uri", "declare_prefix", "expand", "is_pattern", "undeclared_prefix"]
+__all__ = ["Pattern", "check_prefixes", "check_uri", "expand", "is_pattern", "prefix_advice", "undeclared_prefix"]
 
 _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
@@ -19,10 +19,10 @@ _VARIABLE = re.compile(r"\{([^{}]*)\}")
 
 
 def expand(name: str, prefixes: Mapping[str, str]) -> str:
-    """Resolve a CURIE: the URI that `name` stands for, or `name` itself when it is no CURIE of `prefixes`.
+    """Expand a CURIE to its URI; a name that is no CURIE of `prefixes` stays unchanged.
 
-    The first colon splits; there is one round and no separator is added. A name whose reference begins with
-    `//` is a URL and never a CURIE, and an empty prefix is no prefix.
+    The prefix ends at the first colon; it is expanded once, and no separator is added. A name whose reference begins
+    with `//` is a URL and never a CURIE, and an empty prefix is no prefix.
     """
     if ":" not in name:
         return name
@@ -34,10 +34,10 @@ def expand(name: str, prefixes: Mapping[str, str]) -> str:
 
 
 def check_prefixes(prefixes: object) -> dict[str, str]:
-    """Prefixes as they were declared, checked: a name each, and a URI, or the beginning of a name such as `room/`.
+    """Check declared prefixes: each stands for a URI, or for the beginning of a name such as `room/`.
 
     Raises:
-        DeclarationError: Something else was given.
+        DeclarationError: One does not, or a prefix is no word or is reserved.
     """
     if not isinstance(prefixes, Mapping):
         example = '{"chat": "http://example.com/chat/"}'
@@ -69,14 +69,13 @@ _SCHEMES = {
     "info": "/",
     "tel": "+",
 }
-"""Schemes of URIs without `//` that are used as names, and what surely stands in such a URI behind the first colon."""
+"""Schemes of URIs without `//` that are used as names, and a sign that such a URI has after its first colon."""
 
 
 def undeclared_prefix(name: str, prefixes: Mapping[str, str]) -> str | None:
-    """The prefix of what looks like a CURIE and is none, as nothing is declared for it; else None.
+    """The prefix of a name that looks like a CURIE though its prefix is not declared; else None.
 
-    A URL has `//` behind its scheme. Of the URIs without it those count that cannot be meant as a CURIE, such as
-    `urn:example:door`.
+    URLs have `//` after their scheme. Other URIs, such as `urn:example:door`, are recognised by their scheme.
     """
     prefix, colon, reference = name.partition(":")
     if not colon or prefix in prefixes or reference.startswith("//") or not _PREFIX.fullmatch(prefix):
@@ -85,8 +84,8 @@ def undeclared_prefix(name: str, prefixes: Mapping[str, str]) -> str | None:
     return None if sign is not None and sign in reference else prefix
 
 
-def declare_prefix(prefix: str) -> str:
-    """What is to be done about a prefix that is declared nowhere, as the end of an error."""
+def prefix_advice(prefix: str) -> str:
+    """What to do about an undeclared prefix, as the end of an error."""
     return (
         f"the prefix {prefix!r} is declared nowhere; declare it, App(prefixes={{{prefix!r}: "
         f"'http://example.com/{prefix}#'}}), or write the full URI; {{{prefix!r}: '{prefix}:'}} keeps the name as it is"
@@ -94,14 +93,14 @@ def declare_prefix(prefix: str) -> str:
 
 
 def check_uri(uri: object, what: str) -> None:
-    """Refuse what can be no URI: no text, an empty one, one with a space in it, or with two `#`.
+    """Refuse a declared value that can be no URI or CURIE.
 
     Args:
         uri: The URI or CURIE.
-        what: What errors call it.
+        what: The name of the value for errors.
 
     Raises:
-        DeclarationError: It can be no URI.
+        DeclarationError: It is no text, or is empty, holds a space or a control character, or two `#`.
     """
     if not isinstance(uri, str) or not uri:
         raise DeclarationError(f"{what} is a URI, not {uri!r}")
@@ -116,7 +115,7 @@ def _has_space(text: str) -> bool:
 
 
 def is_pattern(uri: str) -> bool:
-    """Whether a declared URI holds a variable, or something that was meant to be one."""
+    """Whether a declared URI holds a variable, also a malformed one."""
     return "{" in uri or "}" in uri
 
 
@@ -132,6 +131,10 @@ class Pattern:
     Raises:
         DeclarationError: The braces do not pair, a name is no identifier or occurs twice, or nothing separates
             two variables.
+
+    Attributes:
+        names: The variables, in order.
+        shape: The pattern without the names: patterns of one shape match the same URIs.
     """
 
     __slots__ = ("_first", "_paths", "_tail", "names", "shape", "uri")
@@ -141,7 +144,7 @@ class Pattern:
         literals, names = pieces[::2], pieces[1::2]
         self._paths = [name.endswith(":path") for name in names]
         names = [name.removesuffix(":path") for name in names]
-        _check(uri, literals, names)
+        _check_pattern(uri, literals, names)
         self.uri = uri
         self.names = tuple(names)
         self.shape = "".join(
@@ -152,7 +155,7 @@ class Pattern:
         self._tail = literals[1:]
 
     def match(self, uri: str) -> dict[str, str] | None:
-        """The variables' values if `uri` matches, else None."""
+        """The values of the variables if `uri` matches, else None."""
         if not uri.startswith(self._first):
             return None
         values: dict[str, str] = {}
@@ -175,13 +178,13 @@ class Pattern:
         return values
 
     @property
-    def literalness(self) -> tuple[int, int, int]:
-        """A sort key: of two patterns that match one URI, the one with the greater key is the more literal."""
+    def specificity(self) -> tuple[int, int, int]:
+        """A sort key: of two patterns that match one URI, the one with the greater key is the more specific."""
         literal = len(self._first) + sum(map(len, self._tail))
         return (len(self._first), literal, -sum(self._paths))
 
 
-def _check(uri: str, literals: list[str], names: list[str]) -> None:
+def _check_pattern(uri: str, literals: list[str], names: list[str]) -> None:
     if any("{" in literal or "}" in literal for literal in literals):
         raise DeclarationError(f"{uri!r}: the braces do not pair; write a variable as {{name}}")
     for name in names:

@@ -16,7 +16,7 @@ from ..dispatch.middleware import Middleware, middlewares_of
 from ..errors import ERROR_URIS, DeclarationError
 from ..handlers.hooks import Lifespan, check_lifespan
 from ..limits import Limits
-from ..protocol.uris import check_prefixes, check_uri, declare_prefix, expand, undeclared_prefix
+from ..protocol.uris import check_prefixes, check_uri, expand, prefix_advice, undeclared_prefix
 from ..pubsub.broker import Broker, check_broker
 from ..router import rules_of
 
@@ -56,7 +56,7 @@ class Settings:
         for kind, uri in self.error_uris.items():
             prefix = undeclared_prefix(uri, self.prefixes)
             if prefix is not None:
-                raise DeclarationError(f"error_uris: the URI of {kind!r}: {declare_prefix(prefix)}")
+                raise DeclarationError(f"error_uris: the URI of {kind!r}: {prefix_advice(prefix)}")
 
     @classmethod
     def of(cls, **given: Any) -> Self:
