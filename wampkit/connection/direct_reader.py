@@ -17,7 +17,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_writer import _serialize_headers
 from aiohttp.web_protocol import RequestHandler
 
-from ..protocol.websocket import CloseCode, Heads
+from ..protocol.websocket import CloseCode, FrameHeaders
 from .reader import BATCH, OnFrame, Reader, Socket
 
 __all__ = ["DirectSocket"]
@@ -181,7 +181,7 @@ class _Chunks:
         self._rest = queue.rest
         self._fail = queue.set_exception
         self._feed = parser.feed_data
-        self._find_unmasked = Heads().find_unmasked
+        self._find_unmasked = FrameHeaders().find_unmasked
         self._failed = False
         self.feed_eof = parser.feed_eof
 

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Literal, Protocol
 
-from ..protocol.websocket import deflated
+from ..protocol.websocket import deflate
 from ..telemetry.logs import logger_of
 from .sockets import buffered_bytes
 
@@ -485,10 +485,10 @@ class DeflatingOutbox(Outbox):
         self._window = window  # type: ignore[misc]  # a slot of the classes that are made
 
     def send(self, frame: bytes) -> None:
-        super().send(deflated(frame, self._window))
+        super().send(deflate(frame, self._window))
 
     def send_events(self, frames: bytes, count: int) -> None:
-        super().send_events(deflated(frames, self._window), count)
+        super().send_events(deflate(frames, self._window), count)
 
 
 class _Deflating(DeflatingOutbox):

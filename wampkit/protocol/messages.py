@@ -188,7 +188,7 @@ def encode(message: Message) -> bytes:
 
 
 def publish_elements(message: Publish) -> list[Any]:
-    """The elements of a PUBLISH, its type number included; without the optional ones, which some servers do not know."""
+    """The elements of a PUBLISH, its type number included; some servers do not know the optional ones."""
     elements = [7, message.uri, message.event]
     if message.exclude is not None or message.eligible is not None:
         elements.append(message.exclude_me if message.exclude is None else message.exclude)

@@ -1,7 +1,7 @@
-"""JSON text to values, strictly, at a cost that no text can drive far above that of a plain one.
+"""A strict JSON decoder whose cost a hostile text cannot drive far above that of a plain one.
 
-msgspec decodes. What it does not judge (depth, integers beyond a double), judges otherwise (lone surrogates) or is
-slow at (doubles with large exponents) is found by passes that run in C: no text is walked in Python.
+msgspec decodes. What it does not check (depth, integers beyond a double), treats otherwise (lone surrogates) or
+decodes slowly (doubles with large exponents) is found by passes that run in C: no loop in Python visits each byte.
 """
 
 from __future__ import annotations
@@ -17,32 +17,32 @@ from typing import Any
 import msgspec
 
 from ..errors import ProtocolError
+from ..limits import Limits
 from .websocket import CloseCode
 
 __all__ = ["MAX_NESTING", "SHORT", "decode_short", "read_json"]
 
-MAX_NESTING = 128
-"""How deep lists and objects of a message may nest by default, its own list included."""
+MAX_NESTING = Limits().nesting
+"""How deep lists and objects of a message may nest, its own list included, where no limits are given."""
 
 SHORT = 308
-"""Bytes of a text that is too short for an integer beyond the largest double, which has 309 digits."""
+"""Bytes up to which a text cannot hold an integer beyond the largest double, which has 309 digits."""
 
 LONG = 64 * 1024
-"""Bytes of a text that may hold so many lists that the garbage collector costs more than the decoder."""
+"""Bytes from which a text may hold enough lists for the garbage collector to cost more than the decoder."""
 
 
 def read_json(data: bytes | bytearray | str, nesting: int = MAX_NESTING) -> Any:
-    """The value of a JSON text.
+    """Decode a JSON text.
 
-    A lone surrogate escape is read as U+FFFD: it is JSON, but no text in UTF-8 can carry it on, so it must not get
-    as far as other clients.
+    A lone surrogate escape is read as U+FFFD: it is valid JSON, but UTF-8 cannot carry it to other clients.
 
     Args:
         data: The text, as bytes or decoded.
         nesting: How deep its lists and objects may nest.
 
     Raises:
-        ProtocolError: 1007, if it is not JSON in UTF-8, nests too deep or holds a number that no double can.
+        ProtocolError: 1007, if it is not JSON in UTF-8, nests too deep or holds a number beyond a double.
     """
     if type(data) is not bytes:
         data = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else bytes(data)
@@ -54,19 +54,19 @@ def read_json(data: bytes | bytearray | str, nesting: int = MAX_NESTING) -> Any:
     try:
         return decode(data)
     except (ValueError, RecursionError) as error:
-        mended = _without_lone_surrogates(data)
-        if mended == data:
+        repaired = _without_lone_surrogates(data)
+        if repaired == data:
             raise _not_json(error) from None
     try:
-        return decode(mended)
+        return decode(repaired)
     except (ValueError, RecursionError) as error:
         raise _not_json(error) from None
 
 
 def _without_collector(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    """A decoder during which Python 3.11 collects no garbage, of which decoding makes none.
+    """Wrap a decoder so that the garbage collector of Python 3.11 pauses; decoding makes no garbage.
 
-    Each 700 lists let it look at all lists so far, which takes four times as long as to make them.
+    It would visit all lists so far after each 700 new ones, which takes four times as long as decoding.
     """
 
     def decode_uncollected(data: bytes) -> Any:
@@ -107,11 +107,13 @@ def _to_float(text: str) -> float:
 _decode: Callable[[bytes], Any] = msgspec.json.Decoder().decode
 
 _decode_by_float: Callable[[bytes | str], Any] = msgspec.json.Decoder(float_hook=_to_float).decode
-"""Twice as slow at usual doubles, but never slow: msgspec takes 7 µs for `8e307`, which is 1.3 s a MiB."""
+"""Takes twice as long for usual doubles, but has no worst case: msgspec takes 7 µs for `8e307`, or 1.3 s a MiB."""
 
 decode_short = _decode_by_float
-"""What `read_json` gives for a text of at most `SHORT` bytes and two a level, in one step less. Raises ValueError or
-RecursionError where `read_json` would read it otherwise or refuse it."""
+"""Decodes a text of at most `SHORT` bytes, and at most two bytes for each level of nesting, as `read_json` does.
+
+Raises ValueError or RecursionError where `read_json` would repair or refuse the text.
+"""
 
 _DIGITS_ALIKE = bytes.maketrans(b"123456789E", b"000000000e")
 
@@ -121,7 +123,7 @@ _NO_DIGIT = re.compile(rb"[^0]")
 
 
 def _check(data: bytes, nesting: int) -> Callable[[bytes], Any]:
-    """Refuse what msgspec would take, and choose what decodes the rest."""
+    """Refuse what msgspec would accept, and choose the decoder for the rest."""
     if data.count(b"[") + data.count(b"{") > nesting and _is_deeper(data, nesting):
         raise ProtocolError(CloseCode.INVALID_DATA, f"nested deeper than {nesting} levels")
     digits = data.translate(_DIGITS_ALIKE)
@@ -131,7 +133,7 @@ def _check(data: bytes, nesting: int) -> Callable[[bytes], Any]:
 
 
 def _has_long_integer(data: bytes, digits: bytes) -> bool:
-    """Whether an integer outside of texts is beyond the largest double: other clients would read infinity."""
+    """Whether an integer outside of strings is beyond the largest double: other clients would read infinity."""
     quotes = _without_escaped_quotes(data, b"__")
     inside = end = 0
     while (start := digits.find(_LONG_RUN, end)) >= 0:
@@ -144,7 +146,7 @@ def _has_long_integer(data: bytes, digits: bytes) -> bool:
 
 
 def _is_integer(digits: bytes, start: int, end: int) -> bool:
-    """Whether a run of digits is a number by itself, not a part of one with a point or an exponent."""
+    """Whether a run of digits is a whole number, not a part of one with a point or an exponent."""
     before = digits[max(start - 2, 0) : start]
     return digits[end : end + 1] not in (b".", b"e") and not before.endswith((b".", b"e", b"e-", b"e+"))
 
@@ -159,14 +161,14 @@ _NEITHER_BRACKET_NOR_QUOTE = bytes(set(range(256)) - set(b'[]{}"'))
 _OPENING, _CLOSING = re.compile(rb"\[+"), re.compile(rb"\]+")
 
 MANY = 16
-"""Where more than one byte in so many begins an innermost list, there are too many runs to count them one by one."""
+"""If more than one byte in 16 begins an innermost list, there are too many runs of brackets to count each."""
 
 
 def _is_deeper(data: bytes, nesting: int) -> bool:
-    """Whether a text that is JSON nests deeper; any answer does for one that is none, as it is refused anyway."""
+    """Whether a JSON text nests deeper. For another text the answer is arbitrary, as it is refused in any case."""
     brackets = _brackets(data)
     while brackets.count(b"[]") * MANY > len(brackets):
-        # Without its innermost lists the whole is one level less deep.
+        # Removing the innermost lists takes away one level.
         brackets = brackets.replace(b"[]", b"")
         nesting -= 1
         if brackets.count(b"[") <= nesting:
@@ -177,14 +179,14 @@ def _is_deeper(data: bytes, nesting: int) -> bool:
 
 
 def _brackets(data: bytes) -> bytes:
-    """The brackets outside of texts, all of them square."""
+    """The brackets outside of strings, all of them square."""
     marks = _without_escaped_quotes(data, b"").translate(_LISTS_ALIKE, _NEITHER_BRACKET_NOR_QUOTE)
-    # Two quotes side by side change nothing about what is inside and what is outside.
+    # Two adjacent quotes do not change which brackets are inside of a string.
     marks = marks.replace(b'""', b"")
     return b"".join(marks.split(b'"')[::2]) if b'"' in marks else marks
 
 
-# ---- texts
+# ---- strings
 
 
 _LONE_SURROGATE = re.compile(
@@ -195,7 +197,7 @@ _LONE_SURROGATE = re.compile(
 
 
 def _without_escaped_quotes(data: bytes, replacement: bytes) -> bytes:
-    """A text in which each quote begins or ends a text."""
+    """The text without escaped quotes, so that each remaining quote begins or ends a string."""
     return data.replace(b"\\\\", replacement).replace(b'\\"', replacement) if b"\\" in data else data
 
 

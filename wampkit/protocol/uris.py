@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 
 from ..errors import DeclarationError
+from .extensions import RESERVED
 
 __all__ = ["Pattern", "check_prefixes", "check_uri", "expand", "is_pattern", "prefix_advice", "undeclared_prefix"]
 
@@ -45,7 +46,7 @@ def check_prefixes(prefixes: object) -> dict[str, str]:
     for prefix, uri in prefixes.items():
         if not isinstance(prefix, str) or not prefix or ":" in prefix or _has_space(prefix):
             raise DeclarationError(f"prefixes: {prefix!r} is no prefix; it is a word without a colon, such as 'chat'")
-        if prefix == "wampkit":
+        if f"{prefix}:" == RESERVED:
             raise DeclarationError("prefixes: 'wampkit' is wampkit's own; choose another prefix")
         check_uri(uri, f"prefixes: what {prefix!r} stands for")
         if not _ABSOLUTE.match(uri) and uri[-1] not in "/#.:":

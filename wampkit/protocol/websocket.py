@@ -1,4 +1,4 @@
-"""WebSocket close codes, and a server's frames as bytes (RFC 6455): final, unmasked, compressed by `deflated` alone."""
+"""WebSocket close codes, and a server's frames as bytes (RFC 6455): final, unmasked, compressed by `deflate` alone."""
 
 from __future__ import annotations
 
@@ -8,14 +8,23 @@ from collections.abc import Iterator
 from enum import IntEnum
 from functools import lru_cache
 
-__all__ = ["CloseCode", "Heads", "close_frame", "deflated", "is_close_code", "ping_frame", "pong_frame", "text_frame"]
+__all__ = [
+    "CloseCode",
+    "FrameHeaders",
+    "close_frame",
+    "deflate",
+    "is_close_code",
+    "ping_frame",
+    "pong_frame",
+    "text_frame",
+]
 
 
 class CloseCode(IntEnum):
     """The close codes that wampkit sends or reports (RFC 6455 section 7.4.1; those from 4000 are its own).
 
     Attributes:
-        NORMAL: The connection has done its work.
+        NORMAL: A regular end of the connection.
         GOING_AWAY: The server stops or the page is left.
         PROTOCOL_ERROR: A frame breaks RFC 6455, or a JSON text is no WAMP v1 message.
         UNSUPPORTED_DATA: A binary message; WAMP v1 is text.
@@ -55,7 +64,7 @@ _SHORT = [bytes((_TEXT, size)) for size in range(126)]
 
 
 def text_frame(text: bytes) -> bytes:
-    """A text frame around text that is UTF-8 already."""
+    """A text frame; the text is encoded as UTF-8 already."""
     size = len(text)
     if size < 126:
         return _SHORT[size] + text
@@ -63,17 +72,17 @@ def text_frame(text: bytes) -> bytes:
 
 
 def ping_frame(payload: bytes) -> bytes:
-    """A ping; the payload is at most 125 bytes."""
+    """A ping frame; the payload has at most 125 bytes."""
     return bytes((_PING, len(payload))) + payload
 
 
 def pong_frame(payload: bytes) -> bytes:
-    """The answer to a ping, with its payload."""
+    """A pong frame with the payload of the ping that it answers."""
     return bytes((_PONG, len(payload))) + payload
 
 
 def close_frame(code: int, reason: str) -> bytes:
-    """A close frame; a reason over 123 bytes of UTF-8 is cut at a character."""
+    """A close frame; a reason over 123 bytes of UTF-8 is cut at the end of a character."""
     text = reason.encode("utf-8", "replace")[:_MAX_REASON].decode("utf-8", "ignore").encode()
     return bytes((_CLOSE, 2 + len(text))) + struct.pack(">H", code) + text
 
@@ -86,30 +95,30 @@ def _header(first: int, size: int) -> bytes:
     return bytes((first, 127)) + size.to_bytes(8, "big")
 
 
-# ---- what clients send
+# ---- frames of clients
 
 
 def is_close_code(code: int) -> bool:
-    """Whether a close frame may carry a code (RFC 6455, 7.4): 1004 to 1006 and 1015 are not for the wire."""
+    """Whether a close frame may carry a code (RFC 6455, 7.4): 1004 to 1006 and 1015 are never sent."""
     return 1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999
 
 
-class Heads:
-    """Follows the heads of a client's frames through the chunks in which they arrive."""
+class FrameHeaders:
+    """Follows the headers of a client's frames through the chunks in which they arrive."""
 
-    __slots__ = ("_head", "_rest")
+    __slots__ = ("_partial", "_rest")
 
     def __init__(self) -> None:
-        self._head = b""  # the beginning of a head that is not whole
+        self._partial = b""  # the beginning of a header whose end has not arrived
         self._rest = 0  # bytes of the current frame that are still to come
 
     def find_unmasked(self, chunk: bytes) -> int:
-        """Where in a chunk the first frame begins that is not masked (0 if it began before), or -1 for nowhere."""
+        """The position in a chunk of the first unmasked frame (0 if it began before), or -1 if all are masked."""
         size = len(chunk)
-        if not self._rest and not self._head and size > 1 and 0 <= chunk[1] - 128 == size - 6 < 126:
-            return -1  # one short frame, as nearly always
-        known = len(self._head)
-        data = self._head + chunk
+        if not self._rest and not self._partial and size > 1 and 0 <= chunk[1] - 128 == size - 6 < 126:
+            return -1  # the usual chunk: one short frame
+        known = len(self._partial)
+        data = self._partial + chunk
         size += known
         at = self._rest
         while at + 1 < size:
@@ -123,7 +132,7 @@ class Heads:
             if at + 2 + extended > size:
                 break
             at += 6 + extended + int.from_bytes(data[at + 2 : at + 2 + extended], "big")
-        self._head = data[at:] if at < size else b""
+        self._partial = data[at:] if at < size else b""
         self._rest = max(at - size, 0)
         return -1
 
@@ -131,18 +140,18 @@ class Heads:
 # ---- permessage-deflate (RFC 7692)
 
 
-@lru_cache(maxsize=2)  # one event goes to many
-def deflated(frames: bytes, window: int) -> bytes:
-    """Frames of this module with the texts among them compressed, each by itself.
+@lru_cache(maxsize=2)  # the same event is sent to many connections
+def deflate(frames: bytes, window: int) -> bytes:
+    """Compress the text frames among frames of this module, each message by itself.
 
-    A message that does not use what came before is legal whatever was negotiated (RFC 7692, 7.1.1.1), and needs no
-    memory between messages; a compressor for each connection takes some 90 kB.
+    A message that refers to no earlier one is valid under any negotiated parameters (RFC 7692, 7.1.1.1) and needs no
+    memory between messages; a compressor for each connection would take some 90 kB.
 
     Args:
         frames: Whole frames.
         window: The negotiated bits of the window, 9 to 15.
     """
-    return b"".join(_deflated(first, payload, window) for first, payload in _split(frames))
+    return b"".join(_deflate_frame(first, payload, window) for first, payload in _split(frames))
 
 
 def _split(frames: bytes) -> Iterator[tuple[int, bytes]]:
@@ -158,10 +167,10 @@ def _split(frames: bytes) -> Iterator[tuple[int, bytes]]:
         position += size
 
 
-def _deflated(first: int, payload: bytes, window: int) -> bytes:
+def _deflate_frame(first: int, payload: bytes, window: int) -> bytes:
     if first != _TEXT:
         return _header(first, len(payload)) + payload
-    squeezer = zlib.compressobj(level=1, wbits=-window)
-    body = squeezer.compress(payload) + squeezer.flush(zlib.Z_SYNC_FLUSH)
-    body = body[:-4]  # the four bytes that the receiver adds, RFC 7692, 7.2.1
+    compressor = zlib.compressobj(level=1, wbits=-window)
+    body = compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)
+    body = body[:-4]  # the receiver adds these four bytes again (RFC 7692, 7.2.1)
     return _header(first | _COMPRESSED, len(body)) + body
