@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from wampkit.cli.check import attempt_of, check
+from wampkit.cli.check import attempt_from, report_on
 from wampkit.cli.main import _run
 
 from ..support.command import wampkit, write
@@ -419,13 +419,12 @@ def test_nothing_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
 
     gate = BlockAddresses("203.0.113.7")
     app = App(middlewares=[gate])
-    nothing: dict[str, Any] = dict.fromkeys(("origin", "host", "url"), None) | {"cookie": (), "header": ()}
     for _ in range(2):
-        report = check(app, attempt_of({**nothing, "address": "203.0.113.7"}))
+        report = report_on(app, attempt_from(address="203.0.113.7"))
         assert not report.let_in
         assert not app.running
     gate.block("203.0.113.8")
-    assert attempt_of({**nothing, "address": None}) is None
+    assert attempt_from() is None
 
 
 def test_a_description_that_fails_is_one_line(here: Here, project: Path) -> None:

@@ -1,225 +1,84 @@
-"""`wampkit check`: what an app lets in, and a handshake tried without a server.
-
-A handshake that is tried without a server.
-
-Its bytes are real. They go through aiohttp's own parser, over a wire that ends in this process and says that it comes
-from wherever it shall come from; then the app's own door judges it. Neither the app nor its broker is started, only the
-middlewares' own `lifespan` runs.
-"""
+"""`wampkit check`: show the gates of an app, and try a handshake without a server."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+import functools
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from aiohttp import web
+import click
 
 from ..access.proxies import HEADERS, TrustedProxies
 from ..app import DEFAULT_PATH, App
-from ..connection.connection import Connection
 from ..dispatch.middleware import middleware_name
-from ..errors import WampError, one_line, quote
-from ..networks import UNIX, describe_address
-from ..runner.loading import USAGE, CommandError, describe
-from ..server.handshake import Door
+from ..errors import one_line, quote
+from ..networks import UNIX, describe_address, read_address
+from ..runner.loading import USAGE, CommandError, describe, load_app
+from ..runner.serve import trust
 from ..server.settings import arranged
-from ..telemetry.http_logs import quiet_http_errors
+from .dry_run import SWITCHED, DryRun, HandshakeAttempt, dry_run, is_gate
+from .options import COMMAND, Pair, ParamType, app_argument, level_option, option, proxies_option
+from .output import inspecting, json_text
 
-__all__ = ["attempt_of", "check"]
-
-LET_IN = 101
-
-PORT = 54321
+__all__ = ["attempt_from", "check", "report_on"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
-    """A handshake to be tried.
-
-    Attributes:
-        target: Path and query.
-        headers: All headers, in their order.
-        address: The address of the socket's peer, or "unix".
-        secure: Whether the socket speaks TLS.
-    """
-
-    target: str
-    headers: tuple[tuple[str, str], ...]
-    address: str
-    secure: bool
-
-    def as_bytes(self) -> bytes:
-        """The request as it stands on the wire."""
-        lines = [f"GET {self.target} HTTP/1.1", *(f"{name}: {value}" for name, value in self.headers)]
-        return "\r\n".join([*lines, "", ""]).encode(errors="surrogateescape")
+# ---- the command
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What one gate said.
+class PeerAddress(ParamType):
+    """An address, or the word "unix"."""
 
-    Attributes:
-        gate: Its name.
-        outcome: "passes", "refuses" or "fails".
-        note: Why, where it says so.
-    """
+    name = "address"
 
-    gate: str
-    outcome: str
-    note: str
-
-
-@dataclass(slots=True)
-class Trial:
-    """What a handshake met.
-
-    Attributes:
-        address: Where it was sent from, as far as the gates know; None for a unix socket.
-        secure: Whether they take it for TLS.
-        steps: What each gate said that was asked.
-        status: The HTTP status of the answer; 101 lets in.
-        text: What the client reads if it is refused.
-        why: What the log would say besides, where no gate said it.
-        user: Who the client is if it is let in, or None.
-    """
-
-    address: str | None = None
-    secure: bool = False
-    steps: list[Step] = field(default_factory=list)
-    status: int = LET_IN
-    text: str = ""
-    why: str = ""
-    user: str | None = None
-
-
-def is_gate(middleware: Any) -> bool:
-    """Whether a middleware acts on handshakes."""
-    return getattr(middleware, "connect", None) is not None
-
-
-async def rehearse(app: App, attempt: Attempt) -> Trial:
-    """Send a handshake to the door of an app that is not running.
-
-    Raises:
-        DeclarationError: A declaration of the app cannot work.
-        CommandError: A middleware of the app cannot start.
-        RuntimeError: The app is running.
-    """
-    trial = Trial()
-    watched = tuple(_Witness(each, trial) for each in app.settings().middlewares if is_gate(each))
-    # Middlewares may ask a running app for its connections in their `lifespan`.
-    async with app.rehearsal(watched) as door, contextlib.AsyncExitStack() as stack:
-        await _enter(app, stack)
-        await _send(attempt, door, trial)
-    return trial
-
-
-async def _enter(app: App, stack: contextlib.AsyncExitStack) -> None:
-    for each in app.middlewares:
-        if hasattr(each, "lifespan"):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value != UNIX:
             try:
-                await stack.enter_async_context(each.lifespan(app))
-            except Exception as error:
-                raise CommandError(f"{middleware_name(each)} failed to start: {describe(error)}") from error
+                read_address(value)
+            except ValueError:
+                self.fail(f"{value!r} is no address, and not the word {UNIX}", param, ctx)
+        return str(value)
 
 
-class _Witness:
-    """Asks a gate, and writes down what it says."""
-
-    def __init__(self, gate: Any, trial: Trial) -> None:
-        self._gate = gate
-        self._trial = trial
-
-    async def connect(self, connection: Connection) -> None:
-        self._trial.address, self._trial.secure = connection.remote, connection.secure
-        try:
-            note = await self._gate.connect(connection)
-        except web.HTTPException as refusal:
-            self._write("refuses", getattr(refusal, "why", "") or refusal.text or "")
-            raise
-        except WampError as refusal:
-            self._write("refuses", refusal.description)
-            raise
-        except Exception as error:
-            self._write("fails", describe(error))
-            raise
-        self._write("passes", note if isinstance(note, str) else "")
-
-    def _write(self, outcome: str, note: str) -> None:
-        self._trial.steps.append(Step(middleware_name(self._gate), outcome, one_line(note)))
+try_option = functools.partial(click.option, allow_from_autoenv=False)
+"""An option of the command line alone: a variable such as WAMPKIT_HOST belongs to another command."""
 
 
-async def _send(attempt: Attempt, door: Door, trial: Trial) -> None:
-    """Put a handshake on a wire that ends at a door."""
-    answered = asyncio.Event()
+@click.command(context_settings=COMMAND)
+@app_argument
+@try_option("--origin", help="The Origin header, as a browser would send it.")
+@try_option("--address", type=PeerAddress(), help='The address of the socket\'s peer, or "unix".')
+@try_option("--host", help="The Host header.")
+@try_option("--url", help="Path and query, or a whole URL: it tells the host, and TLS by wss://.")
+@try_option("--cookie", type=Pair("=", "NAME=VALUE"), multiple=True, help="A cookie.")
+@try_option("--header", type=Pair(":", "'Name: value'"), multiple=True, help="Another HTTP header.")
+@proxies_option
+@option("--json", is_flag=True, help="Print JSON.")
+@level_option
+def check(
+    app: str | None, trusted_proxies: tuple[str, ...] | None, log_level: str, json: bool, **handshake: Any
+) -> int:
+    """Show who may connect, gate by gate, and try it: what a handshake would meet, and why.
 
-    async def serve(request: web.Request) -> web.StreamResponse:
-        try:
-            user = (await door.admit(request)).user
-            trial.user = quote(user) if user is not None else None
-        except web.HTTPException as refusal:
-            trial.status, trial.text = refusal.status, one_line(refusal.text or "")
-            if not trial.steps or trial.steps[-1].outcome == "passes":
-                trial.why = one_line(getattr(refusal, "why", ""))
-        answered.set()
-        return web.Response()
-
-    site = web.Application()
-    site.router.add_route("*", "/{path:.*}", serve)
-    runner = web.AppRunner(site, access_log=None, handle_signals=False, shutdown_timeout=0)
-    quiet_http_errors()
-    await runner.setup()
-    assert runner.server is not None
-    wire, protocol = _Wire(attempt, answered), runner.server()
-    protocol.connection_made(wire)
-    protocol.data_received(attempt.as_bytes())
-    await answered.wait()
-    if trial.status == LET_IN and not trial.steps:
-        _read_refusal(wire.written, trial)
-    protocol.connection_lost(None)
-    await runner.cleanup()
-
-
-def _read_refusal(written: bytes, trial: Trial) -> None:
-    """aiohttp has answered itself: what was sent is no HTTP."""
-    head, _, body = written.decode("latin-1").partition("\r\n\r\n")
-    trial.status, trial.text = int(head.split()[1]), one_line(body)
+    The app's own gates judge a handshake that is made up of what is given; the app is not started, and nothing
+    listens. Exit code 1 if it is refused.
+    """
+    with inspecting(log_level):
+        attempt = attempt_from(**handshake)
+        loaded = load_app(app, Path.cwd())
+        if trusted_proxies is not None:
+            trust(loaded, trusted_proxies)
+        report = report_on(loaded, attempt)
+    for line in [json_text(report.as_json())] if json else report.as_text():
+        click.echo(line)
+    return 0 if report.let_in else 1
 
 
-class _Wire(asyncio.Transport):
-    """A connection that comes from anywhere and goes nowhere."""
-
-    def __init__(self, attempt: Attempt, answered: asyncio.Event) -> None:
-        peername: Any = "" if attempt.address == UNIX else (attempt.address, PORT)
-        super().__init__({"peername": peername, "sslcontext": True if attempt.secure else None})
-        self.written = b""
-        self._answered = answered
-        self._closing = False
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        self.written += bytes(data)
-        self._answered.set()
-
-    def is_closing(self) -> bool:
-        return self._closing
-
-    def close(self) -> None:
-        self._closing = True
-
-    def abort(self) -> None:
-        self._closing = True
-
-    def pause_reading(self) -> None: ...
-
-    def resume_reading(self) -> None: ...
-
-    def get_write_buffer_size(self) -> int:
-        return 0
-
+# ---- what is tried
 
 HANDSHAKE = {
     "Upgrade": "websocket",
@@ -232,31 +91,34 @@ HANDSHAKE = {
 LOCAL = "127.0.0.1"
 
 
-def attempt_of(options: Mapping[str, Any]) -> Attempt | None:
-    """The handshake that some options describe, or None if they describe none.
-
-    Args:
-        options: `origin`, `address`, `host` and `url`, each a text or None; `cookie` and `header`, each a sequence of
-            names and values.
+def attempt_from(
+    *,
+    origin: str | None = None,
+    address: str | None = None,
+    host: str | None = None,
+    url: str | None = None,
+    cookie: Sequence[tuple[str, str]] = (),
+    header: Sequence[tuple[str, str]] = (),
+) -> HandshakeAttempt | None:
+    """The handshake that the options of the command describe, or None if none is given.
 
     Raises:
         CommandError: HTTP cannot carry it.
     """
-    given = {name: options[name] for name in ("origin", "address", "host", "url", "cookie", "header")}
-    if not any(value or isinstance(value, str) for value in given.values()):
+    if all(each is None for each in (origin, address, host, url)) and not cookie and not header:
         return None
-    target, host, secure = _read_url(given["url"])
-    headers = [("Host", given["host"] if given["host"] is not None else host), *HANDSHAKE.items()]
-    if given["origin"] is not None:
-        headers.append(("Origin", given["origin"]))
-    if given["cookie"]:
-        headers.append(("Cookie", "; ".join(f"{name}={value}" for name, value in given["cookie"])))
-    own = {name.lower() for name, _ in given["header"]} & {"host", *map(str.lower, HANDSHAKE)}
-    headers = [(name, value) for name, value in headers if name.lower() not in own] + list(given["header"])
-    for name, value in headers:
+    target, url_host, secure = _read_url(url)
+    headers = {"Host": host if host is not None else url_host, **HANDSHAKE}
+    if origin is not None:
+        headers["Origin"] = origin
+    if cookie:
+        headers["Cookie"] = "; ".join(f"{name}={value}" for name, value in cookie)
+    replaced = {name.lower() for name, _ in header} & {"host", *map(str.lower, HANDSHAKE)}
+    lines = [*((name, value) for name, value in headers.items() if name.lower() not in replaced), *header]
+    for name, value in lines:
         if any(each in name + value for each in "\r\n\0"):
             raise CommandError(f"the header {name} would hold a line break, which no header can", USAGE)
-    return Attempt(target=target, headers=tuple(headers), address=given["address"] or LOCAL, secure=secure)
+    return HandshakeAttempt(target=target, headers=tuple(lines), address=address or LOCAL, secure=secure)
 
 
 def _read_url(url: str | None) -> tuple[str, str, bool]:
@@ -275,13 +137,16 @@ def _read_url(url: str | None) -> tuple[str, str, bool]:
     return (parts.path or "/") + query, parts.netloc, parts.scheme in ("wss", "https")
 
 
+# ---- what is printed
+
+
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """A gate of the door.
+    """A middleware that judges handshakes.
 
     Attributes:
-        name: What it is called.
-        does: What it does, where it says so.
+        name: Its name.
+        does: Its own description, possibly empty.
         default: Whether it is there without being named in the app's list.
     """
 
@@ -292,33 +157,33 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A door, and what became of a handshake if one was tried.
+    """The gates of an app, and the outcome of a handshake if one was tried.
 
     Attributes:
         proxies: The trusted proxies.
         header: Where they name the client; None if none is trusted.
         gates: The gates in their order.
-        trial: What was tried.
-        ignored: The header in which the peer named a client although it is not trusted, or None.
+        trial: The outcome of the handshake, or None.
+        ignored: The header in which the peer named a client although it is no trusted proxy, or None.
     """
 
     proxies: list[str]
     header: str | None
     gates: list[Gate]
-    trial: Trial | None
+    trial: DryRun | None
     ignored: str | None
 
     @property
     def let_in(self) -> bool:
         """Whether the handshake was let in, or none was tried."""
-        return self.trial is None or self.trial.status == LET_IN
+        return self.trial is None or self.trial.status == SWITCHED
 
     def as_json(self) -> dict[str, Any]:
-        """The same as JSON can carry it."""
+        """The report as JSON can carry it."""
         return asdict(self) | {"let_in": self.let_in}
 
     def as_text(self) -> list[str]:
-        """The same in lines for people."""
+        """The report in lines for people."""
         believed = f"the client's address is believed of {', '.join(self.proxies)} ({self.header})"
         lines = [f"proxies: {believed if self.header is not None else 'none is trusted'}"]
         width = max(len(gate.name) for gate in self.gates)
@@ -326,48 +191,49 @@ class Report:
             does = gate.does + (" (by default)" if gate.default else "")
             lines.append(f"{number}. {gate.name:{width}}  {does}")
         if self.trial is not None:
-            ignored = f"{self.ignored} is ignored: the peer is no trusted proxy"
-            lines += ["", *([ignored] if self.ignored is not None else []), *_tried(self.trial, width)]
-        return [one_line(line).rstrip() if line else line for line in lines]
+            lines.append("")
+            if self.ignored is not None:
+                lines.append(f"{self.ignored} is ignored: the peer is no trusted proxy")
+            lines += _outcome(self.trial, width)
+        return [one_line(line).rstrip() for line in lines]
 
 
-def _tried(trial: Trial, width: int) -> Iterable[str]:
+def _outcome(trial: DryRun, width: int) -> Iterable[str]:
     if trial.steps:
         yield f"from {describe_address(trial.address)}, {'with' if trial.secure else 'without'} TLS"
     for number, step in enumerate(trial.steps, 1):
         yield f"{number}. {step.gate:{width}}  {step.outcome}" + (f": {step.note}" if step.note else "")
-    if trial.status == LET_IN:
+    if trial.status == SWITCHED:
         yield f"let in as user {trial.user}" if trial.user is not None else "let in; no gate says who it is"
     else:
         why = f" ({trial.why})" if trial.why else ""
         yield f"refused with HTTP {trial.status}: {trial.text}{why}"
 
 
-def check(app: App, attempt: Attempt | None) -> Report:
-    """An app's door, and what a handshake would meet there.
+def report_on(app: App, attempt: HandshakeAttempt | None) -> Report:
+    """Describe the gates of an app, and try a handshake if there is one.
 
     Raises:
         DeclarationError: A declaration of the app cannot work.
-        CommandError: A middleware of the app cannot start, or cannot tell what it does.
+        CommandError: A middleware of the app cannot start, or cannot describe itself.
     """
     app.declarations()
     gates = [
-        Gate(middleware_name(each), _does(each), default=each not in app.middlewares)
+        Gate(middleware_name(each), _description(each), default=each not in app.middlewares)
         for each in arranged(app.middlewares)
         if is_gate(each)
     ]
     proxies = app.trusted_proxies
-    trial = asyncio.run(rehearse(app, attempt)) if attempt is not None else None
     return Report(
         proxies=list(proxies or ()),
         header=proxies.header if proxies is not None else None,
         gates=gates,
-        trial=trial,
-        ignored=_ignored(proxies, attempt) if attempt is not None else None,
+        trial=asyncio.run(dry_run(app, attempt)) if attempt is not None else None,
+        ignored=_ignored_header(proxies, attempt) if attempt is not None else None,
     )
 
 
-def _ignored(proxies: TrustedProxies | None, attempt: Attempt) -> str | None:
+def _ignored_header(proxies: TrustedProxies | None, attempt: HandshakeAttempt) -> str | None:
     peer = None if attempt.address == UNIX else attempt.address
     if proxies is not None and proxies.trusts(peer):
         return None
@@ -375,11 +241,11 @@ def _ignored(proxies: TrustedProxies | None, attempt: Attempt) -> str | None:
     return next((name for name in HEADERS if name.lower() in names), None)
 
 
-def _does(middleware: Any) -> str:
-    says = getattr(middleware, "describe", None)
-    if not callable(says):
+def _description(middleware: Any) -> str:
+    describe_itself = getattr(middleware, "describe", None)
+    if not callable(describe_itself):
         return ""
     try:
-        return one_line(str(says()))
+        return one_line(str(describe_itself()))
     except Exception as error:
         raise CommandError(f"{middleware_name(middleware)}.describe failed: {describe(error)}") from error

@@ -1,93 +1,87 @@
-"""What an app serves, for people and for scripts: `wampkit routes`."""
+"""`wampkit routes`: list what an app serves."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import click
 
 from ..app import App
 from ..dispatch.compiler import CompiledProcedure, CompiledTopic
 from ..errors import one_line
+from ..runner.loading import load_app
 from ..schema.routes import RouteInfo, describe_route, middleware_names, route_info
 from ..server.settings import arranged
+from .options import COMMAND, app_argument, level_option, option
+from .output import inspecting, json_text
 
-__all__ = ["Listing", "as_text", "listing_of"]
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """What an app serves.
-
-    Attributes:
-        prefixes: The app's prefixes.
-        handshake: The middlewares that each handshake passes, outermost first, with those that stand there by default.
-        routes: The procedures in the order in which they were declared, then the topics.
-        described: The same routes with all that JSON tells of them besides: documentation, and schemas.
-    """
-
-    prefixes: dict[str, str]
-    handshake: list[str]
-    routes: list[RouteInfo]
-    described: list[dict[str, Any]]
-
-    def as_json(self) -> dict[str, Any]:
-        """The same as JSON can carry it."""
-        return {"prefixes": self.prefixes, "handshake": self.handshake, "routes": self.described}
+__all__ = ["routes"]
 
 
-def listing_of(app: App) -> Listing:
-    """What an app serves. Raises DeclarationError if a declaration cannot work."""
+@click.command(context_settings=COMMAND)
+@app_argument
+@option("--middlewares", is_flag=True, help="Show what handshakes and messages pass, outermost first.")
+@option("--json", is_flag=True, help="Print JSON.")
+@level_option
+def routes(app: str | None, middlewares: bool, log_level: str, json: bool) -> None:
+    """List what an app serves: kinds, URIs, signatures."""
+    with inspecting(log_level):
+        loaded = load_app(app, Path.cwd())
+        lines = [json_text(_as_json(loaded))] if json else _as_text(loaded, middlewares=middlewares)
+    for line in lines:
+        click.echo(line)
+
+
+def _as_json(app: App) -> dict[str, Any]:
+    compiled = _compiled(app)
+    handshake, message = middleware_names(arranged(app.middlewares), gates=True)
+    described = [describe_route(each, message) for each in compiled]
+    return {"prefixes": dict(app.prefixes), "handshake": handshake, "routes": described}
+
+
+def _compiled(app: App) -> list[CompiledProcedure | CompiledTopic]:
+    """The app's procedures in the order of their declaration, then its topics, without what wampkit adds."""
     declarations = app.declarations()
     procedures, topics = app.compile(declarations)
     compiled: dict[int, CompiledProcedure | CompiledTopic] = {id(each.route): each for each in (*procedures, *topics)}
-    handshake, message = middleware_names(arranged(app.middlewares), gates=True)
-    routes = [compiled[id(each)] for each in sorted(declarations, key=lambda each: each.kind)]
-    return Listing(
-        dict(app.prefixes),
-        handshake,
-        [route_info(each, message) for each in routes],
-        [describe_route(each, message) for each in routes],
-    )
+    return [compiled[id(each)] for each in sorted(declarations, key=lambda each: each.kind)]
 
 
 # ---- text
 
 
-def as_text(listing: Listing, *, middlewares: bool = False) -> list[str]:
-    """The lines of a listing.
+def _as_text(app: App, *, middlewares: bool) -> list[str]:
+    """A line for each prefix and route, in columns, and with `middlewares` what its messages pass below it."""
+    compiled = _compiled(app)
+    handshake, message = middleware_names(arranged(app.middlewares), gates=True)
+    infos = [route_info(each, message) for each in compiled]
+    rows = [("prefix", prefix, uri, "") for prefix, uri in app.prefixes.items()]
+    rows += [(info.kind, info.declared, _usage(info), info.doc) for info in infos]
+    lines = _columns([(kind, one_line(uri), one_line(usage), doc) for kind, uri, usage, doc in rows])
+    if not middlewares:
+        return lines
+    prefixes, listed = lines[: len(app.prefixes)], lines[len(app.prefixes) :]
+    below = [part for line, info in zip(listed, infos, strict=True) for part in (line, *_passed(info))]
+    return [f"handshake  {_chain(handshake)}", *prefixes, *below]
 
-    Args:
-        listing: What to print.
-        middlewares: Whether to show what handshakes and messages pass, outermost first.
-    """
-    rows = [("prefix", prefix, uri, "") for prefix, uri in listing.prefixes.items()]
-    rows += [(route.kind, route.declared, _what(route), route.doc) for route in listing.routes]
-    rows = [(kind, one_line(uri), one_line(what), doc) for kind, uri, what, doc in rows]
+
+def _usage(info: RouteInfo) -> str:
+    if info.kind == "procedure":
+        return f"{info.signature}" + (f" within {info.timeout:g} s" if info.timeout is not None else "")
+    return f"{info.publish} {info.signature}" if info.signature is not None else f"{info.publish}"
+
+
+def _columns(rows: list[tuple[str, str, str, str]]) -> list[str]:
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
-    lines = [_columns(row, widths) for row in rows]
-    if middlewares:
-        passes = [None] * len(listing.prefixes) + list(listing.routes)
-        lines = [line for each in zip(lines, passes, strict=True) for line in _with_middlewares(*each)]
-        lines.insert(0, f"handshake  {_chain(listing.handshake)}")
-    return lines
+    return [
+        "  ".join(text.ljust(width) for text, width in zip(row, [*widths, 0], strict=True)).rstrip() for row in rows
+    ]
 
 
-def _what(route: RouteInfo) -> str:
-    if route.kind == "procedure":
-        return f"{route.signature}" + (f" within {route.timeout:g} s" if route.timeout is not None else "")
-    return f"{route.publish} {route.signature}" if route.signature is not None else f"{route.publish}"
-
-
-def _columns(row: tuple[str, ...], widths: list[int]) -> str:
-    padded = [text.ljust(width) for text, width in zip(row, [*widths, 0], strict=True)]
-    return "  ".join(padded).rstrip()
-
-
-def _with_middlewares(line: str, route: RouteInfo | None) -> list[str]:
-    if route is None:
-        return [line]
-    rules = [f"           {kind} requires {' and '.join(rules)}" for kind, rules in route.requires.items()]
-    return [line, f"           through {_chain(route.middlewares)}", *rules]
+def _passed(info: RouteInfo) -> list[str]:
+    rules = [f"           {kind} requires {' and '.join(rules)}" for kind, rules in info.requires.items()]
+    return [f"           through {_chain(info.middlewares)}", *rules]
 
 
 def _chain(names: list[str]) -> str:

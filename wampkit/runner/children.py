@@ -1,8 +1,8 @@
-"""Processes that serve for a supervisor, seen from both sides.
+"""Child processes that serve for a supervisor, seen from both sides.
 
-A child is the same command again, tied to its supervisor by a pair of sockets: it tells over them that it serves, and
-then again and again that its event loop is alive. It ends when their other end closes, so that no child outlives a
-supervisor however that died.
+A child is the same command again, connected to its supervisor by a pair of sockets: it reports over them that it
+serves, and then periodically that its event loop is alive. It ends when the supervisor's end closes, so that no child
+outlives its supervisor, even one that was killed.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from typing import Any
 from ..telemetry.logs import logger_of
 from .serve import RunOptions, ServerInfo, bind
 
-__all__ = ["STOP_PATIENCE", "Child", "ParentLink", "first_of", "reserve"]
+__all__ = ["STOP_TIMEOUT", "Child", "Children", "ParentLink", "first_of"]
 
 logger = logger_of(__name__)
 
 _VARIABLE = "_WAMPKIT_PARENT"
 
-STOP_PATIENCE = 20.0
+STOP_TIMEOUT = 20.0
 """Seconds that a child is given, beyond the drain, before it is killed."""
 
 SLICES = 4
@@ -40,7 +40,7 @@ SLICES = 4
 
 
 class ParentLink:
-    """What ties a child to its supervisor.
+    """A child's connection to its supervisor.
 
     Args:
         descriptor: The file descriptor of the child's socket.
@@ -59,30 +59,28 @@ class ParentLink:
 
     @classmethod
     def find(cls) -> ParentLink | None:
-        """The tie of this process, or None if no supervisor has started it."""
+        """The link of this process, or None if no supervisor has started it."""
         text = os.environ.pop(_VARIABLE, None)
         return cls(**json.loads(text)) if text is not None else None
 
-    def settings(self, settings: RunOptions) -> RunOptions:
-        """What this child shall do of what the command line says."""
-        return replace(
-            settings, port=self._port, shared=True, drain=min(self._drain, settings.drain), first=self._first
-        )
+    def restrict(self, options: RunOptions) -> RunOptions:
+        """The options of the command line with what the supervisor decides."""
+        return replace(options, port=self._port, shared=True, drain=min(self._drain, options.drain), first=self._first)
 
-    def hold(self) -> None:
+    def attach(self) -> None:
         """End this process when the supervisor is gone; SIGINT is the supervisor's business from now on."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # `Signals` takes it over
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         threading.Thread(target=self._watch, name="supervisor", daemon=True).start()
 
-    def announce(self, started: ServerInfo) -> None:
-        """Tell the supervisor that this process serves."""
+    def announce(self, server: ServerInfo) -> None:
+        """Report to the supervisor that this process serves."""
         with contextlib.suppress(OSError):  # it has died; `_watch` sees to that
-            self._socket.sendall(json.dumps(asdict(started)).encode() + b"\n")
+            self._socket.sendall(json.dumps(asdict(server)).encode() + b"\n")
         self._announced = True
 
     def beat(self) -> None:
-        """Tell the supervisor that the event loop is alive; called in the loop, and does not wait."""
+        """Report to the supervisor that the event loop is alive; called in the loop, and does not wait."""
         if self._announced:
             with contextlib.suppress(OSError):  # it does not read at present, or has died
                 self._socket.send(b".", socket.MSG_DONTWAIT)
@@ -91,7 +89,7 @@ class ParentLink:
         with contextlib.suppress(OSError):
             self._socket.recv(1)
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(self._drain + STOP_PATIENCE)
+        time.sleep(self._drain + STOP_TIMEOUT)
         os._exit(1)
 
 
@@ -102,32 +100,32 @@ class Child:
     """A process that runs this very command again, to serve.
 
     Attributes:
-        started: What it serves, once `ready` has returned.
+        server: What it serves, once `ready` has returned; None if it ended before.
     """
 
     def __init__(self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, end: Any) -> None:
-        self.started: ServerInfo | None = None
+        self.server: ServerInfo | None = None
         self._process = process
         self._reader = reader
         self._end = end
 
     @classmethod
-    async def start(cls, port: int, drain: float, *, first: bool = True) -> Child:
-        """Start one.
+    async def start(cls, port: int, drain: float, *, first: bool) -> Child:
+        """Start a process.
 
         Args:
-            port: The port that it shall serve.
+            port: The port that it serves.
             drain: The longest drain that it may take, in seconds.
             first: Whether it is the first of several workers, or takes its place.
         """
         ours, theirs = socket.socketpair()
         with theirs:
-            tie = json.dumps({"descriptor": theirs.fileno(), "port": port, "drain": drain, "first": first})
+            link = json.dumps({"descriptor": theirs.fileno(), "port": port, "drain": drain, "first": first})
             with _no_interrupt():
                 process = await asyncio.create_subprocess_exec(
                     sys.executable,
                     *sys.orig_argv[1:],
-                    env=os.environ | {_VARIABLE: tie},
+                    env=os.environ | {_VARIABLE: link},
                     pass_fds=(theirs.fileno(),),
                 )
         reader, writer = await asyncio.open_connection(sock=ours)
@@ -144,23 +142,23 @@ class Child:
         return self._process.returncode
 
     async def ready(self) -> None:
-        """Wait until it serves, or has ended, which leaves `started` None."""
+        """Wait until it serves, or has ended, which leaves `server` None."""
         line = asyncio.ensure_future(self._reader.readline())
         await first_of(line, self.ended())
-        if not line.cancelled() and line.result().endswith(b"\n"):  # else it died while it told
-            self.started = ServerInfo(**json.loads(line.result()))
-        else:  # its end of the line closes a little before the process is gone, and has an exit code
+        if not line.cancelled() and line.result().endswith(b"\n"):  # else it died while it reported
+            self.server = ServerInfo(**json.loads(line.result()))
+        else:  # its end of the connection closes a little before the process is gone, and has an exit code
             await self.ended()
 
-    async def silent(self, patience: float) -> None:
-        """Wait until the event loop of a child that serves has given no sign of life for `patience` seconds.
+    async def silent(self, timeout: float) -> None:
+        """Wait until the event loop of a child that serves has given no sign of life for `timeout` seconds.
 
         The time is taken in slices, as a process that was stopped itself must not take what it missed for silence.
         """
         missed = 0
         while missed < SLICES:
             try:
-                async with asyncio.timeout(patience / SLICES):
+                async with asyncio.timeout(timeout / SLICES):
                     heard = await self._reader.read(4096)
             except TimeoutError:
                 missed += 1
@@ -176,26 +174,75 @@ class Child:
         await self._process.wait()
         self._end.close()
 
-    def signal(self, number: int) -> None:
-        """Send it a signal."""
+    def kill(self) -> None:
+        """End it at once."""
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: int) -> None:
         if self.exit_code is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
-    async def stop(self, patience: float) -> None:
-        """Let it drain and end, and kill it if that takes longer than `patience` seconds."""
-        self.signal(signal.SIGTERM)
+    async def stop(self, timeout: float) -> None:
+        """Let it drain and end; kill it after `timeout` seconds."""
+        self._signal(signal.SIGTERM)
         try:
-            await asyncio.wait_for(self.ended(), patience)
+            await asyncio.wait_for(self.ended(), timeout)
         except TimeoutError:
             logger.warning("process %d did not stop; killing it", self.pid)
-            self.signal(signal.SIGKILL)
+            self.kill()
             await self.ended()
 
     def how_it_ended(self) -> str:
         """Its exit code or its signal, in words."""
         code = self.exit_code or 0
         return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+class Children:
+    """The children of one supervisor, on a port that stays reserved while none of them listens.
+
+    Args:
+        options: The host and the port to serve.
+        drain: The longest drain that a child may take, in seconds.
+
+    Raises:
+        CommandError: The port cannot be had.
+    """
+
+    def __init__(self, options: RunOptions, drain: float) -> None:
+        # Without SO_REUSEPORT first: with it, another server that shares its port would go unnoticed.
+        alone = bind(options.host, options.port)
+        self._port = alone[0].getsockname()[1]
+        for each in alone:
+            each.close()
+        self._reserved = bind(options.host, self._port, shared=True)
+        self._drain = drain
+        self._children: set[Child] = set()
+
+    async def start(self, *, first: bool = True) -> Child:
+        """Start one more; `first` says whether it is the first of several workers, or takes its place."""
+        child = await Child.start(self._port, self._drain, first=first)
+        self._children.add(child)
+        return child
+
+    def forget(self, child: Child) -> None:
+        """Remove one that has ended."""
+        self._children.discard(child)
+
+    def serving(self) -> int:
+        """How many of them serve."""
+        return sum(child.server is not None and child.exit_code is None for child in self._children)
+
+    def kill(self) -> None:
+        """End all of them at once."""
+        for child in self._children:
+            child.kill()
+
+    async def stop(self, timeout: float) -> None:
+        """Let all of them drain and end; kill those that still run after `timeout` seconds."""
+        await asyncio.gather(*(child.stop(timeout) for child in self._children))
+        self._children.clear()
 
 
 @contextlib.contextmanager
@@ -220,17 +267,3 @@ async def first_of(*works: Coroutine[Any, Any, Any] | asyncio.Future[Any]) -> No
     for task in tasks:
         if not task.cancelled():
             task.result()
-
-
-def reserve(settings: RunOptions) -> list[socket.socket]:
-    """Take the port for the children: bound, so that it stays ours while none of them listens.
-
-    Raises:
-        CommandError: The port cannot be had.
-    """
-    # Without SO_REUSEPORT first: with it, another server that shares its port would go unnoticed.
-    alone = bind(settings.host, settings.port)
-    port = alone[0].getsockname()[1]
-    for each in alone:
-        each.close()
-    return bind(settings.host, port, shared=True)

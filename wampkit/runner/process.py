@@ -42,7 +42,7 @@ def set_up_logging(level: str) -> None:
         logging.basicConfig(level=level.upper(), format=form, handlers=[handler])
     quiet_http_errors()
     make_safe("asyncio", *AIOHTTP)
-    logger.setLevel(level.upper())
+    logging.getLogger("wampkit").setLevel(level.upper())
 
 
 class Signals:

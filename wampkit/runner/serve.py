@@ -1,4 +1,4 @@
-"""What running means: load the app, listen, serve, and on a signal answer what began before the sockets close."""
+"""Load an app, listen, serve it, and stop on a signal: calls that began are answered before the sockets close."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import contextlib
 import errno
 import gc
 import socket
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from aiohttp import web, web_response
 
-from ..access.hosts import is_loopback, socket_url
+from ..access.hosts import socket_url
 from ..access.origins import AllowOrigins
 from ..access.proxies import TrustedProxies
 from ..app import DEFAULT_PATH, App
 from ..auth.tickets import Tickets, is_shared
 from ..concurrency.background import BackgroundTask
 from ..errors import DeclarationError
-from ..pubsub.broker import SCHEMES
 from ..server.mounting import hide_versions
 from ..server.processes import Processes, stays_in_process
 from ..sessions.middleware import key_fingerprints
@@ -31,7 +31,7 @@ from .loading import CommandError, describe, load_app
 from .process import Signals, loop_factory, run_loop, set_up_logging
 from .watchdog import BLOCKED, BLOCKED_IN_DEVELOPMENT, Watchdog
 
-__all__ = ["RunOptions", "ServerInfo", "bind", "run", "settle_collector", "trust"]
+__all__ = ["RunOptions", "ServerInfo", "bind", "serve", "trust"]
 
 logger = logger_of(__name__)
 
@@ -54,7 +54,7 @@ SHUTDOWN_TIMEOUT = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """What `wampkit run` was told; each is an option of that command.
+    """The options of `wampkit run`, and what a supervisor adds for its children.
 
     Attributes:
         app: Which app, as `loading.load_app` takes it.
@@ -65,7 +65,7 @@ class RunOptions:
         broker: A broker's URL that replaces the app's, or None.
         trusted_proxies: The proxies whose word about the client's address is believed in place of the app's own; None
             for the app's own.
-        debug: Whether callers see the text of unexpected errors, whatever the app says.
+        debug: Whether callers see the text of unexpected errors even if the app does not say so.
         reload: Whether this is a server for development that is started anew at each change.
         worker_timeout: Seconds for which a worker's event loop may stand still until it is replaced; 0 for ever.
         loop: The event loop; "auto" is uvloop where it is installed.
@@ -93,21 +93,21 @@ class RunOptions:
 
     @property
     def development(self) -> bool:
-        """Whether this is no server for others."""
+        """Whether this server is for its developer alone."""
         return self.reload or self.debug
 
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """What is served once it is.
+    """A server that accepts clients.
 
     Attributes:
-        url: Where clients connect.
+        url: The URL that clients connect to.
         procedures: How many procedures are declared.
         topics: How many topics are declared.
         any_origin: Whether the pages of any site may connect.
-        console: Where a browser sees the console, or None without one.
-        exposed: Whether that is for whoever can connect, in production or from other machines.
+        console: The URL of the console, or None without one.
+        exposed: Whether the console is open to every client, in production or from other machines.
         keys: A fingerprint of the keys of its sessions and tickets, which differs where they do.
     """
 
@@ -120,13 +120,13 @@ class ServerInfo:
     keys: str = ""
 
 
-def run(
-    settings: RunOptions, announce: Callable[[ServerInfo], None], *, beat: Callable[[], None] | None = None
+def serve(
+    options: RunOptions, announce: Callable[[ServerInfo], None], *, beat: Callable[[], None] | None = None
 ) -> None:
     """Serve an app in this process until a signal ends it; end the process with `leave` afterwards.
 
     Args:
-        settings: What to serve, and where.
+        options: What to serve, and where.
         announce: Called once when clients can connect.
         beat: Tells a supervisor that the loop is alive; it decides about signals then, see `Signals`. None without.
 
@@ -135,56 +135,33 @@ def run(
     """
     with contextlib.suppress(KeyboardInterrupt):
         signals = Signals(supervised=beat is not None)
-        new_loop = loop_factory(settings.loop)
-        app, started = _prepare(settings)
-        sockets = bind(settings.host, settings.port, shared=settings.shared)
-        app.loopback_only = settings.development and all(map(_is_loopback, sockets))
-        serving = _serve(app, settings, sockets, signals, lambda url: announce(started(url)))
-        run_loop(new_loop(), serving if beat is None else _beating(beat, settings.worker_timeout, serving))
+        new_loop = loop_factory(options.loop)
+        app = _load(options)
+        counts = _count(app)
+        _check_workers(app, options, topics=counts["topic"] > 0)
+        sockets = bind(options.host, options.port, shared=options.shared)
+        app.loopback_only = options.development and all(map(_is_loopback, sockets))
+        serving = _serve(app, options, sockets, signals, lambda url: announce(_info(app, url, counts)))
+        run_loop(new_loop(), serving if beat is None else _beating(beat, options.worker_timeout, serving))
 
 
-def _prepare(settings: RunOptions) -> tuple[App, Callable[[str], ServerInfo]]:
-    """The app as it will be served, and what can be told of it once its URL is known."""
-    app = load_app(settings.app, Path.cwd())
-    set_up_logging(settings.log_level)
-    app.debug = app.debug or settings.debug
+def _load(options: RunOptions) -> App:
+    """The app, with what the command line says of it."""
+    app = load_app(options.app, Path.cwd())
+    set_up_logging(options.log_level)
+    app.debug = app.debug or options.debug
     if app.console is None:
-        app.console = settings.development
-    if settings.broker is not None:
-        _check_scheme(settings.broker)
-        app.broker = settings.broker
-    if settings.workers > 1:
-        app.processes = Processes(settings.workers, settings.first, f"--workers {settings.workers}")
-    if settings.trusted_proxies is not None:
-        trust(app, settings.trusted_proxies)
-    try:
-        kinds = [each.kind for each in app.declarations()]
-    except DeclarationError as error:
-        raise CommandError(describe(error)) from error
-    procedures, topics = kinds.count("procedure"), kinds.count("topic")
-    if settings.workers > 1 and topics and stays_in_process(app.broker):
-        raise CommandError(
-            f"--workers {settings.workers}: this app has topics, and with the broker memory:// an event never leaves "
-            f"its process, so subscribers on other workers would miss it; {_instead()}"
-        )
-    if settings.workers > 1 and any(isinstance(each, Tickets) and not is_shared(each) for each in app.middlewares):
-        raise CommandError(
-            f"--workers {settings.workers}: each worker remembers spent tickets by itself, so that a ticket could be "
-            "used once on each of them; give Tickets(..., spent=...) a store that they share, or leave out --workers"
-        )
-
-    def started(url: str) -> ServerInfo:
-        return ServerInfo(
-            url=url,
-            procedures=procedures,
-            topics=topics,
-            any_origin=_any_origin(app),
-            console=url.replace("ws", "http", 1) if app.console else None,
-            exposed=app.console_is_open and not app.loopback_only,
-            keys=key_fingerprints(app.middlewares),
-        )
-
-    return app, started
+        app.console = options.development
+    if options.broker is not None:
+        try:
+            app.broker = options.broker
+        except DeclarationError as error:
+            raise CommandError(f"--broker: {error}") from None
+    if options.workers > 1:
+        app.processes = Processes(options.workers, options.first, f"--workers {options.workers}")
+    if options.trusted_proxies is not None:
+        trust(app, options.trusted_proxies)
+    return app
 
 
 def trust(app: App, networks: tuple[str, ...]) -> None:
@@ -193,33 +170,46 @@ def trust(app: App, networks: tuple[str, ...]) -> None:
     app.trusted_proxies = TrustedProxies(*networks, header=header) if networks else None
 
 
-def _any_origin(app: App) -> bool:
-    gates = [each for each in app.middlewares if isinstance(each, AllowOrigins)]
-    return bool(gates) and all(gate.any for gate in gates)
+def _count(app: App) -> Counter[str]:
+    """The number of the app's procedures and topics, by kind. Raises CommandError if a declaration cannot work."""
+    try:
+        return Counter(each.kind for each in app.declarations())
+    except DeclarationError as error:
+        raise CommandError(describe(error)) from error
 
 
-def _is_loopback(listener: socket.socket) -> bool:
-    host = listener.getsockname()[0]
-    return is_loopback(f"[{host}]" if ":" in host else host)
-
-
-def _check_scheme(url: str) -> None:
-    # The URL may hold a password, so that errors do not repeat it.
-    scheme = urlsplit(url).scheme
-    if scheme not in SCHEMES:
+def _check_workers(app: App, options: RunOptions, *, topics: bool) -> None:
+    """Raise CommandError for an app that several processes cannot serve."""
+    if options.workers == 1:
+        return
+    if topics and stays_in_process(app.broker):
         raise CommandError(
-            f"--broker: there is no broker for {scheme or 'no scheme'}://; there is {_known_brokers(SCHEMES)}"
+            f"--workers {options.workers}: this app has topics, and with the broker memory:// an event never leaves "
+            "its process, so subscribers on other workers would miss it; leave out --workers"
+        )
+    if any(isinstance(each, Tickets) and not is_shared(each) for each in app.middlewares):
+        raise CommandError(
+            f"--workers {options.workers}: each worker remembers spent tickets by itself, so that a ticket could be "
+            "used once on each of them; give Tickets(..., spent=...) a store that they share, or leave out --workers"
         )
 
 
-def _known_brokers(schemes: Any) -> str:
-    return ", ".join(f"{scheme}://" for scheme in sorted(schemes))
+def _info(app: App, url: str, counts: Counter[str]) -> ServerInfo:
+    origins = [each for each in app.middlewares if isinstance(each, AllowOrigins)]
+    return ServerInfo(
+        url=url,
+        procedures=counts["procedure"],
+        topics=counts["topic"],
+        any_origin=bool(origins) and all(gate.any for gate in origins),
+        console=url.replace("ws", "http", 1) if app.console else None,
+        exposed=app.console_is_open and not app.loopback_only,
+        keys=key_fingerprints(app.middlewares),
+    )
 
 
-def _instead() -> str:
-    others = SCHEMES.keys() - {"memory"}
-    shared = f", or share a broker with --broker: {_known_brokers(others)}" if others else ""
-    return f"leave out --workers{shared}"
+def _is_loopback(listener: socket.socket) -> bool:
+    address, _, _ = listener.getsockname()[0].partition("%")
+    return ip_address(address).is_loopback
 
 
 # ---- listening
@@ -291,16 +281,16 @@ def _cannot_listen(error: OSError, host: str, port: int) -> CommandError:
 
 
 async def _serve(
-    app: App, settings: RunOptions, sockets: list[socket.socket], signals: Signals, announce: Callable[[str], None]
+    app: App, options: RunOptions, sockets: list[socket.socket], signals: Signals, announce: Callable[[str], None]
 ) -> None:
     stop = signals.attach()
     site = web.Application()
     # What could be answered has been when aiohttp shuts down: `app.drain` below comes first.
-    app.setup(site, settings.path, drain=0.0)
-    if settings.development:
-        _point_to_the_socket(site, settings.path, bool(app.console))
+    app.setup(site, options.path, drain=0.0)
+    if options.development:
+        _serve_hints(site, options.path, bool(app.console))
     hide_versions(site, app.ident)
-    _hide_versions_from_no_http(app.ident)
+    _hide_versions_in_bad_requests(app.ident)
     runner = web.AppRunner(
         site,
         handle_signals=False,
@@ -308,21 +298,21 @@ async def _serve(
         keepalive_timeout=HANDSHAKE_TIMEOUT,
         shutdown_timeout=SHUTDOWN_TIMEOUT,
     )
-    patience = BLOCKED_IN_DEVELOPMENT if settings.development or app.debug else BLOCKED
+    patience = BLOCKED_IN_DEVELOPMENT if options.development or app.debug else BLOCKED
     watchdog = Watchdog(asyncio.get_running_loop(), patience)
     try:
         await _until(stop, _start(runner))
         if not stop.is_set():
-            settle_collector()
-            await _listen(runner, sockets, settings)
-            announce(socket_url(settings.host, sockets[0].getsockname()[1], settings.path))
+            _tune_collector()
+            await _listen(runner, sockets, options)
+            announce(socket_url(options.host, sockets[0].getsockname()[1], options.path))
             watchdog.start()
             await stop.wait()
         logger.info("%s: stopping; a second signal stops at once", signals.name)
         # In this order: aiohttp's cleanup stops reading, and calls could not be answered any more.
         for each in list(runner.sites):
             await each.stop()
-        await app.drain(settings.drain)
+        await app.drain(options.drain)
     finally:
         watchdog.stop()
         for socket_ in sockets:
@@ -330,8 +320,8 @@ async def _serve(
         await _clean_up(runner)
 
 
-def _point_to_the_socket(site: web.Application, path: str, console: bool) -> None:
-    """Tell a developer who opens another path than the socket's where to look; `/` leads to the console."""
+def _serve_hints(site: web.Application, path: str, console: bool) -> None:
+    """Answer other paths than the socket's with where to look; `/` leads to the console."""
 
     async def elsewhere(request: web.Request) -> web.StreamResponse:
         if console and request.path == "/":
@@ -342,20 +332,20 @@ def _point_to_the_socket(site: web.Application, path: str, console: bool) -> Non
 
 
 async def _beating(beat: Callable[[], None], timeout: float, serving: Coroutine[Any, Any, None]) -> None:
-    """Serve, and give signs of life meanwhile."""
+    """Serve, and call `beat` several times in `timeout` seconds meanwhile."""
     pause = min(1.0, timeout / BEATS) if timeout else 1.0
 
-    async def clock() -> None:
+    async def beat_on() -> None:
         while True:
             beat()
             await asyncio.sleep(pause)
 
-    async with BackgroundTask("the sign of life for the supervisor", clock):
+    async with BackgroundTask("the sign of life for the supervisor", beat_on):
         await serving
 
 
-def _hide_versions_from_no_http(ident: str) -> None:
-    """aiohttp answers what is no HTTP by itself and asks no application; this process is ours."""
+def _hide_versions_in_bad_requests(ident: str) -> None:
+    """Name no versions in the answers that aiohttp gives to invalid HTTP without asking the application."""
     if hasattr(web_response, "SERVER_SOFTWARE"):
         web_response.SERVER_SOFTWARE = ident
 
@@ -374,17 +364,17 @@ async def _clean_up(runner: web.AppRunner) -> None:
         raise CommandError(f"the app failed to stop: {describe(error)}") from error
 
 
-async def _listen(runner: web.AppRunner, sockets: list[socket.socket], settings: RunOptions) -> None:
+async def _listen(runner: web.AppRunner, sockets: list[socket.socket], options: RunOptions) -> None:
     try:
         for each in sockets:
             await web.SockSite(runner, each, backlog=ACCEPTS_A_TURN).start()
             each.listen(BACKLOG)
     except OSError as error:
-        raise _cannot_listen(error, settings.host, settings.port) from None
+        raise _cannot_listen(error, options.host, options.port) from None
 
 
 async def _until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
-    """Do some work, and cancel it if the server is stopped meanwhile."""
+    """Run `work`, and cancel it if `stop` is set first."""
     task, stopped = asyncio.create_task(work), asyncio.create_task(stop.wait())
     await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
     if not task.done():
@@ -395,14 +385,12 @@ async def _until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
         task.result()
 
 
-YOUNG = 50_000
+def _tune_collector() -> None:
+    """Tune Python's garbage collector for a process that only serves.
 
-
-def settle_collector() -> None:
-    """Let the garbage collector leave alone what has been loaded, and look less often.
-
-    For a process that only serves: connections that end leave no cycles behind but those of asyncio's transports.
+    What has been loaded is not examined any more, and a collection is due after 50,000 new objects, not 700 or 2,000:
+    connections that end leave no cycles but those of asyncio's transports.
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(YOUNG, 20, 50)
+    gc.set_threshold(50_000, 20, 50)

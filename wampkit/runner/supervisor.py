@@ -1,16 +1,15 @@
-"""Child processes kept alive: `--workers` and `--reload`."""
+"""Supervisors of child processes: `--workers` keeps several alive, `--reload` replaces one at each change."""
 
 from __future__ import annotations
 
 import asyncio
-import signal
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 from ..telemetry.logs import logger_of, only_warnings
-from .children import STOP_PATIENCE, Child, first_of, reserve
+from .children import STOP_TIMEOUT, Child, Children, first_of
 from .loading import USAGE, CommandError
 from .process import Signals, set_up_logging
 from .serve import RunOptions, ServerInfo
@@ -19,18 +18,34 @@ __all__ = ["run_reloading", "run_workers"]
 
 logger = logger_of(__name__)
 
+
+def _supervise(children: Children, work: Callable[[Signals], Coroutine[Any, Any, int]]) -> int:
+    """Run a supervisor in an event loop; a second signal kills its children. Returns the exit code."""
+    try:
+        return asyncio.run(work(Signals(children.kill)))
+    except KeyboardInterrupt:
+        return 0
+
+
+# ---- --workers
+
 MOST_FAILED_STARTS = 4
-"""After so many workers in a row that ended before they served, the supervisor gives up."""
+"""After this number of workers in a row that ended before they served, the supervisor gives up."""
 
 STEADY = 10.0
-"""A worker that lived for so many seconds is replaced without much delay."""
+"""Seconds after which a worker that ends is replaced with the shortest delay again."""
+
+FIRST_DELAY = 0.1
+
+LONGEST_DELAY = 5.0
+"""Seconds between the end of a worker and the start of the next; each failure doubles the delay up to this."""
 
 
-def run_workers(settings: RunOptions, announce: Callable[[ServerInfo], None]) -> int:
-    """Serve an app in `settings.workers` processes until a signal ends them.
+def run_workers(options: RunOptions, announce: Callable[[ServerInfo], None]) -> int:
+    """Serve an app in `options.workers` processes until a signal ends them.
 
     Args:
-        settings: What to serve, and where.
+        options: What to serve, and where.
         announce: Called once when all of them serve.
 
     Returns:
@@ -39,55 +54,40 @@ def run_workers(settings: RunOptions, announce: Callable[[ServerInfo], None]) ->
     Raises:
         CommandError: The port cannot be had.
     """
-    workers = _Workers(settings, announce)
-    try:
-        return asyncio.run(workers.supervise(Signals(workers.kill)))
-    except KeyboardInterrupt:
-        return 0
+    set_up_logging(options.log_level)
+    workers = _Workers(options, announce)
+    return _supervise(workers.children, workers.run)
 
 
 class _Workers:
-    def __init__(self, settings: RunOptions, announce: Callable[[ServerInfo], None]) -> None:
-        set_up_logging(settings.log_level)
-        self._settings = settings
+    def __init__(self, options: RunOptions, announce: Callable[[ServerInfo], None]) -> None:
+        self.children = Children(options, options.drain)
+        self._options = options
         self._announce = announce
-        self._reserved = reserve(settings)
-        self._children: set[Child] = set()
         self._failed_starts = 0
         self._announced = False
         self._keys: str | None = None
 
-    def kill(self) -> None:
-        """End all children at once."""
-        for child in self._children:
-            child.signal(signal.SIGKILL)
-
-    async def supervise(self, signals: Signals) -> int:
+    async def run(self, signals: Signals) -> int:
         """Keep the workers alive until a signal comes; the exit code."""
         stop = signals.attach()
         try:
             # One goes ahead, so that what is wrong with the app is said once.
-            first = await self._start(first=True)
+            first = await self.children.start(first=True)
             await first_of(stop.wait(), first.ready())
-            if not stop.is_set() and first.started is None:
+            if not stop.is_set() and first.server is None:
                 return max(first.exit_code or 1, 1)
-            await self._keep_all(stop, first)
-            await self._stop(signals)
+            if not stop.is_set():
+                others = [self._keep(stop) for _ in range(self._options.workers - 1)]
+                await first_of(stop.wait(), self._keep(stop, first), *others)
+            if stop.is_set():
+                logger.info("%s: stopping; a second signal stops at once", signals.name)
+            else:
+                logger.error("%d workers in a row ended before they served; giving up", self._failed_starts)
+            await self.children.stop(self._options.drain + STOP_TIMEOUT)
         finally:
-            self.kill()
+            self.children.kill()
         return 0 if stop.is_set() else 1
-
-    async def _keep_all(self, stop: asyncio.Event, first: Child) -> None:
-        others = [self._keep(stop) for _ in range(self._settings.workers - 1)] if not stop.is_set() else []
-        await first_of(stop.wait(), self._keep(stop, first), *others)
-        if not stop.is_set():
-            logger.error("%d workers in a row ended before they served; giving up", self._failed_starts)
-
-    async def _start(self, *, first: bool) -> Child:
-        port = self._reserved[0].getsockname()[1]
-        child = await Child.start(port, self._settings.drain, first=first)
-        self._children.add(child)
-        return child
 
     async def _keep(self, stop: asyncio.Event, child: Child | None = None) -> None:
         """Keep one worker alive; returns when too many have ended before they served."""
@@ -97,22 +97,22 @@ class _Workers:
             began = time.monotonic()
             if child is None:
                 try:
-                    child = await self._start(first=is_first)
+                    child = await self.children.start(first=is_first)
                 except OSError as error:
-                    delay = min(2 * delay + 0.1, 5.0)
+                    delay = _longer(delay)
                     logger.error("no worker could be started: %s; trying again", error)
                     await asyncio.sleep(delay)
                     continue
                 await child.ready()
-            if child.started is not None:
-                self._serves(child.started)
+            if child.server is not None:
+                self._serves(child.server)
                 await self._until_it_ends(child)
             else:
                 self._failed_starts += 1
-            self._children.discard(child)
+            self.children.forget(child)
             if self._failed_starts >= MOST_FAILED_STARTS:
                 return
-            delay = 0.1 if time.monotonic() - began > STEADY else min(2 * delay + 0.1, 5.0)
+            delay = FIRST_DELAY if time.monotonic() - began > STEADY else _longer(delay)
             await asyncio.sleep(delay)
             if stop.is_set():  # a signal that was sent to all of them has ended it
                 return
@@ -121,49 +121,46 @@ class _Workers:
 
     async def _until_it_ends(self, child: Child) -> None:
         """Wait until a worker has ended; one whose event loop stands still is killed."""
-        timeout = self._settings.worker_timeout
+        timeout = self._options.worker_timeout
         if timeout:
             await first_of(child.ended(), child.silent(timeout))
             if child.exit_code is None:
                 logger.error("worker %d: its event loop has stood still for %g s; killing it", child.pid, timeout)
-                child.signal(signal.SIGKILL)
+                child.kill()
         await child.ended()
 
-    def _serves(self, started: ServerInfo) -> None:
+    def _serves(self, server: ServerInfo) -> None:
         self._failed_starts = 0
-        if self._keys is None:
-            self._keys = started.keys
-        elif self._keys != started.keys:
-            self._keys = started.keys
+        if self._keys is not None and self._keys != server.keys:
             logger.error(
                 "--workers %d: the workers have different keys for sessions or tickets, so that one cannot read what "
                 "another has written; take the keys from the environment, and draw none at the start",
-                self._settings.workers,
+                self._options.workers,
             )
-        serving = sum(child.started is not None and child.exit_code is None for child in self._children)
-        if not self._announced and serving == self._settings.workers:
+        self._keys = server.keys
+        if not self._announced and self.children.serving() == self._options.workers:
             self._announced = True
-            self._announce(started)
+            self._announce(server)
 
-    async def _stop(self, signals: Signals) -> None:
-        if signals.name:
-            logger.info("%s: stopping; a second signal stops at once", signals.name)
-        patience = self._settings.drain + STOP_PATIENCE
-        await asyncio.gather(*(child.stop(patience) for child in self._children))
 
+def _longer(delay: float) -> float:
+    return min(2 * delay + FIRST_DELAY, LONGEST_DELAY)
+
+
+# ---- --reload
 
 DRAIN = 0.5
-"""Seconds that calls under way are given: whoever edits does not want to wait for them."""
+"""Seconds that calls under way are given: a developer does not want to wait for them."""
 
-RELOAD_PATIENCE = 3.0
+RELOAD_TIMEOUT = 3.0
 """Seconds after which a child that does not stop is killed."""
 
 
-def run_reloading(settings: RunOptions, announce: Callable[[ServerInfo], None]) -> int:
+def run_reloading(options: RunOptions, announce: Callable[[ServerInfo], None]) -> int:
     """Serve an app, anew whenever a Python file or `pyproject.toml` below the working directory changes.
 
     Args:
-        settings: What to serve, and where.
+        options: What to serve, and where.
         announce: Called each time that clients can connect.
 
     Returns:
@@ -171,6 +168,49 @@ def run_reloading(settings: RunOptions, announce: Callable[[ServerInfo], None]) 
 
     Raises:
         CommandError: watchfiles is not installed, or the port cannot be had.
+    """
+    watch = _source_watcher()
+    set_up_logging(options.log_level)
+    children = Children(options, DRAIN)
+
+    async def run(signals: Signals) -> int:
+        stop, changed = signals.attach(), asyncio.Event()
+        watching = asyncio.create_task(watch(changed))
+        try:
+            while not stop.is_set():
+                changed.clear()
+                try:
+                    serving = _serve_until_a_change(children, announce)
+                    await first_of(serving, stop.wait(), changed.wait(), asyncio.shield(watching))
+                finally:
+                    await children.stop(RELOAD_TIMEOUT)
+        finally:
+            watching.cancel()
+            await asyncio.wait({watching})
+        logger.info("%s: stopped", signals.name)
+        return 0
+
+    return _supervise(children, run)
+
+
+async def _serve_until_a_change(children: Children, announce: Callable[[ServerInfo], None]) -> None:
+    """Run a child; once it has ended, wait to be cancelled, as only the next save can help."""
+    child = await children.start()
+    await child.ready()
+    if child.server is not None:
+        announce(child.server)
+        await child.ended()
+    elif child.exit_code == USAGE:
+        raise CommandError("", USAGE)  # the child has said what is wrong with the command
+    logger.warning("the app ended (%s); waiting for a change", child.how_it_ended())
+    await asyncio.Event().wait()
+
+
+def _source_watcher() -> Callable[[asyncio.Event], Coroutine[Any, Any, None]]:
+    """A coroutine function that sets an event at each change of a source file.
+
+    Raises:
+        CommandError: watchfiles is not installed; the coroutine raises it where files cannot be watched.
     """
     try:
         import watchfiles
@@ -194,57 +234,6 @@ def run_reloading(settings: RunOptions, announce: Callable[[ServerInfo], None]) 
                 logger.exception("watching the source files failed; starting it again")
             await asyncio.sleep(1.0)
 
-    set_up_logging(settings.log_level)
     # It says at level info how many files changed, in a second line beside ours, which names them.
     only_warnings("watchfiles")
-    reloader = _Reloader(settings, announce)
-    try:
-        return asyncio.run(reloader.supervise(Signals(reloader.kill), watch))
-    except KeyboardInterrupt:
-        return 0
-
-
-class _Reloader:
-    def __init__(self, settings: RunOptions, announce: Callable[[ServerInfo], None]) -> None:
-        self._announce = announce
-        self._reserved = reserve(settings)
-        self._child: Child | None = None
-
-    def kill(self) -> None:
-        """End the child at once."""
-        if self._child is not None:
-            self._child.signal(signal.SIGKILL)
-
-    async def supervise(self, signals: Signals, watch: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> int:
-        """Replace the child at each change until a signal comes; the exit code."""
-        stop, changed = signals.attach(), asyncio.Event()
-        watcher = asyncio.create_task(watch(changed))
-        try:
-            while not stop.is_set():
-                changed.clear()
-                try:
-                    await first_of(self._serve(), stop.wait(), changed.wait(), asyncio.shield(watcher))
-                finally:
-                    await self._stop()
-        finally:
-            watcher.cancel()
-            await asyncio.wait({watcher})
-        logger.info("%s: stopped", signals.name)
-        return 0
-
-    async def _serve(self) -> None:
-        """Run a child until it ends, and then wait: it is the next save that goes on."""
-        self._child = child = await Child.start(self._reserved[0].getsockname()[1], DRAIN)
-        await child.ready()
-        if child.started is not None:
-            self._announce(child.started)
-            await child.ended()
-        elif child.exit_code == USAGE:
-            raise CommandError("", USAGE)  # the child has said what is wrong with the command
-        logger.warning("the app ended (%s); waiting for a change", child.how_it_ended())
-        await asyncio.Event().wait()
-
-    async def _stop(self) -> None:
-        child, self._child = self._child, None
-        if child is not None:
-            await child.stop(RELOAD_PATIENCE)
+    return watch
