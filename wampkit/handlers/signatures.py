@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
 import sys
 import typing
 from collections.abc import Callable
-from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar, cast
 
 import msgspec
 
 from ..errors import DeclarationError, suggestion
+from ..telemetry.source_files import PACKAGE
 
 __all__ = [
     "called_from",
@@ -27,8 +26,6 @@ __all__ = [
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-_PACKAGE = str(Path(__file__).parents[1]) + os.sep
 
 
 def parameters_of(function: Callable[..., Any], where: str) -> dict[str, tuple[inspect.Parameter, Any]]:
@@ -80,7 +77,7 @@ def location(function: Callable[..., Any]) -> str:
 def called_from() -> str:
     """File and line of the user's code that has called wampkit."""
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+    while frame is not None and frame.f_code.co_filename.startswith(PACKAGE):
         frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else "?"
 

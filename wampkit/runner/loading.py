@@ -1,14 +1,13 @@
-"""From what stands on the command line or in `pyproject.toml` to an `App`, and from what goes wrong to one line."""
+"""Read `[tool.wampkit]`, import the app that a command names, and describe an error of the user's code in one line."""
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import os
 import re
 import sys
-import sysconfig
-import tomllib
 import traceback
 from pathlib import Path
 from types import ModuleType
@@ -20,17 +19,19 @@ import click
 from ..app import App
 from ..errors import DeclarationError, one_line, suggestion
 from ..router import Router
+from ..telemetry.source_files import PACKAGE, folder_of
 
 __all__ = ["USAGE", "CommandError", "describe", "load_app", "read_config"]
 
 USAGE = 2
+"""The exit code of a command that is wrong itself."""
 
 CANDIDATES = ("app", "main")
 """The modules in which an app is looked for when none was named."""
 
 
 class CommandError(Exception):
-    """What keeps a command from doing its work, in one line, for whoever typed it.
+    """A user's error, printed as one line; carries the exit code.
 
     Args:
         text: What is wrong and what would be right.
@@ -53,7 +54,10 @@ def read_config(directory: Path) -> dict[str, Any]:
     """
     file = directory / "pyproject.toml"
     try:
-        table = tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {}).get("wampkit", {})
+        text = file.read_text(encoding="utf-8")
+        import tomllib  # only a directory with such a file needs it
+
+        table = tomllib.loads(text).get("tool", {}).get("wampkit", {})
     except FileNotFoundError:
         return {}
     except OSError as error:
@@ -114,7 +118,7 @@ def _check_name(name: str, module: str, attribute: str | None) -> None:
 
 
 def _module_of(file: str, attribute: str) -> str:
-    """How an app in a file is named, and from where: modules are looked for in the folder of the command."""
+    """The name of an app in a file, and the folder to run the command in, where modules are looked for."""
     path = Path(file).with_suffix("")
     if path.is_absolute() or ".." in path.parts:
         return f"{path.name}:{attribute}, in the folder {str(path.parent)!r}"
@@ -243,32 +247,32 @@ def describe(error: BaseException) -> str:
 
 _PLACE = re.compile(r"\.py:\d+")
 
-_STDLIB = ("<", *(sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib")))
-
-_LIBRARIES = tuple(sysconfig.get_path(name) + os.sep for name in ("purelib", "platlib"))
-
-_RAISES_OURS = tuple(
-    f"{folder}{os.sep}"
-    for folder in (Path(__file__).parents[1], Path(aiohttp.__file__).parent, Path(click.__file__).parent)
-)
-"""What wampkit itself raises passes these: they are no place of a mistake."""
+_OURS = (PACKAGE, folder_of(aiohttp), folder_of(click))
+"""An error that wampkit itself raises passes these folders: they are no place of a mistake."""
 
 
 def _own_frame(error: BaseException) -> traceback.FrameSummary | None:
     """The innermost frame of an exception that is the user's own code, or else the library's that raised it."""
+    stdlib, libraries = _python_folders()
     frames = list(reversed(traceback.extract_tb(error.__traceback__)))
-    known = (*_STDLIB, *_LIBRARIES, *_RAISES_OURS)
-    own = next((frame for frame in frames if not frame.filename.startswith(known)), None)
+    own = next((frame for frame in frames if not frame.filename.startswith((*stdlib, *libraries, *_OURS))), None)
     if own is not None:
         return own
     # Libraries lie within the standard library's folder.
-    raised = (frame for frame in frames if frame.filename.startswith(_LIBRARIES) or not _is_stdlib(frame.filename))
+    raised = (
+        frame for frame in frames if frame.filename.startswith(libraries) or not frame.filename.startswith(stdlib)
+    )
     innermost = next(raised, None)
-    return None if innermost is None or innermost.filename.startswith(_RAISES_OURS) else innermost
+    return None if innermost is None or innermost.filename.startswith(_OURS) else innermost
 
 
-def _is_stdlib(file: str) -> bool:
-    return file.startswith(_STDLIB)
+@functools.cache
+def _python_folders() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What file names of the standard library begin with, and those of installed libraries."""
+    import sysconfig  # slow to import, and only an error needs it
+
+    stdlib = ("<", *(sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib")))
+    return stdlib, tuple(sysconfig.get_path(name) + os.sep for name in ("purelib", "platlib"))
 
 
 def _short(file: str) -> str:

@@ -14,6 +14,7 @@ import aiohttp
 
 from ..telemetry.http_logs import tell_of_descriptors
 from ..telemetry.logs import LogThrottle, logger_of
+from ..telemetry.source_files import PACKAGE, folder_of
 
 __all__ = ["BLOCKED", "BLOCKED_IN_DEVELOPMENT", "Watchdog"]
 
@@ -79,9 +80,9 @@ class Watchdog:
             )
 
 
-_LOOP = (f"{Path(asyncio.__file__).parent}{os.sep}", str(Path(__file__).with_name("process.py")))
+_LOOP = (folder_of(asyncio), str(Path(__file__).with_name("process.py")))
 
-_LIBRARIES = (*_LOOP, f"{Path(__file__).parents[1]}{os.sep}", f"{Path(aiohttp.__file__).parent}{os.sep}")
+_LIBRARIES = (*_LOOP, PACKAGE, folder_of(aiohttp))
 
 
 def _culprit(innermost: FrameType) -> FrameType | None:

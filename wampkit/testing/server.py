@@ -13,7 +13,6 @@ import re
 import threading
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
@@ -27,6 +26,7 @@ from ..client.subscriptions import Subscription
 from ..connection.connection import Connection
 from ..errors import ClientError
 from ..protocol.extensions import RESERVED, SUBSCRIPTION
+from ..telemetry.source_files import PACKAGE, folder_of
 
 __all__ = ["Connect", "ExpectedError", "LoopThread", "Rpc", "TestLoop", "WampServer", "describe", "drop", "no_event"]
 
@@ -328,10 +328,7 @@ def describe(errors: Iterable[BaseException]) -> str:
     return "\n".join(_format(error).rstrip() for error in errors)
 
 
-_MACHINERY = tuple(
-    str(Path(file).parent)
-    for file in (str(Path(__file__).parent), str(asyncio.__file__), str(concurrent.futures.__file__))
-)
+_MACHINERY = (PACKAGE, folder_of(asyncio), folder_of(concurrent.futures))
 
 
 def _format(error: BaseException) -> str:
