@@ -77,7 +77,7 @@ TESTS: dict[str, str] = {
     "client.subscriptions": "client/test_subscriptions client/test_client",
     "concurrency.threads": "concurrency/test_threads",
     "auth.tickets": "auth/test_tickets",
-    "pubsub.topics": (
+    "pubsub.registry": (
         "pubsub/test_broker pubsub/test_topics dispatch/test_rights handlers/test_transaction "
         "dispatch/test_dispatch system/test_faults"
     ),

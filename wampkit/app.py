@@ -24,7 +24,7 @@ from .dispatch.builtins import publish_procedure, subscription_procedure
 from .dispatch.compiler import CompiledProcedure, CompiledTopic, compile_routes
 from .dispatch.middleware import Middleware
 from .dispatch.requirements import Rule, Rules
-from .dispatch.route_table import Table
+from .dispatch.route_table import RouteTable
 from .errors import DeclarationError, suggestion
 from .handlers.binding import Injectables
 from .handlers.hooks import Hooks, Lifespan, check_hook, entered
@@ -410,7 +410,8 @@ class App:
 
     async def _start(self) -> None:
         declarations = gather(self._router, self.prefixes)
-        compiled = self.compile(declarations)
+        counters = Counters()
+        compiled = self.compile(declarations, counters)
         warn_of_fragments(declarations)
         processes = self.processes or under_gunicorn()
         check_processes(
@@ -422,7 +423,7 @@ class App:
         )
         self._console.describe(compiled, self.middlewares)
         console = self._console if self.console else None
-        node, door = assemble(self.settings(), console, *compiled, self._hooks, self._error_handlers)
+        node, door = assemble(self.settings(), console, *compiled, self._hooks, self._error_handlers, counters)
         self._node, self._door = node, door
         await node.start()
         lifespans = [getattr(each, "lifespan", None) for each in self.middlewares]
@@ -477,7 +478,9 @@ class App:
             raise RuntimeError("the app is running; what it would say can only be tried while it is not")
         settings = replace(self.settings(), middlewares=middlewares, broker="memory://")
         console = self._console if self.console else None
-        self._node, door = assemble(settings, console, *self.compile(self.declarations()), Hooks(), {})
+        counters = Counters()
+        compiled = self.compile(self.declarations(), counters)
+        self._node, door = assemble(settings, console, *compiled, Hooks(), {}, counters)
         try:
             yield door
         finally:
@@ -501,21 +504,35 @@ class App:
         self.compile(declarations)
         return declarations
 
-    def compile(self, declarations: Iterable[Declaration]) -> tuple[Table[CompiledProcedure], Table[CompiledTopic]]:
-        """What was declared, made ready to run, and wampkit's own procedures.
+    def compile(
+        self, declarations: Iterable[Declaration], counters: Counters | None = None
+    ) -> tuple[RouteTable[CompiledProcedure], RouteTable[CompiledTopic]]:
+        """The declarations and wampkit's own procedures, compiled.
+
+        Args:
+            declarations: What was declared.
+            counters: Those of the app that is about to run.
 
         Raises:
             DeclarationError: A declaration cannot work.
         """
         own = [
             subscription_procedure(),
-            publish_procedure(lambda: self._running().dispatcher),
+            publish_procedure(lambda: self._running().dispatcher.topic_messages),
             *login_procedures(self.cra, lambda: self._running().authenticator),
         ]
         if self.console:
             own += self._console.declarations(console_rules(self.console, self.requires, self.cra))
         given: Injectables = {Session: session_of if reads_sessions(self.middlewares) else _NO_SESSIONS}
-        return compile_routes(declarations, *own, default=self.requires, cra=self.cra is not None, given=given)
+        return compile_routes(
+            declarations,
+            *own,
+            longest=self.limits.uri_length,
+            counters=counters or Counters(),
+            default=self.requires,
+            cra=self.cra is not None,
+            given=given,
+        )
 
     # ---- while it runs
 
@@ -532,7 +549,7 @@ class App:
     @property
     def topics(self) -> Topics:
         """The topics that have subscribers, by full URI; `len(app.topics[uri])` counts them."""
-        return self._running().topics
+        return Topics(self._running().registry, self.expand)
 
     def expand(self, name: str) -> str:
         """The full URI of a CURIE of the app's prefixes; any other name as it is. Works before the start too."""
@@ -579,7 +596,7 @@ class App:
             TypeError: JSON cannot carry the event.
             RuntimeError: The app is not running.
         """
-        await self._running().topics.publish(self.expand(topic), event, exclude=exclude, eligible=eligible, now=now)
+        await self._running().registry.publish(self.expand(topic), event, exclude=exclude, eligible=eligible, now=now)
 
     def to_user(self, user: Any) -> ToUser:
         """All connections of a user: `await app.to_user("ann").publish(...)`, `app.to_user("ann").close()`.
@@ -588,7 +605,7 @@ class App:
             RuntimeError: The app is not running.
         """
         node = self._running()
-        return ToUser(user, node.connections, node.topics, self.expand)
+        return ToUser(user, node.connections, node.registry, self.expand)
 
     async def recheck(self, connection: Connection) -> list[str]:
         """End the subscriptions that a connection may not have any more, after its user or roles changed.
@@ -599,7 +616,7 @@ class App:
         Returns:
             The topics that it lost, by URI. Nothing that is published to them from now on reaches it.
         """
-        return await self._running().dispatcher.recheck(connection)
+        return await self._running().dispatcher.topic_messages.recheck(connection)
 
     def background(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> BackgroundTask:
         """A task that lasts as long as it is entered, for the `lifespan` of a middleware or an app.

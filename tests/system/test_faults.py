@@ -284,8 +284,8 @@ async def test_subscribing_unsubscribing_and_leaving_in_a_race_leaves_nothing() 
     async with serve(app) as server:
         await asyncio.gather(*[client(server, seed) for seed in range(30)])
         await eventually(lambda: len(app.connections) == 0)
-        assert app.topics._subscribers == {}
-        assert app.topics._locks == {}
+        assert app.topics == {}
+        assert app.topics._registry._locks == {}
         assert {key: count for key, count in balance.items() if count} == {}
         assert balance
 

@@ -20,7 +20,8 @@ from ..dispatch.compiler import CompiledProcedure, CompiledTopic
 from ..dispatch.requirements import Rule, requires
 from ..errors import NotFound
 from ..protocol.extensions import RESERVED
-from ..pubsub.broker import Publication
+from ..pubsub.broker import Deliver, Publication
+from ..pubsub.registry import TopicRegistry
 from ..pubsub.topics import Topics
 from ..router import Declaration
 from ..schema.routes import describe_route, middleware_names
@@ -98,6 +99,12 @@ class Console:
         self._app = app
         self._routes: Callable[[], list[dict[str, Any]]] = list
         self._figures: deque[dict[str, Any]] = deque(maxlen=MOST_FIGURES)
+        self._registry: TopicRegistry | None = None
+
+    def attach(self, registry: TopicRegistry) -> Deliver:
+        """Send the figures to a registry's subscribers; returns what delivers publications to it, and counts them."""
+        self._registry = registry
+        return self.meter.counting(registry)
 
     def declarations(self, requires: tuple[Any, ...]) -> tuple[Declaration, ...]:
         """What is served for the console.
@@ -144,14 +151,15 @@ class Console:
             yield
 
     async def _tick(self) -> None:
-        topics = self._app.topics
+        registry = self._registry
+        assert registry is not None
         while True:
             await asyncio.sleep(INTERVAL)
             figures = asdict(self.meter.take()) | self._now()
             self._figures.append(figures)
-            if topics.count(LIVE):
+            if registry.count(LIVE):
                 # Straight to this process's own subscribers: a broker would carry the figures of each to all.
-                topics.deliver(Publication(LIVE, msgspec.json.encode(figures)))
+                registry.deliver(Publication(LIVE, msgspec.json.encode(figures)))
 
     def _now(self) -> dict[str, Any]:
         app = self._app
@@ -213,7 +221,7 @@ class Console:
         """Some of the topics that have subscribers, the fullest first."""
         topics = self._app.topics
         uris = [uri for uri in topics if not _is_own(uri)]
-        found = await _found(uris, lambda uri: {"uri": uri, "subscribers": topics.count(uri)}, search)
+        found = await _found(uris, lambda uri: {"uri": uri, "subscribers": len(topics.get(uri, ()))}, search)
         found.sort(key=lambda row: (-row["subscribers"], row["uri"]))
         return _told(_part(found, offset, limit), len(found), len(uris))
 

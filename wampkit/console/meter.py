@@ -13,7 +13,7 @@ from ..concurrency.cancellation import must_propagate
 from ..dispatch.middleware import Call, CallNext, Incoming, Publish
 from ..errors import WampError
 from ..pubsub.broker import Deliver, Publication
-from ..pubsub.topics import Topics
+from ..pubsub.registry import TopicRegistry
 
 __all__ = ["Failure", "Figures", "Meter", "shown"]
 
@@ -129,13 +129,13 @@ class Meter:
             elif isinstance(message, Publish):
                 self._publishes += 1
 
-    def counting(self, topics: Topics) -> Deliver:
+    def counting(self, registry: TopicRegistry) -> Deliver:
         """What gives publications to the subscribers, and counts them."""
 
         def deliver(publication: Publication) -> None:
             self._events += 1
-            self._sent += topics.count(publication.topic)
-            topics.deliver(publication)
+            self._sent += registry.count(publication.topic)
+            registry.deliver(publication)
 
         return deliver
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 from ..concurrency.cancellation import must_propagate
 from ..connection.connection import Connection
@@ -12,48 +12,42 @@ from ..errors import InvalidArgument, ProtocolError, WampError, quote
 from ..protocol import messages
 from ..protocol.extensions import PUBLISH, SUBSCRIPTION
 from ..router import Declaration
+from .topic_messages import TopicMessages
 
 __all__ = ["publish_procedure", "subscription_procedure"]
 
 
 def subscription_procedure() -> Declaration:
-    """Tells what WAMP v1 itself never tells: which subscriptions stand."""
+    """The procedure that says whether its caller is subscribed to a topic: WAMP v1 does not answer SUBSCRIBE."""
     return Declaration("procedure", SUBSCRIPTION, SUBSCRIPTION, _subscription)
 
 
 async def _subscription(topic: str, connection: Connection) -> str | None:
     """The full URI of the caller's subscription, or None if it has none.
 
-    Answers after the SUBSCRIBE messages that came before have been decided.
+    Answers once the SUBSCRIBE messages received before have been decided.
     """
     uri = connection.protocol.resolve(topic)
     await connection.tasks.wait_for_queued()
     return uri if uri in connection.subscriptions else None
 
 
-class Publishes(Protocol):
-    """What takes a PUBLISH and raises what stands against it."""
-
-    def publish(self, connection: Connection, message: messages.Publish) -> Awaitable[Any]:
-        """Done when it has been sent."""
-
-
-def publish_procedure(running: Callable[[], Publishes]) -> Declaration:
-    """A PUBLISH with an answer, which WAMP v1 itself does not have.
+def publish_procedure(topic_messages: Callable[[], TopicMessages]) -> Declaration:
+    """The procedure that publishes and answers: WAMP v1 does not answer PUBLISH.
 
     Args:
-        running: Gives what takes the app's PUBLISH messages, while the app runs.
+        topic_messages: Gives what runs the app's PUBLISH messages, while the app runs.
     """
 
     async def publish(connection: Connection, topic: str, event: Any, *receivers: Any) -> None:
-        """Publish after the topic messages that came before, and answer with null once it is done, or with an error.
+        """Publish after the topic messages received before; answer with null once it is done, or with an error.
 
         The arguments are those of PUBLISH. A handler or a middleware may drop the event without an error.
         """
-        message = _publish_of(connection, topic, event, *receivers)
+        message = _publish_message(connection, topic, event, *receivers)
         outcome: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
-        # What was published counts, also if its sender does not wait for the answer.
-        connection.tasks.run_in_order(_publish_for, running(), connection, message, outcome, finish_after_close=True)
+        # The event is published even if its sender does not wait for the answer.
+        connection.tasks.run_in_order(_publish, topic_messages(), connection, message, outcome, finish_after_close=True)
         error = await outcome
         if error is not None:
             raise error
@@ -61,22 +55,22 @@ def publish_procedure(running: Callable[[], Publishes]) -> Declaration:
     return Declaration("procedure", PUBLISH, PUBLISH, publish)
 
 
-def _publish_of(connection: Connection, topic: str, *rest: Any) -> messages.Publish:
+def _publish_message(connection: Connection, topic: str, *rest: Any) -> messages.Publish:
     try:
         return messages.read_publish([messages.Publish.code, connection.protocol.resolve(topic), *rest])
     except ProtocolError as error:
         raise InvalidArgument(error.reason) from None
 
 
-async def _publish_for(
-    publishes: Publishes,
+async def _publish(
+    topic_messages: TopicMessages,
     connection: Connection,
     message: messages.Publish,
     outcome: asyncio.Future[BaseException | None],
 ) -> None:
     failure = None
     try:
-        await publishes.publish(connection, message)
+        await topic_messages.publish(connection, message)
     except BaseException as error:
         if must_propagate(error):
             outcome.cancel()

@@ -1,9 +1,8 @@
-"""CALL to its procedure and back: match, pass the middlewares, bind, run, answer."""
+"""Runs CALL messages: find the procedure, pass the middlewares, bind the arguments, run the handler, answer."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from ..concurrency.cancellation import must_propagate
@@ -14,20 +13,11 @@ from ..handlers.hooks import ErrorReporter
 from ..protocol import messages
 from ..protocol.uris import expand, prefix_advice, undeclared_prefix
 from ..protocol.websocket import text_frame
-from ..pubsub.topics import Topics
+from ..pubsub.registry import TopicRegistry
 from .compiler import CompiledProcedure, call_chain, is_plain
-from .route_table import Names, Table
+from .route_table import RouteTable
 
-__all__ = ["Answers", "Calls"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answers:
-    """What the app decides about errors; see `App` for what each means."""
-
-    error_uris: Mapping[str, str]
-    prefixes: Mapping[str, str]
-    debug: bool
+__all__ = ["Calls"]
 
 
 class Calls:
@@ -35,38 +25,49 @@ class Calls:
 
     Args:
         procedures: The procedures by URI.
-        names: Finds them.
-        register: Who is subscribed to what, for handlers that ask.
-        middlewares: The app's message middlewares, outermost first; they see unknown URIs too.
-        threads: Where blocking handlers run.
-        errors: What becomes of exceptions.
-        answers: What callers are told.
+        registry: The subscribers, for handlers that take a `Topic`.
+        middlewares: The app's message middlewares, outermost first; calls to unknown URIs pass them too.
+        threads: Runs blocking handlers.
+        errors: Answers and reports exceptions.
+        error_uris: The error URI of each kind of error.
+        prefixes: The app's prefixes, which expand the error URIs that it raises.
+        debug: Whether callers see the text of unexpected exceptions.
     """
 
     def __init__(
         self,
-        procedures: Table[CompiledProcedure],
-        names: Names,
-        register: Topics,
+        procedures: RouteTable[CompiledProcedure],
+        registry: TopicRegistry,
         middlewares: tuple[Any, ...],
         threads: Threads,
         errors: ErrorReporter,
-        answers: Answers,
+        *,
+        error_uris: Mapping[str, str],
+        prefixes: Mapping[str, str],
+        debug: bool,
     ) -> None:
         self._procedures = procedures
-        self._names = names
         self._errors = errors
-        self._answers = answers
-        self._cut_off = False
-        uri = answers.error_uris["timeout"]
-        self._ways = {each: call_chain(each, middlewares, threads, register, uri) for each in (None, *procedures)}
+        self._error_uris = error_uris
+        self._prefixes = prefixes
+        self._debug = debug
+        self._answers_cancelled = False
+        timeout_uri = error_uris["timeout"]
+        self._chains = {
+            each: call_chain(each, middlewares, threads, registry, timeout_uri) for each in (None, *procedures)
+        }
         self._plain = {
-            each.route.uri: (each.plan.function, each.plan.bind) for each in procedures if is_plain(each, middlewares)
+            each.route.uri: (each.plan.function, each.plan.wire.bind)
+            for each in procedures
+            if is_plain(each, middlewares)
         }
 
-    def cut_off(self) -> None:
-        """Answer the calls that are cancelled from now on too: what has no answer was never begun."""
-        self._cut_off = True
+    def answer_cancelled(self) -> None:
+        """Answer calls that are cancelled from now on with a timeout error: the server stops, their clients are there.
+
+        A client may take a call without an answer for one that never ran.
+        """
+        self._answers_cancelled = True
 
     async def call(self, connection: Connection, message: messages.Call) -> None:
         """Run a call and answer it."""
@@ -76,11 +77,11 @@ class Calls:
                 handler, bind = plain
                 result = await handler(*bind(message.args))
             else:
-                procedure, variables = self._names.find(self._procedures, message.uri)
-                result = await self._ways[procedure](connection, message, variables)
+                procedure, variables = self._procedures.find(message.uri)
+                result = await self._chains[procedure](connection, message, variables)
         except BaseException as error:
             if must_propagate(error):
-                if self._cut_off:
+                if self._answers_cancelled:
                     self._send_error(connection, message, "timeout", "the server stopped before the procedure ended")
                 raise
             await self.refuse(connection, message, error)
@@ -94,16 +95,16 @@ class Calls:
     async def _unwritable(self, connection: Connection, message: messages.Call, error: Exception) -> bytes:
         await self._errors.report(connection, error, f"procedure {quote(message.uri)}: writing its result as JSON")
         description = "the result cannot be written as JSON"
-        if self._answers.debug:
+        if self._debug:
             description += f": {error}"
-        return connection.protocol.error(message.id, self._answers.error_uris["internal"], description)
+        return connection.protocol.error(message.id, self._error_uris["internal"], description)
 
     async def refuse(self, connection: Connection, message: messages.Call, error: BaseException) -> None:
         """Answer a call with an error."""
         what = f"procedure {quote(message.uri)}"
         error = await self._errors.as_answer(connection, error, what)
         try:
-            uri, description, details = answer_for(error, self._answers.error_uris, debug=self._answers.debug)
+            uri, description, details = answer_for(error, self._error_uris, debug=self._debug)
             uri = self._error_uri(connection, uri, what)
             text = connection.protocol.error(message.id, uri, description, details)
         except Exception as failure:
@@ -113,9 +114,9 @@ class Calls:
             connection.outbox.send(text_frame(text))
 
     def _error_uri(self, connection: Connection, name: str, what: str) -> str:
-        """The full error URI of what the app raised; one that no caller can rely on is told in the log."""
-        uri = expand(name, self._answers.prefixes)
-        prefix = undeclared_prefix(name, self._answers.prefixes)
+        """The full error URI of what the app raised; logs one that no caller can rely on."""
+        uri = expand(name, self._prefixes)
+        prefix = undeclared_prefix(name, self._prefixes)
         problem = "it has two '#', and a URI has one at most" if uri.count("#") > 1 else None
         if prefix is not None:
             problem = prefix_advice(prefix)
@@ -124,5 +125,5 @@ class Calls:
         return uri
 
     def _send_error(self, connection: Connection, message: messages.Call, kind: str, description: str) -> None:
-        text = connection.protocol.error(message.id, self._answers.error_uris[kind], description)
+        text = connection.protocol.error(message.id, self._error_uris[kind], description)
         connection.outbox.send(text_frame(text))

@@ -1,8 +1,7 @@
-"""Routes made ready at start: the handler's plan, its rules, and the middlewares folded around it.
+"""Compiles routes at start: each handler's plan, the rules, and the chain of middlewares around the handler.
 
-How a message reaches its handler, folded together once at start.
-
-A route without middlewares, timeout, variables and injected parameters pays for none of them: see `is_plain`.
+A route pays only for what it uses: one without middlewares, rules, timeout, variables and injected parameters is
+called directly, see `is_plain`.
 """
 
 from __future__ import annotations
@@ -20,11 +19,13 @@ from ..handlers.binding import Injectables, Plan, compile_handler, fits
 from ..handlers.depends import Scope
 from ..protocol import messages
 from ..protocol.uris import expand
-from ..pubsub.topics import Topic, Topics
+from ..pubsub.registry import TopicRegistry
+from ..pubsub.topics import Topic
 from ..router import Declaration
-from .middleware import Call, CallNext, Incoming, Publish, Subscribe, Unsubscribe, fold, split
+from ..telemetry.counters import Counters
+from .middleware import Call, CallNext, Incoming, Publish, Subscribe, Unsubscribe, fold, split_middlewares
 from .requirements import Rule, combine_rules, requirements_of, with_rules
-from .route_table import Table
+from .route_table import RouteTable
 
 __all__ = [
     "CompiledProcedure",
@@ -37,59 +38,233 @@ __all__ = [
     "topic_chain",
 ]
 
-CallChain = Callable[[Connection, messages.Call, Mapping[str, str]], Awaitable[Any]]
-"""Runs a call; the result is what the handler or a middleware returns."""
-
-Way = CallNext
-
-_NO_KEYWORDS: dict[str, Any] = {}
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CompiledProcedure:
-    """A procedure ready to run; one of wampkit's own passes no middleware."""
+    """A procedure ready to run.
+
+    Attributes:
+        route: As declared.
+        plan: How to call its handler.
+        middlewares: Its message middlewares, outermost first, without the app's.
+        rules: What must hold for a CALL.
+        builtin: Whether it is wampkit's own; its calls pass no middleware.
+    """
 
     route: Declaration
     plan: Plan
     middlewares: tuple[Any, ...]
-    rules: tuple[Any, ...] = ()
-    builtin: bool = False
+    rules: tuple[Rule, ...]
+    builtin: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CompiledTopic:
-    """A topic ready to be used; messages to one of wampkit's own pass no middleware."""
+    """A topic ready for messages.
+
+    Attributes:
+        route: As declared.
+        plan: How to call its handler, or None if it has none.
+        on_subscribe: How to call the hooks.
+        on_unsubscribe: How to call the hooks.
+        middlewares: Its message middlewares, outermost first, without the app's.
+        subscribe_rules: What must hold for a SUBSCRIBE.
+        publish_rules: What must hold for a PUBLISH.
+        builtin: Whether it is wampkit's own; its messages pass no middleware.
+    """
 
     route: Declaration
     plan: Plan | None
     on_subscribe: tuple[Plan, ...]
     on_unsubscribe: tuple[Plan, ...]
     middlewares: tuple[Any, ...]
-    may_subscribe: tuple[Any, ...] = ()
-    may_publish: tuple[Any, ...] = ()
-    builtin: bool = False
+    subscribe_rules: tuple[Rule, ...]
+    publish_rules: tuple[Rule, ...]
+    builtin: bool
+
+
+# ---- compiling
+
+
+def compile_routes(
+    routes: Iterable[Declaration],
+    *builtins: Declaration,
+    longest: int,
+    counters: Counters,
+    default: tuple[Rule, ...] = (),
+    cra: bool = False,
+    given: Injectables | None = None,
+) -> tuple[RouteTable[CompiledProcedure], RouteTable[CompiledTopic]]:
+    """Compile every route, so that a mistake shows before the first client.
+
+    Args:
+        routes: The app's own.
+        builtins: Those that wampkit serves besides.
+        longest: Bytes of the longest URI that is looked up.
+        counters: Counts the longer ones.
+        default: The rules of the app's routes that have none.
+        cra: Whether WAMP-CRA grants what may be done.
+        given: What handlers and hooks may ask for, by type, besides the connection, the message and the topic.
+
+    Raises:
+        DeclarationError: A route cannot work.
+    """
+    procedures: RouteTable[CompiledProcedure] = RouteTable(longest, counters)
+    topics: RouteTable[CompiledTopic] = RouteTable(longest, counters)
+    further: Injectables = given or {}
+
+    def add(route: Declaration, default: tuple[Rule, ...], *, cra: bool, builtin: bool) -> None:
+        _, middlewares = split_middlewares(route.middlewares, route.label, gates=False)
+        own = (*route.requires, *requirements_of(route.handler))
+
+        def rules(*more: Rule) -> tuple[Rule, ...]:
+            return combine_rules((*own, *more), default, cra=cra)
+
+        if route.kind == "procedure":
+            plan = _procedure_plan(route, further)
+            procedure = CompiledProcedure(route, plan, tuple(middlewares), rules(), builtin)
+            procedures.add(route, procedure, fits([plan]))
+        else:
+            handler, on_subscribe, on_unsubscribe = _topic_plans(route, further)
+            topic = CompiledTopic(
+                route,
+                handler,
+                on_subscribe,
+                on_unsubscribe,
+                tuple(middlewares),
+                rules(*route.subscribe),
+                rules(*route.publish),
+                builtin,
+            )
+            topics.add(route, topic, fits([*([handler] if handler else []), *on_subscribe, *on_unsubscribe]))
+
+    for route in routes:
+        add(route, default, cra=cra, builtin=False)
+    taken = {each.route.uri for each in procedures}
+    for route in builtins:
+        if route.kind == "procedure" and route.uri in taken:
+            raise DeclarationError(f"procedure {route.uri!r} is wampkit's own in this app; remove or rename yours")
+        add(route, (), cra=False, builtin=True)
+    procedures.sort()
+    topics.sort()
+    return procedures, topics
+
+
+def known_names(
+    procedures: Iterable[CompiledProcedure], topics: Iterable[CompiledTopic], prefixes: Mapping[str, str]
+) -> dict[str, str]:
+    """The names that clients usually send, URIs and CURIEs of the routes, and the URI that each stands for."""
+    routes = [each.route for table in (procedures, topics) for each in table if each.route.pattern is None]
+    curies = [
+        (f"{prefix}:{route.uri.removeprefix(uri)}", route.uri)
+        for route in routes
+        for prefix, uri in prefixes.items()
+        if route.uri.startswith(uri)
+    ]
+    names = curies + [(route.uri, route.uri) for route in routes]
+    return {name: uri for name, uri in names if expand(name, prefixes) == uri}
+
+
+_CALL: Injectables = {
+    Connection: lambda scope: scope.connection,
+    Call: lambda scope: scope.message,
+    Topic: "a procedure has no topic; publish with app.publish(topic, event)",
+    Publish: "a procedure receives a Call",
+    Subscribe: "a procedure receives a Call",
+    Unsubscribe: "a procedure receives a Call",
+}
+
+_TOPIC: Injectables = {
+    Connection: lambda scope: scope.connection,
+    Topic: lambda scope: scope.topic,
+    Publish: lambda scope: scope.message,
+    Call: "a topic's handler receives a Publish",
+    Subscribe: "a topic's handler receives a Publish",
+    Unsubscribe: "a topic's handler receives a Publish",
+}
+
+
+def _hook_injectables(message: type[Incoming]) -> Injectables:
+    others = {Call, Publish, Subscribe, Unsubscribe} - {message}
+    reasons: dict[Any, Any] = dict.fromkeys(others, f"this hook receives {message.__name__}")
+    return {
+        **reasons,
+        Connection: lambda scope: scope.connection,
+        Topic: lambda scope: scope.topic,
+        message: lambda scope: scope.message,
+    }
+
+
+def _procedure_plan(route: Declaration, further: Injectables) -> Plan:
+    assert route.handler is not None
+    plan = compile_handler(
+        route.declared, route.handler, {**_CALL, **further}, variables=_variables(route), all_variables=True
+    )
+    _refuse_generator(route, route.handler)
+    return plan
+
+
+def _topic_plans(route: Declaration, further: Injectables) -> tuple[Plan | None, tuple[Plan, ...], tuple[Plan, ...]]:
+    """The plans of the handler and of both kinds of hooks."""
+    variables, handler = _variables(route), None
+    if route.handler is not None:
+        _refuse_generator(route, route.handler)
+        given = {**_TOPIC, **further}
+        handler = compile_handler(route.declared, route.handler, given, variables=variables, all_variables=True, most=1)
+
+    def hooks(kind: str, functions: list[Callable[..., Any]], message: type[Incoming]) -> tuple[Plan, ...]:
+        given = {**_hook_injectables(message), **further}
+        label = f"{kind} of {route.declared}"
+        return tuple(compile_handler(label, function, given, variables=variables, most=0) for function in functions)
+
+    return (
+        handler,
+        hooks("on_subscribe", route.on_subscribe, Subscribe),
+        hooks("on_unsubscribe", route.on_unsubscribe, Unsubscribe),
+    )
+
+
+def _variables(route: Declaration) -> Sequence[str]:
+    return route.pattern.names if route.pattern is not None else ()
+
+
+def _refuse_generator(route: Declaration, handler: Callable[..., Any]) -> None:
+    if inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler):
+        raise DeclarationError(
+            f"{route.label}: a handler returns its result, it does not yield; publish events instead"
+        )
+
+
+# ---- chains
+
+CallChain = Callable[[Connection, messages.Call, Mapping[str, str]], Awaitable[Any]]
+"""Runs a call with the variables of its URI; the result is what the handler or a middleware returns."""
 
 
 def call_chain(
-    procedure: CompiledProcedure | None, outer: tuple[Any, ...], threads: Threads, register: Topics, timeout_uri: str
+    procedure: CompiledProcedure | None,
+    outer: tuple[Any, ...],
+    threads: Threads,
+    registry: TopicRegistry,
+    timeout_uri: str,
 ) -> CallChain:
-    """The way of a procedure's calls, or for None that of calls to unknown procedures.
+    """Fold the middlewares, rules and timeout of a procedure around its handler.
 
     Args:
-        procedure: The procedure.
+        procedure: The procedure, or None for calls to unknown URIs.
         outer: The app's middlewares, outermost first.
-        threads: Where blocking handlers run.
-        register: Who is subscribed, for handlers that ask.
+        threads: Runs a blocking handler.
+        registry: The subscribers, for a handler that takes a `Topic`.
         timeout_uri: The error URI of a call that takes too long.
     """
     if procedure is None:
-        return _with_message(None, fold(outer, _refuse))
+        return _with_message(None, fold(outer, _refuse_unknown))
     plan = procedure.plan
     layers = () if procedure.builtin else (*outer, *procedure.middlewares)
     timeout = procedure.route.timeout
 
     def handler(message: Incoming) -> Awaitable[Any]:
-        return run_plan(plan, plan.wire.bind(message.args), message, threads, register)  # type: ignore[attr-defined]  # it is a Call
+        return run_plan(plan, plan.wire.bind(message.args), message, threads, registry)  # type: ignore[attr-defined]  # it is a Call
 
     innermost: CallNext = handler
     if plan.plain:
@@ -100,12 +275,12 @@ def call_chain(
 
 
 def is_plain(procedure: CompiledProcedure, outer: tuple[Any, ...]) -> bool:
-    """Whether nothing stands between a call and the handler, so that it may be called without going this way."""
+    """Whether a procedure has no chain: its handler is called with the bound arguments and nothing else."""
     exact = procedure.route.pattern is None and procedure.route.timeout is None
     return exact and procedure.plan.plain and not (outer or procedure.middlewares or procedure.rules)
 
 
-def _refuse(message: Incoming) -> Awaitable[Any]:
+def _refuse_unknown(message: Incoming) -> Awaitable[Any]:
     raise NotFound(f"no such procedure: {quote(message.uri)}")
 
 
@@ -141,178 +316,30 @@ def _limited(run: CallChain, route: Declaration, seconds: float, uri: str) -> Ca
 def topic_chain(
     topic: CompiledTopic | None,
     outer: tuple[Any, ...],
-    rules: tuple[Any, ...],
-    innermost: Callable[[Any, Incoming], Awaitable[Any]],
-) -> Way:
-    """The way of one type of topic message to `innermost(topic, message)`; None stands for unknown topics.
+    rules: tuple[Rule, ...],
+    handler: Callable[[CompiledTopic | None, Incoming], Awaitable[Any]],
+) -> CallNext:
+    """Fold the middlewares and rules of a topic around `handler(topic, message)`, for one type of message.
 
     Args:
-        topic: The topic.
+        topic: The topic, or None for messages to unknown URIs.
         outer: The app's middlewares, outermost first.
         rules: What must hold for the message.
-        innermost: What runs it.
+        handler: Runs the message.
     """
     layers = outer if topic is None else () if topic.builtin else (*outer, *topic.middlewares)
-    return fold(layers, with_rules(rules, lambda message: innermost(topic, message)))
+    return fold(layers, with_rules(rules, lambda message: handler(topic, message)))
+
+
+_NO_KEYWORDS: dict[str, Any] = {}
 
 
 def run_plan(
-    plan: Plan, values: Sequence[Any], message: Incoming, threads: Threads, register: Topics
+    plan: Plan, values: Sequence[Any], message: Incoming, threads: Threads, registry: TopicRegistry
 ) -> Awaitable[Any]:
-    """Call a handler with the wire's values and what it wants to be given."""
+    """Call a handler or hook with the values of a message and the parameters that are injected."""
     if not plan.injected:
         return plan.call(threads, message.connection, values, _NO_KEYWORDS)
-    topic = Topic(message.uri, register)
+    topic = Topic(message.uri, registry)
     scope = Scope(message.connection, message, topic, message.variables, threads)
     return plan.run_in_transaction(values, scope) if plan.transactional else plan.run(values, scope)
-
-
-def compile_routes(
-    routes: Iterable[Declaration],
-    *builtins: Declaration,
-    default: tuple[Rule, ...] = (),
-    cra: bool = False,
-    given: Injectables | None = None,
-) -> tuple[Table[CompiledProcedure], Table[CompiledTopic]]:
-    """Every declaration made ready to run, so that a mistake shows before the first client.
-
-    Args:
-        routes: What the app declares.
-        builtins: What wampkit itself serves.
-        default: The rules for routes that have none.
-        cra: Whether WAMP-CRA grants what may be done.
-        given: What handlers and hooks may ask for besides, by its type.
-
-    Raises:
-        DeclarationError: A declaration cannot work.
-    """
-    further: Injectables = given or {}
-    procedures: Table[CompiledProcedure] = Table()
-    topics: Table[CompiledTopic] = Table()
-    for route in routes:
-        _, middlewares = split(route.middlewares, route.label, gates=False)
-        rules = _rules(route, default, cra)
-        if route.kind == "procedure":
-            procedure = _procedure(route, tuple(middlewares), rules(), further)
-            procedures.add(route.uri, route.pattern, procedure, fits([procedure.plan]))
-        else:
-            topic = _topic(route, tuple(middlewares), rules, further)
-            plans = [*([topic.plan] if topic.plan is not None else []), *topic.on_subscribe, *topic.on_unsubscribe]
-            topics.add(route.uri, route.pattern, topic, fits(plans))
-    for route in builtins:
-        rules = _rules(route, (), False)
-        if route.kind == "topic":
-            topics.add(route.uri, None, _topic(route, (), rules, further, builtin=True))
-            continue
-        if procedures.exact(route.uri) is not None:
-            raise DeclarationError(f"procedure {route.uri!r} is wampkit's own in this app; remove or rename yours")
-        procedures.add(route.uri, None, _procedure(route, (), rules(), further, builtin=True))
-    procedures.sort()
-    topics.sort()
-    return procedures, topics
-
-
-def known_names(
-    procedures: Iterable[CompiledProcedure], topics: Iterable[CompiledTopic], prefixes: Mapping[str, str]
-) -> dict[str, str]:
-    """The names under which clients know what is declared, URI or CURIE, and the URI that each means."""
-    declared = [each.route for each in procedures] + [each.route for each in topics]
-    routes = [route for route in declared if route.pattern is None]
-    curies = {
-        f"{prefix}:{route.uri.removeprefix(uri)}": route.uri
-        for route in routes
-        for prefix, uri in prefixes.items()
-        if route.uri.startswith(uri)
-    }
-    names = {name: uri for name, uri in curies.items() if expand(name, prefixes) == uri}
-    return names | {route.uri: route.uri for route in routes if expand(route.uri, prefixes) == route.uri}
-
-
-_CALL: Injectables = {
-    Connection: lambda scope: scope.connection,
-    Call: lambda scope: scope.message,
-    Topic: "a procedure has no topic; publish with app.publish(topic, event)",
-    Publish: "a procedure receives a Call",
-    Subscribe: "a procedure receives a Call",
-    Unsubscribe: "a procedure receives a Call",
-}
-
-_TOPIC: Injectables = {
-    Connection: lambda scope: scope.connection,
-    Topic: lambda scope: scope.topic,
-    Publish: lambda scope: scope.message,
-    Call: "a topic's handler receives a Publish",
-    Subscribe: "a topic's handler receives a Publish",
-    Unsubscribe: "a topic's handler receives a Publish",
-}
-
-
-def _hook_injectables(message: type) -> Injectables:
-    others = {Call, Publish, Subscribe, Unsubscribe} - {message}
-    reasons: dict[Any, Any] = dict.fromkeys(others, f"this hook receives {message.__name__}")
-    return {
-        **reasons,
-        Connection: lambda scope: scope.connection,
-        Topic: lambda scope: scope.topic,
-        message: lambda scope: scope.message,
-    }
-
-
-def _rules(route: Declaration, default: tuple[Rule, ...], cra: bool) -> Callable[..., tuple[Any, ...]]:
-    """Gives the rules of a route, with further ones for a type of message."""
-    own = (*route.requires, *requirements_of(route.handler))
-    return lambda further=(): combine_rules((*own, *further), default, cra=cra)
-
-
-def _procedure(
-    route: Declaration,
-    middlewares: tuple[Any, ...],
-    rules: tuple[Any, ...],
-    further: Injectables,
-    *,
-    builtin: bool = False,
-) -> CompiledProcedure:
-    assert route.handler is not None
-    names = route.pattern.names if route.pattern is not None else ()
-    plan = compile_handler(route.declared, route.handler, {**_CALL, **further}, variables=names, all_variables=True)
-    _refuse_generators(route, route.handler)
-    return CompiledProcedure(route, plan, middlewares, rules, builtin)
-
-
-def _topic(
-    route: Declaration,
-    middlewares: tuple[Any, ...],
-    rules: Callable[..., tuple[Any, ...]],
-    further: Injectables,
-    *,
-    builtin: bool = False,
-) -> CompiledTopic:
-    names = route.pattern.names if route.pattern is not None else ()
-    given = {**_TOPIC, **further}
-    plan = None
-    if route.handler is not None:
-        _refuse_generators(route, route.handler)
-        plan = compile_handler(route.declared, route.handler, given, variables=names, all_variables=True, most=1)
-
-    def hooks(kind: str, functions: list[Callable[..., Any]], message: type) -> tuple[Plan, ...]:
-        injectables = {**_hook_injectables(message), **further}
-        label = f"{kind} of {route.declared}"
-        return tuple(compile_handler(label, function, injectables, variables=names, most=0) for function in functions)
-
-    return CompiledTopic(
-        route,
-        plan,
-        hooks("on_subscribe", route.on_subscribe, Subscribe),
-        hooks("on_unsubscribe", route.on_unsubscribe, Unsubscribe),
-        middlewares,
-        rules(route.subscribe),
-        rules(route.publish),
-        builtin,
-    )
-
-
-def _refuse_generators(route: Declaration, handler: Callable[..., Any]) -> None:
-    if inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler):
-        raise DeclarationError(
-            f"{route.label}: a handler returns its result, it does not yield; publish events instead"
-        )

@@ -34,7 +34,7 @@ __all__ = [
     "fold",
     "middleware_name",
     "middlewares_of",
-    "split",
+    "split_middlewares",
 ]
 
 
@@ -174,11 +174,11 @@ def middlewares_of(given: Any, owner: str, *, gates: bool) -> tuple[Any, ...]:
         DeclarationError: It is no list, or an entry is no middleware, or acts on handshakes where none pass.
     """
     middlewares = listed(given, owner)
-    split(middlewares, owner, gates=gates)
+    split_middlewares(middlewares, owner, gates=gates)
     return middlewares
 
 
-def split(middlewares: Iterable[Any], owner: str, *, gates: bool) -> tuple[list[Any], list[Any]]:
+def split_middlewares(middlewares: Iterable[Any], owner: str, *, gates: bool) -> tuple[list[Any], list[Any]]:
     """The handshake's functions and the messages' functions of one list, in its order.
 
     Args:

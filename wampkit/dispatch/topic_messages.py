@@ -1,32 +1,33 @@
-"""SUBSCRIBE, UNSUBSCRIBE and PUBLISH: match, pass the middlewares, run the topic's handler and hooks."""
+"""Runs SUBSCRIBE, UNSUBSCRIBE and PUBLISH: find the topic, pass the middlewares, run the topic's handler and hooks."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any, Literal
 
 from ..concurrency.cancellation import must_propagate
 from ..concurrency.threads import ThreadPools
 from ..connection.connection import Connection
 from ..errors import LimitExceeded, NotAllowed, NotFound, WampError, quote
+from ..handlers.binding import Plan
 from ..handlers.hooks import ErrorReporter
+from ..limits import Limits
 from ..protocol import messages
-from ..protocol.messages import encode
+from ..protocol.messages import encode, encode_value
 from ..protocol.websocket import text_frame
-from ..pubsub.topics import Topics
+from ..pubsub.broker import Broker, Publication
+from ..pubsub.registry import TopicRegistry
 from ..telemetry.counters import Counters
 from ..telemetry.logs import KIND
 from .compiler import CompiledTopic, run_plan, topic_chain
-from .middleware import Incoming, Publish, Subscribe, Unsubscribe
+from .middleware import CallNext, Incoming, Publish, Subscribe, Unsubscribe
 from .requirements import check_all
-from .route_table import Names, Table
+from .route_table import RouteTable
 
 __all__ = ["TopicMessages"]
 
-CODES = {"not_found": 404, "not_allowed": 403, "limit_exceeded": 429}
-"""The number of the explained refusal, by the kind of the error; 400 for all others."""
-
-_NO_VARIABLES: Mapping[str, str] = {}
+REFUSAL_CODES = {"not_found": 404, "not_allowed": 403, "limit_exceeded": 429}
+"""The `code` of the EVENT that explains a refusal, by the kind of the error; 400 for all others."""
 
 
 class TopicMessages:
@@ -34,86 +35,121 @@ class TopicMessages:
 
     Args:
         topics: The declared topics by URI.
-        names: Finds them.
-        register: Who is subscribed to what.
-        middlewares: The app's message middlewares, outermost first; they see unknown URIs too.
-        threads: Where blocking handlers and hooks run.
-        errors: What becomes of exceptions.
-        counters: Where refusals are counted.
-        most: Topics that one connection may be subscribed to.
-        most_bytes: Bytes of their URIs together.
-        most_ids: Session ids that one PUBLISH may name.
-        exclude_publisher: Whether an event goes not to its sender, where the PUBLISH does not say.
-        explain: Whether a refused client is told why in an EVENT on that topic.
+        registry: The subscribers.
+        broker: Carries what clients publish.
+        middlewares: The app's message middlewares, outermost first; messages to unknown URIs pass them too.
+        threads: Run blocking handlers and hooks.
+        errors: Answers and reports exceptions.
+        counters: Counts what is beyond a limit.
+        limits: How many topics one connection may be subscribed to, and how many session ids one PUBLISH may name.
+        exclude_publisher: Whether an event is not sent to its publisher, if the PUBLISH does not say.
+        explain: Whether a refused client receives an EVENT on that topic that says why.
         empty_eligible: Who receives the event of a PUBLISH whose list `eligible` is empty.
     """
 
     def __init__(
         self,
-        topics: Table[CompiledTopic],
-        names: Names,
-        register: Topics,
+        topics: RouteTable[CompiledTopic],
+        registry: TopicRegistry,
+        broker: Broker,
         middlewares: tuple[Any, ...],
         threads: ThreadPools,
         errors: ErrorReporter,
         counters: Counters,
+        limits: Limits,
         *,
-        most: int,
-        most_bytes: int,
-        most_ids: int,
         exclude_publisher: bool,
         explain: bool,
         empty_eligible: Literal["nobody", "everybody"],
     ) -> None:
         self._topics = topics
-        self._names = names
-        self._register = register
+        self._registry = registry
+        self._broker = broker
         self._threads = threads
         self._errors = errors
         self._counters = counters
-        self._most = most
-        self._most_bytes = most_bytes
-        self._most_ids = most_ids
+        self._limits = limits
         self._exclude_publisher = exclude_publisher
         self._explain = explain
         self._empty_eligible = empty_eligible
         every = (None, *topics)
-        publish, subscribe = self._run_publish, self._run_subscribe
-        self._publishes = {
-            each: topic_chain(each, middlewares, each.may_publish if each else (), publish) for each in every
+        self._publish_chains = {
+            each: topic_chain(each, middlewares, each.publish_rules if each else (), self._run_publish)
+            for each in every
         }
-        # Its rules are asked by `_run_subscribe`, which must know of what rights they were asked.
-        self._subscribes = {each: topic_chain(each, middlewares, (), subscribe) for each in every}
-        # Whoever may stay may leave.
-        self._unsubscribes = {each: topic_chain(each, middlewares, (), self._run_unsubscribe) for each in every}
-        # Nothing stands between their PUBLISH and the subscribers.
+        # The rules of SUBSCRIBE are checked by `_run_subscribe`, which must know for which rights they held, and
+        # UNSUBSCRIBE has none: a client may always leave.
+        self._chains: dict[type[messages.Message], tuple[type[Incoming], dict[CompiledTopic | None, CallNext]]] = {
+            messages.Subscribe: (
+                Subscribe,
+                {each: topic_chain(each, middlewares, (), self._run_subscribe) for each in every},
+            ),
+            messages.Unsubscribe: (
+                Unsubscribe,
+                {each: topic_chain(each, middlewares, (), self._run_unsubscribe) for each in every},
+            ),
+        }
+        # A PUBLISH to one of these needs neither middlewares nor rules nor a handler.
         self._plain = {
             each
             for each in topics
-            if each.plan is None and each.route.relay and not (middlewares or each.middlewares or each.may_publish)
+            if each.plan is None and each.route.relay and not (middlewares or each.middlewares or each.publish_rules)
         }
 
-    async def publish(self, connection: Connection, message: messages.Publish) -> None:
-        """Take a PUBLISH."""
+    async def receive(
+        self, connection: Connection, message: messages.Publish | messages.Subscribe | messages.Unsubscribe
+    ) -> None:
+        """Run one message; a refusal is logged, and explained to the client if the app wants that."""
+        new = isinstance(message, messages.Subscribe) and message.uri not in connection.subscriptions
         try:
-            await self.confirm(connection, message)
+            if isinstance(message, messages.Publish):
+                await self.publish(connection, message)
+            else:
+                kind, chains = self._chains[type(message)]
+                topic, incoming = self._incoming(kind, connection, message.uri)
+                await chains[topic](incoming)
         except BaseException as error:
             if must_propagate(error):
                 raise
-            await self._refused(connection, message, error)
+            if new and message.uri in connection.subscriptions:
+                # A middleware has refused it after it was accepted.
+                await self._unsubscribe(connection, [message.uri])
+            await self._refuse(connection, message, error)
 
-    def confirm(self, connection: Connection, message: messages.Publish) -> Awaitable[Any]:
-        """Take a PUBLISH whose sender is told what became of it.
+    def _incoming(
+        self, kind: type[Incoming], connection: Connection, uri: str
+    ) -> tuple[CompiledTopic | None, Incoming]:
+        """The topic of a URI, or None, and the message about it as middlewares and hooks see it."""
+        topic, variables = self._topics.find(uri)
+        route = topic.route if topic is not None else None
+        return topic, kind(connection=connection, uri=uri, route=route, variables=variables)
 
-        Done when the event was given to the broker, or when a handler or a middleware has dropped it without an error.
-        What stands against it is raised, here or where the result is awaited.
+    async def _refuse(self, connection: Connection, message: messages.Message, error: BaseException) -> None:
+        uri = getattr(message, "uri", "")
+        what = f"{type(message).__name__.upper()} {quote(uri)}"
+        error = await self._errors.as_answer(connection, error, what)
+        if isinstance(error, WampError):
+            reason = error.description or error.uri
+            connection.log.add(("refused", what, reason[:KIND]), f"{what} refused: {reason}")
+            if self._explain and not isinstance(message, messages.Unsubscribe):
+                # The object that BabDev's stock dispatcher sends, with what was wrong besides.
+                code = REFUSAL_CODES.get(error.kind or "", 400)
+                event = {"error": True, "message": error.description, "code": code, "uri": uri}
+                connection.outbox.send(text_frame(encode(messages.Event(uri, event))))
+
+    # ---- PUBLISH
+
+    def publish(self, connection: Connection, message: messages.Publish) -> Awaitable[Any]:
+        """Publish an event; done when the broker has it, or when a handler or a middleware drops it without an error.
+
+        A refusal is raised, here or where the result is awaited.
         """
         if message.exclude or message.eligible:
             self._check_ids(message)
-        topic, variables = self._names.find(self._topics, message.uri)
+        topic, variables = self._topics.find(message.uri)
         if topic in self._plain:
-            return self._send_on(connection, message, message.event)
-        publish = Publish(
+            return self._broadcast(connection, message, message.event)
+        incoming = Publish(
             connection=connection,
             uri=message.uri,
             route=topic.route if topic is not None else None,
@@ -123,57 +159,13 @@ class TopicMessages:
             exclude=message.exclude,
             eligible=message.eligible,
         )
-        return self._publishes[topic](publish)
-
-    async def subscribe(self, connection: Connection, message: messages.Subscribe) -> None:
-        """Take a SUBSCRIBE."""
-        stood = message.uri in connection.subscriptions
-        try:
-            topic, variables = self._names.find(self._topics, message.uri)
-            route = topic.route if topic is not None else None
-            subscribe = Subscribe(connection=connection, uri=message.uri, route=route, variables=variables)
-            await self._subscribes[topic](subscribe)
-        except BaseException as error:
-            if must_propagate(error):
-                raise
-            if not stood and message.uri in connection.subscriptions:
-                # A middleware has refused it after it was accepted.
-                await self._leave(connection, [message.uri])
-            await self._refused(connection, message, error)
-
-    async def unsubscribe(self, connection: Connection, message: messages.Unsubscribe) -> None:
-        """Take an UNSUBSCRIBE."""
-        try:
-            topic, variables = self._names.find(self._topics, message.uri)
-            route = topic.route if topic is not None else None
-            unsubscribe = Unsubscribe(connection=connection, uri=message.uri, route=route, variables=variables)
-            await self._unsubscribes[topic](unsubscribe)
-        except BaseException as error:
-            if must_propagate(error):
-                raise
-            await self._refused(connection, message, error)
-
-    async def _refused(self, connection: Connection, message: messages.Message, error: BaseException) -> None:
-        """WAMP v1 has no answer to a refused topic message: the client hears nothing, the log does."""
-        verb = type(message).__name__.upper()
-        what = f"{verb} {quote(getattr(message, 'uri', ''))}"
-        error = await self._errors.as_answer(connection, error, what)
-        if isinstance(error, WampError):
-            reason = error.description or error.uri
-            connection.log.add(("refused", what, reason[:KIND]), f"{what} refused: {reason}")
-            if self._explain and not isinstance(message, messages.Unsubscribe):
-                self._send_reason(connection, getattr(message, "uri", ""), error)
-
-    def _send_reason(self, connection: Connection, uri: str, error: WampError) -> None:
-        # The object that BabDev's stock dispatcher sends, with what was wrong besides.
-        code = CODES.get(error.kind or "", 400)
-        event = {"error": True, "message": error.description, "code": code, "uri": uri}
-        connection.outbox.send(text_frame(encode(messages.Event(uri, event))))
+        return self._publish_chains[topic](incoming)
 
     def _check_ids(self, message: messages.Publish) -> None:
-        if len(message.exclude or ()) + len(message.eligible or ()) > self._most_ids:
+        most = self._limits.session_ids
+        if len(message.exclude or ()) + len(message.eligible or ()) > most:
             self._counters.over_limit += 1
-            raise LimitExceeded(f"more than {self._most_ids} session ids")
+            raise LimitExceeded(f"more than {most} session ids")
 
     async def _run_publish(self, topic: CompiledTopic | None, message: Incoming) -> Any:
         assert isinstance(message, Publish)
@@ -181,22 +173,24 @@ class TopicMessages:
             raise NotFound("no such topic")
         event = message.event
         if topic.plan is not None:
-            values = topic.plan.bind([event] if topic.plan.wire.names else [])
-            event = await run_plan(topic.plan, values, message, self._threads.handlers, self._register)
+            wire = topic.plan.wire
+            values = wire.bind([event] if wire.names else [])
+            event = await run_plan(topic.plan, values, message, self._threads.handlers, self._registry)
             if event is None:
                 return None
         elif not topic.route.relay:
             raise NotAllowed("only the server publishes to this topic")
-        await self._send_on(message.connection, message, event)
+        await self._broadcast(message.connection, message, event)
         return event
 
-    def _send_on(self, connection: Connection, message: Publish | messages.Publish, event: Any) -> Awaitable[None]:
+    def _broadcast(self, connection: Connection, message: Publish | messages.Publish, event: Any) -> Awaitable[None]:
+        """Give an event to the broker, for the receivers that its PUBLISH names."""
         exclude = message.exclude
         if exclude is None:
             leave_out = self._exclude_publisher if message.exclude_me is None else message.exclude_me
             exclude = [connection.id] if leave_out else []
         eligible = None if message.eligible is None else self._eligible(connection, message)
-        return self._register.send(message.uri, event, frozenset(exclude), eligible)
+        return self._broker.publish(Publication(message.uri, encode_value(event), frozenset(exclude), eligible))
 
     def _eligible(self, connection: Connection, message: Publish | messages.Publish) -> frozenset[str] | None:
         """The only session ids that may receive an event, or None where an empty list restricts nothing."""
@@ -211,73 +205,58 @@ class TopicMessages:
         )
         return frozenset()
 
+    # ---- SUBSCRIBE
+
     async def _run_subscribe(self, topic: CompiledTopic | None, message: Incoming) -> None:
         connection, uri = message.connection, message.uri
         if topic is None:
             raise NotFound("no such topic")
-        version = await check_all(topic.may_subscribe, message)
-        if connection.unsubscribed or self._register.has(uri, connection.id):
+        version = await check_all(topic.subscribe_rules, message)
+        if connection.unsubscribed or self._registry.has(uri, connection.id):
             return
-        if len(connection.subscriptions) >= self._most:
+        limits = self._limits
+        if len(connection.subscriptions) >= limits.subscriptions:
             self._counters.over_limit += 1
-            raise LimitExceeded(f"more than {self._most} subscriptions")
+            raise LimitExceeded(f"more than {limits.subscriptions} subscriptions")
         size = len(uri.encode())
-        if connection.subscriptions_size + size > self._most_bytes:
+        if connection.subscriptions_size + size > limits.subscriptions_size:
             self._counters.over_limit += 1
-            raise LimitExceeded(f"more than {self._most_bytes} bytes of subscribed URIs")
+            raise LimitExceeded(f"more than {limits.subscriptions_size} bytes of subscribed URIs")
         try:
-            await self._register.propose(uri, connection)
+            await self._registry.add_pending(uri, connection)
             for hook in topic.on_subscribe:
-                await run_plan(hook, [], message, self._threads.hooks, self._register)
+                await run_plan(hook, [], message, self._threads.hooks, self._registry)
         except BaseException:
-            await self._register.remove(uri, connection.id)
+            await self._registry.discard_pending(uri, connection.id)
             raise
         try:
             if connection.rights_version != version:
                 # A right that was lost meanwhile may be this one.
-                await check_all(topic.may_subscribe, message)
+                await check_all(topic.subscribe_rules, message)
         except BaseException:
-            await self._leave(connection, [uri])
+            await self._unsubscribe(connection, [uri])
             raise
         connection.subscriptions[uri] = size
         connection.subscriptions_size += size
-        self._register.accept(uri, connection)
+        self._registry.accept(uri, connection)
         if connection.unsubscribed:
             # The hook ignored its cancellation and outlasted its connection.
-            await self._leave(connection, [uri])
+            await self._unsubscribe(connection, [uri])
+
+    # ---- UNSUBSCRIBE, and what ends a subscription without one
 
     async def _run_unsubscribe(self, topic: CompiledTopic | None, message: Incoming) -> None:
-        if self._release(message.connection, message.uri):
-            await self._told(message.connection, [(topic, message)])
+        if self._remove(message.connection, message.uri):
+            await self._run_hooks(message.connection, [(topic, message)])
 
-    def _release(self, connection: Connection, uri: str) -> bool:
-        """End a subscription here: from now on no event reaches it. False if there was none."""
-        connection.subscriptions_size -= connection.subscriptions.pop(uri, 0)
-        return self._register.release(uri, connection.id)
-
-    async def _told(self, connection: Connection, ended: Sequence[tuple[CompiledTopic | None, Incoming]]) -> None:
-        """Run the hooks of subscriptions that have ended, one after the other, while the broker is told of them."""
-        goodbye = self._register.say_goodbye([message.uri for _, message in ended])
-        try:
-            for topic, message in ended:
-                await self._run_unsubscribe_hooks(topic, message)
-        finally:
-            for error in await goodbye:
-                # The subscription is gone from this node all the same.
-                await self._errors.report(connection, error, "telling the broker of a topic's last subscriber")
-
-    async def _run_unsubscribe_hooks(self, topic: CompiledTopic | None, message: Incoming) -> None:
-        for hook in topic.on_unsubscribe if topic is not None else ():
-            try:
-                await run_plan(hook, [], message, self._threads.hooks, self._register)
-            except BaseException as error:
-                if must_propagate(error):
-                    raise
-                await self._errors.report(message.connection, error, f"on_unsubscribe of {quote(message.uri)}")
+    async def unsubscribe_all(self, connection: Connection) -> None:
+        """End the subscriptions of a closed connection and run the hooks of each, even if some of them fail."""
+        connection.unsubscribed = True
+        await self._unsubscribe(connection, connection.topics)
 
     async def recheck(self, connection: Connection) -> list[str]:
-        """End the subscriptions for which the rules do not hold any more; gives their URIs."""
-        connection.rights_version += 1  # so that the rules of a SUBSCRIBE that is being decided are asked again
+        """End the subscriptions for which the rules do not hold any more; returns their URIs."""
+        connection.rights_version += 1  # so that the rules of a SUBSCRIBE that is being decided are checked again
         lost: dict[str, BaseException] = {}
         ended: list[tuple[CompiledTopic | None, Incoming]] = []
         try:
@@ -285,41 +264,52 @@ class TopicMessages:
                 error = await self._objection(connection, uri)
                 if error is not None:
                     lost[uri] = error
-                    ended += self._released(connection, [uri])
+                    ended += self._remove_all(connection, [uri])
         finally:
-            await self._told(connection, ended)
+            await self._run_hooks(connection, ended)
         for uri, error in lost.items():
-            await self._refused(connection, messages.Subscribe(uri), error)
+            await self._refuse(connection, messages.Subscribe(uri), error)
         return list(lost)
 
     async def _objection(self, connection: Connection, uri: str) -> BaseException | None:
         """Why a rule does not let a connection subscribe to a topic, or None."""
-        topic, variables = self._topics.find(uri) or (None, _NO_VARIABLES)
-        if topic is None or not topic.may_subscribe:
-            return None
-        message = Subscribe(connection=connection, uri=uri, route=topic.route, variables=variables)
+        topic, message = self._incoming(Subscribe, connection, uri)
         try:
-            await check_all(topic.may_subscribe, message)
+            await check_all(topic.subscribe_rules if topic is not None else (), message)
         except BaseException as error:
             if must_propagate(error):
                 raise
             return error
         return None
 
-    async def leave(self, connection: Connection) -> None:
-        """End all subscriptions of a connection that has ended, running each one's hooks whatever fails."""
-        connection.unsubscribed = True
-        await self._leave(connection, connection.topics)
+    async def _unsubscribe(self, connection: Connection, uris: Iterable[str]) -> None:
+        await self._run_hooks(connection, self._remove_all(connection, uris))
 
-    async def _leave(self, connection: Connection, uris: Iterable[str]) -> None:
-        await self._told(connection, self._released(connection, uris))
+    def _remove_all(self, connection: Connection, uris: Iterable[str]) -> list[tuple[CompiledTopic | None, Incoming]]:
+        """End subscriptions on this node, before anything is awaited; returns what `_run_hooks` takes."""
+        return [self._incoming(Unsubscribe, connection, uri) for uri in uris if self._remove(connection, uri)]
 
-    def _released(self, connection: Connection, uris: Iterable[str]) -> list[tuple[CompiledTopic | None, Incoming]]:
-        """End subscriptions here, before anything is awaited; gives what must be told to the hooks."""
-        ended: list[tuple[CompiledTopic | None, Incoming]] = []
-        for uri in uris:
-            if self._release(connection, uri):
-                topic, variables = self._topics.find(uri) or (None, _NO_VARIABLES)
-                route = topic.route if topic is not None else None
-                ended.append((topic, Unsubscribe(connection=connection, uri=uri, route=route, variables=variables)))
-        return ended
+    def _remove(self, connection: Connection, uri: str) -> bool:
+        """End a subscription on this node: no further event reaches it. False if there was none."""
+        connection.subscriptions_size -= connection.subscriptions.pop(uri, 0)
+        return self._registry.remove(uri, connection.id)
+
+    async def _run_hooks(self, connection: Connection, ended: Sequence[tuple[CompiledTopic | None, Incoming]]) -> None:
+        """Run the `on_unsubscribe` hooks of ended subscriptions in order, while the broker unsubscribes."""
+        unsubscribed = self._registry.update_broker([message.uri for _, message in ended])
+        try:
+            for topic, message in ended:
+                for hook in topic.on_unsubscribe if topic is not None else ():
+                    await self._run_hook(hook, message)
+        finally:
+            for error in await unsubscribed:
+                # The subscription is gone from this node all the same.
+                await self._errors.report(connection, error, "telling the broker of a topic's last subscriber")
+
+    async def _run_hook(self, hook: Plan, message: Incoming) -> None:
+        try:
+            await run_plan(hook, [], message, self._threads.hooks, self._registry)
+        except BaseException as error:
+            if must_propagate(error):
+                raise
+            await self._errors.report(message.connection, error, f"on_unsubscribe of {quote(message.uri)}")

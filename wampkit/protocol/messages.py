@@ -34,7 +34,8 @@ __all__ = [
     "decode_head",
     "encode",
     "encode_value",
-    "event_begin",
+    "event_head",
+    "event_text",
     "publish_elements",
     "read_publish",
 ]
@@ -199,9 +200,14 @@ def publish_elements(message: Publish) -> list[Any]:
     return elements
 
 
-def event_begin(uri: str) -> bytes:
-    """The beginning of each EVENT of a topic. The event as JSON text and a `]` follow, so that it is encoded once."""
+def event_head(uri: str) -> bytes:
+    """What each EVENT of a topic begins with, for `event_text`."""
     return b"[8," + encode_value(uri) + b","
+
+
+def event_text(head: bytes, event: bytes) -> bytes:
+    """EVENT from the head of its topic and the event as JSON text, so that neither is encoded for each subscriber."""
+    return head + event + b"]"
 
 
 def decode(data: bytes | str, nesting: int = MAX_NESTING) -> Message:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from ..dispatch.compiler import CompiledProcedure, CompiledTopic
-from ..dispatch.middleware import middleware_name, split
+from ..dispatch.middleware import middleware_name, split_middlewares
 from ..errors import one_line
 from ..handlers.arguments import Arguments
 from ..handlers.binding import Plan
@@ -97,7 +97,7 @@ def middleware_names(middlewares: Iterable[Any], *, gates: bool) -> tuple[list[s
     handshake: list[str] = []
     message: list[str] = []
     for middleware in middlewares:
-        connects, messages = split([middleware], "App", gates=gates)
+        connects, messages = split_middlewares([middleware], "App", gates=gates)
         handshake += [middleware_name(middleware)] * len(connects)
         message += [middleware_name(middleware)] * len(messages)
     return handshake, message
@@ -110,7 +110,7 @@ def _docstring(handler: Callable[..., Any] | None) -> str:
 def _rules(compiled: CompiledProcedure | CompiledTopic) -> dict[str, tuple[Any, ...]]:
     if isinstance(compiled, CompiledProcedure):
         return {"call": compiled.rules}
-    return {"subscribe": compiled.may_subscribe, "publish": compiled.may_publish}
+    return {"subscribe": compiled.subscribe_rules, "publish": compiled.publish_rules}
 
 
 # ---- parameters

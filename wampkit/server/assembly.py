@@ -12,16 +12,15 @@ from ..concurrency.threads import ThreadPools
 from ..connection.connection import Connection
 from ..connection.context import ConnectionContext
 from ..connection.registry import Connections, Users
-from ..dispatch.calls import Answers, Calls
+from ..dispatch.calls import Calls
 from ..dispatch.compiler import CompiledProcedure, CompiledTopic, known_names
 from ..dispatch.dispatcher import Dispatcher
-from ..dispatch.middleware import CallNext, Incoming, split
-from ..dispatch.route_table import Names, Table
+from ..dispatch.middleware import CallNext, Incoming, split_middlewares
+from ..dispatch.route_table import RouteTable
 from ..dispatch.topic_messages import TopicMessages
 from ..handlers.hooks import ErrorHandlers, ErrorReporter, Hooks
-from ..protocol.uris import expand
 from ..pubsub.broker import Deliver, broker_from_url
-from ..pubsub.topics import Topics
+from ..pubsub.registry import TopicRegistry
 from ..telemetry.counters import Counters
 from ..telemetry.logs import MOST_KINDS, MOST_KINDS_SHOWN, LogThrottle, logger_of
 from .handshake import Door
@@ -37,15 +36,15 @@ class Meter(Protocol):
     async def message(self, message: Incoming, call_next: CallNext) -> Any:
         """The outermost middleware."""
 
-    def counting(self, topics: Topics) -> Deliver:
-        """Delivers publications to topics, and counts them."""
-
 
 class Monitor(Protocol):
     """What looks at a running app from outside, such as the console."""
 
     @property
     def meter(self) -> Meter: ...
+
+    def attach(self, registry: TopicRegistry) -> Deliver:
+        """Look at a registry of topics; returns what delivers publications to it, and counts them."""
 
     def page(self, request: web.Request) -> web.Response:
         """What answers a browser that asks for the socket's path."""
@@ -54,10 +53,11 @@ class Monitor(Protocol):
 def assemble(
     options: Settings,
     monitor: Monitor | None,
-    procedures: Table[CompiledProcedure],
-    served: Table[CompiledTopic],
+    procedures: RouteTable[CompiledProcedure],
+    served: RouteTable[CompiledTopic],
     hooks: Hooks,
     error_handlers: ErrorHandlers,
+    counters: Counters,
 ) -> tuple[Node, Door]:
     """A node that is ready to start, and the door that lets clients in.
 
@@ -68,11 +68,12 @@ def assemble(
         served: Its topics, compiled.
         hooks: Its hooks.
         error_handlers: What makes answers of its exceptions.
+        counters: What it counts in.
     """
-    gates, messages = split(options.middlewares, "App", gates=True)
+    gates, messages = split_middlewares(options.middlewares, "App", gates=True)
     middlewares = tuple(messages) if monitor is None else (monitor.meter.message, *messages)
     broker = broker_from_url(options.broker) if isinstance(options.broker, str) else options.broker
-    limits, counters = options.limits, Counters()
+    limits = options.limits
     threads = ThreadPools(options.threads, counters, share=limits.threads_per_connection, queue=limits.thread_queue)
     throttle = LogThrottle(logger_of(Connection.__module__), MOST_KINDS_SHOWN if options.debug else MOST_KINDS)
 
@@ -80,40 +81,39 @@ def assemble(
         node.report(error, connection)
 
     context = ConnectionContext(options.sockets, options.limits, counters, threads, Users(), report, throttle=throttle)
-    topics = Topics(
-        broker,
-        context.flusher,
-        context.eager,
-        known=lambda uri: served.find(uri) is not None,
-        expand=lambda name: expand(name, options.prefixes),
-    )
+    registry = TopicRegistry(broker, context.flusher, context.eager, known=served.has)
 
     async def on_error(error: BaseException, connection: Connection) -> None:
         await hooks.failed(threads.hooks, error, connection)
 
     errors = ErrorReporter(error_handlers, on_error, threads.hooks)
-    names = Names(options.limits.uri_length, counters)
-    answers = Answers(error_uris=options.error_uri_of, prefixes=options.prefixes, debug=options.debug)
-    calls = Calls(procedures, names, topics, middlewares, threads.handlers, errors, answers)
+    calls = Calls(
+        procedures,
+        registry,
+        middlewares,
+        threads.handlers,
+        errors,
+        error_uris=options.error_uri_of,
+        prefixes=options.prefixes,
+        debug=options.debug,
+    )
     topic_messages = TopicMessages(
         served,
-        names,
-        topics,
+        registry,
+        broker,
         middlewares,
         threads,
         errors,
         counters,
-        most=options.limits.subscriptions,
-        most_bytes=options.limits.subscriptions_size,
-        most_ids=options.limits.session_ids,
+        limits,
         exclude_publisher=options.exclude_publisher,
         explain=options.explain_refusals,
         empty_eligible=options.empty_eligible,
     )
     node = Node(
         Connections(context.users),
-        topics,
-        topics.deliver if monitor is None else monitor.meter.counting(topics),
+        registry,
+        registry.deliver if monitor is None else monitor.attach(registry),
         broker,
         Dispatcher(calls, topic_messages, options.limits, counters),
         context.eager,

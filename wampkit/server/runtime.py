@@ -20,7 +20,7 @@ from ..handlers.hooks import Hooks
 from ..protocol.extensions import RESTART
 from ..protocol.websocket import CloseCode
 from ..pubsub.broker import Broker, Deliver
-from ..pubsub.topics import Topics
+from ..pubsub.registry import TopicRegistry
 from ..telemetry.counters import Counters
 from ..telemetry.http_logs import quiet_accept_errors
 from ..telemetry.logs import logger_of
@@ -70,7 +70,7 @@ class Node:
 
     Args:
         connections: The live connections.
-        topics: Who is subscribed to what.
+        registry: Who is subscribed to what.
         deliver: What gives publications to them.
         broker: What carries publications.
         dispatcher: What takes the messages.
@@ -86,7 +86,7 @@ class Node:
     def __init__(
         self,
         connections: Connections,
-        topics: Topics,
+        registry: TopicRegistry,
         deliver: Deliver,
         broker: Broker,
         dispatcher: Dispatcher,
@@ -99,7 +99,7 @@ class Node:
         authenticator: Authenticator | None = None,
     ) -> None:
         self.connections = connections
-        self.topics = topics
+        self.registry = registry
         self._deliver = deliver
         self.broker = broker
         self.dispatcher = dispatcher
@@ -199,7 +199,7 @@ class Node:
                 logger.exception("connection %s could not be ended", connection.id)
 
     async def _cut_off(self, busy: list[Connection]) -> None:
-        self.dispatcher.cut_off()
+        self.dispatcher.calls.answer_cancelled()
         await asyncio.gather(*[connection.tasks.end(0.0, CUT_OFF_PATIENCE) for connection in busy])
 
     async def _end_clock(self) -> None:
@@ -293,7 +293,7 @@ class Node:
             stuck = await connection.tasks.end(self._last_words, CANCEL_PATIENCE)
             if stuck:
                 connection.log.add("stuck", f"{stuck} handlers did not end when cancelled")
-            await self.dispatcher.leave(connection)
+            await self.dispatcher.topic_messages.unsubscribe_all(connection)
             await self.hooks.disconnected(self.threads.hooks, connection)
         finally:
             self.connections.discard(connection)  # what ran meanwhile may have given it another user
