@@ -1,15 +1,15 @@
 """Fixtures for testing an app over real frames: `wamp_client`, `wamp_connect`, `wamp_server`, `rpc`.
 
-The module stands outside of the package, and imports it when a fixture is used: pytest loads it in every run of every
-project that has wampkit installed.
+pytest imports this module in every run of every project that has wampkit installed. So it stands outside of the
+package, whose import takes a while, and imports it when a fixture is used.
 
-Which app, nearest first: the marker `@pytest.mark.wamp_app("chat:app")` (or the object itself), your own fixture
-named `wamp_app`, the ini option `wampkit_app = "chat:app"`.
+The app that is served, nearest first: the marker `@pytest.mark.wamp_app("chat:app")` (or the object itself), your own
+fixture named `wamp_app`, the ini option `wampkit_app = "chat:app"`.
 
 The server of an async test lives in the test's own event loop, whether pytest-asyncio or anyio's plugin runs it, so
 tests and handlers may share events and locks; a sync test has its server in a thread. Each test starts the app and
-stops it. An exception that a handler did not mean to raise fails the test, unless it is expected:
-`with wamp_server.expect_error(ValueError): ...`, or the marker `@pytest.mark.wamp_errors` for any of them.
+stops it. An unexpected exception in a handler fails the test, except in
+`with wamp_server.expect_error(ValueError): ...` and in a test with the marker `@pytest.mark.wamp_errors`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ import pytest
 
 if TYPE_CHECKING:
     from wampkit import App, Client
-    from wampkit.testing import Connect, LoopThread, Rpc, TestLoop, WampServer
+    from wampkit.testing import Connect, Rpc, WampServer
+    from wampkit.testing.loops import LoopThread, TestLoop
 
 __all__: list[str] = []
 
@@ -66,7 +67,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the markers, and learn how to reach the loops of pytest-asyncio if it is there."""
+    """Declare the markers, and register fixtures that find the loops of pytest-asyncio if it is there."""
     config.addinivalue_line("markers", "wamp_app(app): the App that the fixtures serve, or its 'module:attribute'")
     config.addinivalue_line("markers", "wamp_errors: exceptions in handlers do not fail this test")
     asyncio_plugin = sys.modules.get("pytest_asyncio.plugin")
@@ -133,7 +134,7 @@ def _check(app: object, source: str) -> App:
 
 @pytest.fixture
 def _wamp_loop(request: pytest.FixtureRequest) -> Iterator[Loop]:
-    from wampkit.testing import LoopThread, TestLoop
+    from wampkit.testing.loops import LoopThread, TestLoop
 
     if _is_async(request.node):
         yield TestLoop(request.getfixturevalue(_loop_fixture(request)))
@@ -180,7 +181,7 @@ async def _wamp_anyio_loop() -> asyncio.AbstractEventLoop:
 
 
 def _asyncio_loops() -> types.ModuleType:
-    """A plugin that holds, for each scope that a loop of pytest-asyncio can have, a fixture that tells the loop."""
+    """A plugin with a fixture for each scope of pytest-asyncio's loops, whose value is the loop."""
     import pytest_asyncio
 
     plugin = types.ModuleType("wampkit_asyncio_loops")
@@ -261,14 +262,14 @@ def rpc(wamp_server: WampServer, _wamp_loop: Loop) -> Rpc:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, Any, Any]:
-    """Let a test fail for what its handlers raised, and show it where the test failed on its own."""
+    """Fail a test for what its handlers raised, and add that to the report of a test that failed itself."""
     __tracebackhide__ = True
     try:
         result = yield
     except BaseException as failure:
         served = pyfuncitem.stash.get(SERVED, None)
         if served is not None and served[0].errors and not isinstance(failure, pytest.skip.Exception):
-            failure.add_note(_explain(served[0]))
+            failure.add_note(_report(served[0]))
         raise
     served = pyfuncitem.stash.get(SERVED, None)
     if served is not None:
@@ -281,13 +282,13 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, Any, Any]
 def _fail_for_errors(item: pytest.Item, server: WampServer) -> None:
     __tracebackhide__ = True
     if server.errors and item.get_closest_marker("wamp_errors") is None:
-        pytest.fail(_explain(server), pytrace=False)
+        pytest.fail(_report(server), pytrace=False)
 
 
-def _explain(server: WampServer) -> str:
-    """What the handlers raised, which from now on has been told."""
-    from wampkit.testing import describe
+def _report(server: WampServer) -> str:
+    """A text about what the handlers raised; the list of errors is empty afterwards."""
+    from wampkit.testing.server import format_errors
 
     errors, server.errors = server.errors, []
     kind = type(errors[0]).__name__
-    return f"unexpected {kind} in a handler (expect it with wamp_server.expect_error({kind}))\n{describe(errors)}"
+    return f"unexpected {kind} in a handler (expect it with wamp_server.expect_error({kind}))\n{format_errors(errors)}"

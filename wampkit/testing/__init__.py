@@ -1,8 +1,8 @@
-"""What the pytest fixtures are made of, for tests and tools of your own: a real server, its event loop, and checks.
+"""For tests of an app: the types of the pytest fixtures, a real server, and what a test does to a client.
 
-from wampkit.testing import WampServer, no_event
+from wampkit.testing import drop, no_event
 """
 
-from .server import Connect, ExpectedError, LoopThread, Rpc, TestLoop, WampServer, describe, drop, no_event
+from .server import Connect, ExpectedError, Rpc, WampServer, drop, no_event
 
-__all__ = ["Connect", "ExpectedError", "LoopThread", "Rpc", "TestLoop", "WampServer", "describe", "drop", "no_event"]
+__all__ = ["Connect", "ExpectedError", "Rpc", "WampServer", "drop", "no_event"]

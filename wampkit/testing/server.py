@@ -1,8 +1,4 @@
-"""What the pytest fixtures are made of: a real server on a loopback port, and the event loop that it lives in.
-
-An async test has its server in its own event loop, so that a handler may wait for an `asyncio.Event` which the test
-sets. A sync test has no loop; its server runs in a thread with one. Everything else is the same for both.
-"""
+"""A real server on a loopback port, its clients, and the unexpected errors of its handlers."""
 
 from __future__ import annotations
 
@@ -10,11 +6,10 @@ import asyncio
 import concurrent.futures
 import contextlib
 import re
-import threading
 import traceback
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self
 
 from aiohttp import web
 
@@ -27,19 +22,18 @@ from ..connection.connection import Connection
 from ..errors import ClientError
 from ..protocol.extensions import RESERVED, SUBSCRIPTION
 from ..telemetry.source_files import PACKAGE, folder_of
+from .loops import running_loop
 
-__all__ = ["Connect", "ExpectedError", "LoopThread", "Rpc", "TestLoop", "WampServer", "describe", "drop", "no_event"]
-
-T = TypeVar("T")
+__all__ = ["Connect", "ExpectedError", "Rpc", "WampServer", "drop", "format_errors", "no_event"]
 
 ErrorKind = type[BaseException] | tuple[type[BaseException], ...]
 
-PATIENCE = 1.0
-"""Seconds given to what should take a moment: a message to be handled, a connection to end."""
+TIMEOUT = 1.0
+"""Seconds for what usually takes a moment: to handle a message, to end a connection."""
 
 
 async def no_event(subscription: Subscription, within: float) -> None:
-    """Make sure that no event of a subscription comes for `within` seconds.
+    """Wait `within` seconds and check that no event of a subscription comes.
 
     Raises:
         AssertionError: One came; it is shown.
@@ -52,10 +46,10 @@ async def no_event(subscription: Subscription, within: float) -> None:
 
 
 async def drop(client: Client) -> None:
-    """Cut a client's wire without a closing handshake, as a lost network does; it reconnects, if it may."""
+    """Cut a client's connection without a closing handshake, as a lost network does; it then reconnects, if it may."""
     connection = client._connection
     if connection is not None:
-        connection.abort("this client cut the wire")
+        connection.abort("the test cut the connection")
         await asyncio.wait({connection.lost})
         while client.state is State.OPEN:
             await client._notifier.changed()
@@ -88,9 +82,9 @@ class WampServer:
 
     Attributes:
         app: The app that is served.
-        url: Where it is served, such as `ws://127.0.0.1:40123/ws`; set by `start`.
-        errors: The exceptions that nobody expected, from handlers and hooks, oldest first. With the fixture
-            `wamp_server` each one left in this list fails the test.
+        url: The URL to connect to, such as `ws://127.0.0.1:40123/ws`; set by `start`.
+        errors: The unexpected exceptions of handlers and hooks, oldest first. With the fixture `wamp_server`, one
+            that is left in this list fails the test.
     """
 
     def __init__(self, app: App) -> None:
@@ -100,7 +94,7 @@ class WampServer:
         self._clients: list[Client] = []
         self._runner: web.AppRunner | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._news = asyncio.Event()
+        self._error_came = asyncio.Event()
 
     async def start(self) -> None:
         """Start the app in the running event loop and listen.
@@ -111,8 +105,8 @@ class WampServer:
         """
         self._loop = asyncio.get_running_loop()
         site = web.Application()
-        self.app.setup(site, drain=PATIENCE)
-        self._runner = web.AppRunner(site, access_log=None, shutdown_timeout=PATIENCE)
+        self.app.setup(site, drain=TIMEOUT)
+        self._runner = web.AppRunner(site, access_log=None, shutdown_timeout=TIMEOUT)
         self.app.on_error(self._record)
         try:
             await self._runner.setup()
@@ -124,24 +118,24 @@ class WampServer:
         self.url = f"ws://{host}:{port}/ws"
 
     async def close(self) -> None:
-        """Close the clients and stop the app; whoever else is connected is cut."""
+        """Close the clients and stop the app; other connections are cut."""
         clients, self._clients = self._clients, []
         await asyncio.gather(*(client.close() for client in clients), return_exceptions=True)
         runner, self._runner = self._runner, None
         if runner is None:
             return
         try:
-            await self._gone()
+            await self._clients_gone()
             await runner.cleanup()
         finally:
             self.app._hooks.remove_error_hook(self._record)
 
-    async def _gone(self) -> None:
-        """Let the server see its clients leave, so that it need not drain what they left behind."""
+    async def _clients_gone(self) -> None:
+        """Wait until the server has seen its clients leave, so that it need not drain what they left behind."""
         if self.app.running:
             waits = [asyncio.ensure_future(connection.wait_closed()) for connection in self.app.connections]
             if waits:
-                _, late = await asyncio.wait(waits, timeout=PATIENCE)
+                _, late = await asyncio.wait(waits, timeout=TIMEOUT)
                 for wait in late:
                     wait.cancel()
 
@@ -165,14 +159,14 @@ class WampServer:
         return client
 
     async def settle(self) -> None:
-        """Wait, for a moment at most, until the server has dealt with what its clients published and subscribed."""
+        """Wait, at most a second, until the server has handled what its clients published and subscribed."""
         await asyncio.gather(*(_settled(client) for client in self._clients if client.state is State.OPEN))
 
     async def _record(self, error: BaseException, _: Connection | None) -> None:
         self.errors.append(error)
-        self._news.set()
+        self._error_came.set()
 
-    def expect_error(self, kind: ErrorKind, *, match: str | None = None, within: float = PATIENCE) -> ExpectedError:
+    def expect_error(self, kind: ErrorKind, *, match: str | None = None, within: float = TIMEOUT) -> ExpectedError:
         """Expect a handler to fail inside the block, which then does not fail the test.
 
         A failed call has been recorded when its caller gets the answer, so `with` does. A PUBLISH or SUBSCRIBE has
@@ -196,20 +190,20 @@ class WampServer:
         return taken
 
     async def _next_error(self) -> None:
-        self._news.clear()
-        await self._news.wait()
+        self._error_came.clear()
+        await self._error_came.wait()
 
-    def _elsewhere(self) -> asyncio.AbstractEventLoop | None:
-        """The server's loop, if it runs in another thread and this one may therefore wait for it."""
+    def _foreign_loop(self) -> asyncio.AbstractEventLoop | None:
+        """The server's loop if it runs in another thread, which this one may wait for; else None."""
         loop = self._loop
-        return loop if loop is not None and loop.is_running() and _running_loop() is not loop else None
+        return loop if loop is not None and loop.is_running() and running_loop() is not loop else None
 
 
 class ExpectedError:
-    """The block of `WampServer.expect_error`, for `with` and for `async with`.
+    """The context manager of `WampServer.expect_error`, for `with` and for `async with`.
 
     Attributes:
-        value: The exception, after the block; None when the block itself was left by one and the handler did not fail.
+        value: The exception, after the block; None if the block itself raised one and no handler failed.
     """
 
     def __init__(self, server: WampServer, kind: ErrorKind, match: str | None, within: float) -> None:
@@ -227,7 +221,7 @@ class ExpectedError:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        loop = self._server._elsewhere()
+        loop = self._server._foreign_loop()
         if not self._take() and error is None and loop is not None:
             asyncio.run_coroutine_threadsafe(self._wait(), loop).result()
         if self.value is None and error is None:
@@ -269,62 +263,8 @@ class ExpectedError:
         return f"no handler raised {expected}{matching}" + (f", but {others}" if others else "")
 
 
-class TestLoop:
-    """The event loop of an async test, between whose runs the fixtures do their work.
-
-    Args:
-        loop: The loop, which must stay open for as long as this is used.
-    """
-
-    __test__ = False
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """What the coroutine returns or raises, run to its end in the loop; from its own thread only between runs."""
-        if _running_loop() is self.loop:
-            work.close()
-            raise RuntimeError("this blocks the test's event loop: in an async test use wamp_client or wamp_connect")
-        if self.loop.is_running():
-            return asyncio.run_coroutine_threadsafe(work, self.loop).result()
-        return self.loop.run_until_complete(work)
-
-
-class LoopThread:
-    """A thread with an event loop for a sync test, from `with` to its end."""
-
-    loop: asyncio.AbstractEventLoop
-
-    def __init__(self) -> None:
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._serve, name="wampkit-test-server", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        self._ready.wait()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
-
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """What the coroutine returns or raises, run to its end in the thread."""
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result()
-
-    def _serve(self) -> None:
-        asyncio.run(self._live())
-
-    async def _live(self) -> None:
-        self.loop = asyncio.get_running_loop()
-        self._stop = asyncio.Event()
-        self._ready.set()
-        await self._stop.wait()
-
-
-def describe(errors: Iterable[BaseException]) -> str:
-    """The exceptions of handlers, each with its traceback from where the user's own code begins."""
+def format_errors(errors: Iterable[BaseException]) -> str:
+    """The tracebacks of exceptions, each from the first frame of the user's own code."""
     return "\n".join(_format(error).rstrip() for error in errors)
 
 
@@ -340,14 +280,7 @@ def _format(error: BaseException) -> str:
     return "".join(shown.format())
 
 
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
-
-
 async def _settled(client: Client) -> None:
     # The server answers this call of its own once it has handled the client's earlier topic messages.
     with contextlib.suppress(ClientError, TimeoutError):
-        await client.call(SUBSCRIPTION, f"{RESERVED}settled", timeout=PATIENCE)
+        await client.call(SUBSCRIPTION, f"{RESERVED}settled", timeout=TIMEOUT)
