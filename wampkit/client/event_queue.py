@@ -73,7 +73,7 @@ class EventQueue:
         self.dropped = 0
         self._topic = topic
         self._events: BoundedQueue[Any] = BoundedQueue(max_events, max_size)
-        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._changed = asyncio.Event()
         self._end: ConnectionLost | None = None
 
     def __len__(self) -> int:
@@ -89,37 +89,19 @@ class EventQueue:
         if dropped and not self.dropped:
             logger.warning("events on %r are dropped: %d wait to be fetched", self._topic, len(self._events))
         self.dropped += dropped
-        self._wake()
+        self._changed.set()
 
     async def get(self) -> Any:
         """Wait for the next event. Raises ConnectionLost once the queue is closed and empty."""
         while not self._events:
             if self._end is not None:
                 raise ConnectionLost(self._end.reason, self._end.code)
-            await self._wait()
+            self._changed.clear()
+            await self._changed.wait()
         return self._events.popleft()
 
     def close(self, reason: ConnectionLost) -> None:
         """End the queue: events that are in it can still be fetched. The first reason stays."""
         if self._end is None:
             self._end = reason
-        while self._waiters:
-            self._wake()
-
-    async def _wait(self) -> None:
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
-        try:
-            await waiter
-        finally:
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
-            elif self._events:
-                self._wake()  # woken and cancelled at once: another waiter may have the event
-
-    def _wake(self) -> None:
-        while self._waiters:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                return
+        self._changed.set()

@@ -35,17 +35,15 @@ class StateNotifier:
     def __init__(self, on_state: Callable[[State], object] | None) -> None:
         self.state = State.CONNECTING
         self._on_state = on_state
-        self._waiters: list[asyncio.Future[None]] = []
+        self._change = asyncio.Event()
 
     def set(self, state: State) -> None:
         """Change the state, wake the tasks that wait for a change and call `on_state`."""
         if state is self.state:
             return
         self.state = state
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+        self._change.set()
+        self._change = asyncio.Event()
         if self._on_state is not None:
             try:
                 self._on_state(state)
@@ -54,10 +52,4 @@ class StateNotifier:
 
     async def changed(self) -> None:
         """Wait for the next change."""
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
-        try:
-            await waiter
-        finally:
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
+        await self._change.wait()
