@@ -10,6 +10,7 @@ import pytest
 from aiohttp import web
 
 from wampkit import App, Call, Connection, DeclarationError, Depends, Publish, Subscribe, Topic
+from wampkit.app import lifecycle_of
 
 from .support.tables import rows
 from .support.wire import CALL, RESULT, Peer, eventually, serve
@@ -311,13 +312,13 @@ async def test_a_declaration_that_cannot_work_stops_the_start(declare: Any, word
     for word in words:
         assert word in str(caught.value), str(caught.value)
     with pytest.raises(DeclarationError):
-        app.declarations()
+        lifecycle_of(app).routes()
 
 
 async def test_declarations_list_what_is_served() -> None:
     """`declarations` tells each procedure and topic with its full URI, without starting anything."""
     app = make("one")
-    listed = {(each.kind, each.declared, each.uri) for each in app.declarations()}
+    listed = {(each.kind, each.declared, each.uri) for each in lifecycle_of(app).routes()}
     assert listed == {("topic", "t:relay", T + "relay"), ("procedure", "name", "name")}
     assert not app.running
 

@@ -3,6 +3,7 @@
 import pytest
 
 from wampkit import App, DeclarationError, Router, Topic
+from wampkit.app import lifecycle_of
 
 from .support.wire import ERROR, serve
 
@@ -128,7 +129,7 @@ async def test_routers_put_prefixes_together() -> None:
     outer.include(inner, prefix="admin/")
     outer.topic("news", relay=True)
     app.include(outer)
-    assert sorted(each.uri for each in app.declarations()) == [
+    assert sorted(each.uri for each in lifecycle_of(app).routes()) == [
         "http://example.com/admin/users#list",
         "http://example.com/news",
     ]
@@ -143,7 +144,7 @@ async def test_what_is_declared_after_including_counts() -> None:
     app, router = App(), Router()
     app.include(router)
     router.topic("late", relay=True)
-    assert [each.uri for each in app.declarations()] == ["late"]
+    assert [each.uri for each in lifecycle_of(app).routes()] == ["late"]
 
 
 def test_a_router_cannot_include_itself() -> None:

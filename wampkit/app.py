@@ -2,49 +2,36 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Self, TypeVar, overload
 
 from aiohttp import web
 
 from .access.proxies import TrustedProxies
-from .auth.authenticator import login_procedures
 from .auth.credentials import Cra
 from .auth.tickets import Tickets, tickets_of
 from .concurrency.background import BackgroundTask
 from .concurrency.threads import ThreadPools
 from .connection.connection import Connection
 from .connection.registry import Connections
-from .console.console import Console, console_rules
-from .console.page import serve_console
-from .dispatch.builtins import publish_procedure, subscription_procedure
-from .dispatch.compiler import CompiledProcedure, CompiledTopic, compile_routes
 from .dispatch.middleware import Middleware
 from .dispatch.requirements import Rule, Rules
-from .dispatch.route_table import RouteTable
 from .errors import DeclarationError, suggestion
-from .handlers.binding import Injectables
-from .handlers.hooks import Hooks, Lifespan, check_hook, entered
+from .handlers.hooks import Lifespan, check_hook
 from .handlers.signatures import explain_options, location
+from .lifecycle import Lifecycle
 from .limits import Limits
 from .protocol.uris import expand
 from .pubsub.broker import Broker
 from .pubsub.topics import Topics, ToUser
-from .router import Declaration, Router, TopicDeclaration, gather, warn_of_fragments
-from .server.assembly import assemble
-from .server.handshake import Door
-from .server.mounting import hide_versions, mount
-from .server.processes import Processes, check_processes, under_gunicorn
-from .server.runtime import Node
-from .server.settings import OPTIONS, Settings, arranged
-from .sessions.middleware import reads_sessions
-from .sessions.session import Session, session_of
+from .router import Router, TopicDeclaration
+from .server.mounting import hide_versions
+from .server.runtime import Runtime
+from .server.settings import OPTIONS, Settings
 from .telemetry.counters import Counters
 
-__all__ = ["DEFAULT_PATH", "App"]
+__all__ = ["DEFAULT_PATH", "App", "lifecycle_of"]
 
 P = ParamSpec("P")
 
@@ -60,18 +47,9 @@ Given = TypeVar("Given")
 
 DEFAULT_PATH = "/ws"
 
-_NO_SESSIONS = "this app reads no sessions; put Sessions(storage) into App(middlewares=[...])"
-
 
 class _Option(Generic[Kept, Given]):
-    """An option of `App` as an attribute: read at any time, set until the app starts.
-
-    Args:
-        mounted: Whether `App.setup` reads it, so that it cannot be set any more afterwards.
-    """
-
-    def __init__(self, *, mounted: bool = False) -> None:
-        self._mounted = mounted
+    """An option of `App` as an attribute: read at any time, set until the app starts."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
@@ -85,22 +63,11 @@ class _Option(Generic[Kept, Given]):
     def __get__(self, app: App | None, owner: type) -> Self | Kept:
         if app is None:
             return self
-        value: Kept = getattr(app._settings, self._name)
+        value: Kept = getattr(app._lifecycle.settings, self._name)
         return value
 
     def __set__(self, app: App, value: Given) -> None:
-        late = (
-            "after App.setup"
-            if self._mounted and app._path is not None
-            else "while the app runs"
-            if app.running
-            else None
-        )
-        if late is not None:
-            raise AttributeError(
-                f"app.{self._name} cannot change {late}: set it before, or give it to App({self._name}=...)"
-            )
-        app._settings = app._settings.changed(self._name, value)
+        app._lifecycle.configure(self._name, value)
 
 
 class App:
@@ -108,11 +75,6 @@ class App:
 
     Each option is an attribute too, which may be set until the app starts (`console`, `javascript` and `ident` until
     `setup`); later that is an AttributeError.
-
-    Attributes:
-        loopback_only: Whether pages must have asked for a host that is this machine by name, as `wampkit run --reload`
-            and `--debug` want it on a loopback address.
-        processes: The processes that serve the app, where who started them has said so.
 
     Args:
         prefixes: Prefix to URI. They expand the CURIEs of the app's own declarations and are the defaults of
@@ -174,19 +136,15 @@ class App:
     require_subprotocol = _Option[bool, bool]()
     malformed = _Option[Literal["close", "ignore"], Literal["close", "ignore"]]()
     error_uris = _Option[Mapping[str, str], Mapping[str, str]]()
-    ident = _Option[str, str](mounted=True)
+    ident = _Option[str, str]()
     broker = _Option[Broker | str, Broker | str]()
     keepalive = _Option[float | None, float | None]()
     limits = _Option[Limits, Limits]()
     close_timeout = _Option[float, float]()
     goodbye = _Option[Literal["close", "drop"], Literal["close", "drop"]]()
     compression = _Option[bool, bool]()
-    javascript = _Option[bool, bool](mounted=True)
-    console = _Option[bool | tuple[Rule, ...] | None, bool | Rules | None](mounted=True)
-    loopback_only = _Option[bool, bool]()
-    processes: Processes | None = None
-    _node: Node | None = None
-    _door: Door | None = None
+    javascript = _Option[bool, bool]()
+    console = _Option[bool | tuple[Rule, ...] | None, bool | Rules | None]()
 
     @explain_options("App")
     def __init__(
@@ -220,7 +178,7 @@ class App:
         javascript: bool = True,
         console: bool | Rules | None = None,
     ) -> None:
-        self._settings = Settings.of(
+        settings = Settings.of(
             prefixes={} if prefixes is None else prefixes,
             middlewares=middlewares,
             trusted_proxies=trusted_proxies,
@@ -245,19 +203,15 @@ class App:
             javascript=javascript,
             console=console,
         )
-        self._path: str | None = None
-        self._console = Console(self)
-        self._router = Router()
-        self._hooks = Hooks()
-        self._error_handlers: dict[type[BaseException], Callable[[Any], Any]] = {}
-        self._resources = contextlib.AsyncExitStack()
-
-        self.on_startup = self._hooks.on_startup
-        self.on_shutdown = self._hooks.on_shutdown
-        self.on_connect = self._hooks.on_connect
-        self.on_disconnect = self._hooks.on_disconnect
-        self.on_error = self._hooks.on_error
-        self.every = self._hooks.every
+        self._lifecycle = Lifecycle(self, settings)
+        self._router = self._lifecycle.router
+        hooks = self._lifecycle.hooks
+        self.on_startup = hooks.on_startup
+        self.on_shutdown = hooks.on_shutdown
+        self.on_connect = hooks.on_connect
+        self.on_disconnect = hooks.on_disconnect
+        self.on_error = hooks.on_error
+        self.every = hooks.every
         self._made = True
 
     _made = False
@@ -277,14 +231,12 @@ class App:
 
     @property
     def prefixes(self) -> Mapping[str, str]:
-        """Prefix to URI, read-only; to have others, set them all before the start."""
-        return MappingProxyType(self._settings.prefixes)
+        """Prefix to URI, read-only; to change them, set a new mapping before the start."""
+        return MappingProxyType(self._lifecycle.settings.prefixes)
 
     @prefixes.setter
     def prefixes(self, prefixes: Mapping[str, str]) -> None:
-        if self.running:
-            raise AttributeError("app.prefixes cannot change while the app runs: give them to App(prefixes=...)")
-        self._settings = self._settings.changed("prefixes", prefixes)
+        self._lifecycle.configure("prefixes", prefixes)
 
     # ---- declaring
 
@@ -347,7 +299,7 @@ class App:
 
         def register(function: F) -> F:
             check_hook(function, 1, f"error_handler({kind.__name__})", "the exception")
-            first = self._error_handlers.setdefault(kind, function)
+            first = self._lifecycle.error_handlers.setdefault(kind, function)
             if first is not function:
                 raise DeclarationError(
                     f"error_handler({kind.__name__}): {location(function)}, is the second for this class, after "
@@ -375,10 +327,7 @@ class App:
         Raises:
             DeclarationError: The path is taken, or the app has another path of this application.
         """
-        mount(self, web_app, path, drain)
-        if self.console:
-            serve_console(web_app, path, self.ident)
-        self._path = path
+        self._lifecycle.mount(web_app, path, drain)
 
     def web_app(self, path: str = DEFAULT_PATH) -> web.Application:
         """An aiohttp application that serves this app alone: for `aiohttp.web.run_app`, gunicorn and the like."""
@@ -393,158 +342,26 @@ class App:
         Raises:
             DeclarationError: A declaration cannot work.
         """
-        if self._node is not None:
-            at = f" at {self._path!r}" if self._path is not None else ""
-            raise RuntimeError(f"the app is running already{at}; an app runs once at a time, so make another App")
-        self._router.close()
-        try:
-            await self._start()
-        except BaseException:
-            await self.stop()
-            raise
-
-    def settings(self) -> Settings:
-        """What the app was told, as it stands now, with the gates that it has by default."""
-        middlewares = arranged(self.middlewares, loopback_only=self.loopback_only)
-        return replace(self._settings, middlewares=middlewares)
-
-    async def _start(self) -> None:
-        declarations = gather(self._router, self.prefixes)
-        counters = Counters()
-        compiled = self.compile(declarations, counters)
-        warn_of_fragments(declarations)
-        processes = self.processes or under_gunicorn()
-        check_processes(
-            processes,
-            self.settings(),
-            topics=any(each.kind == "topic" for each in declarations),
-            each=self._hooks.periodic(None),
-            one=self._hooks.periodic(True),
-        )
-        self._console.describe(compiled, self.middlewares)
-        console = self._console if self.console else None
-        node, door = assemble(self.settings(), console, *compiled, self._hooks, self._error_handlers, counters)
-        self._node, self._door = node, door
-        await node.start()
-        lifespans = [getattr(each, "lifespan", None) for each in self.middlewares]
-        for lifespan in (*([self._console.lifespan] if self.console else []), *lifespans, self.lifespan):
-            if lifespan is not None:
-                await self._resources.enter_async_context(entered(lifespan, self))
-        await self._hooks.started(node.threads.hooks)
-        node.started = True
-        node.start_periodic(first=processes.first)
+        await self._lifecycle.start()
 
     async def drain(self, deadline: float) -> None:
-        """Take no new work, answer the calls under way, then close every connection with 1012.
+        """Take no new work, answer the running calls, then close every connection with 1012.
 
         Args:
-            deadline: Seconds that the calls under way are given before they are cancelled.
+            deadline: Seconds that the running calls are given before they are cancelled.
         """
-        if self._node is not None:
-            await self._node.drain(deadline)
+        await self._lifecycle.drain(deadline)
 
     async def stop(self) -> None:
         """End everything that `start` began; connections that are still there are cut."""
-        node, door = self._node, self._door
-        self._router.close(False)
-        if node is None:
-            return
-        # From the last to the first; one that raises keeps no other from running.
-        async with contextlib.AsyncExitStack() as ending:
-            if door is not None:
-                ending.callback(door.close)
-            ending.callback(self._forget)
-            ending.push_async_callback(node.close)
-            ending.push_async_callback(self._resources.aclose)
-            if node.started:
-                ending.push_async_callback(self._hooks.stopped, node.threads.hooks)
-            ending.push_async_callback(node.stop)
-
-    def _forget(self) -> None:
-        self._node = self._door = None
-        self._resources = contextlib.AsyncExitStack()
-
-    @contextlib.asynccontextmanager
-    async def rehearsal(self, middlewares: tuple[Any, ...]) -> AsyncIterator[Door]:
-        """A door that can be asked and serves nobody, for `wampkit check`.
-
-        Args:
-            middlewares: What stands in place of those of `settings()`.
-
-        Raises:
-            RuntimeError: The app is running.
-        """
-        if self._node is not None:
-            raise RuntimeError("the app is running; what it would say can only be tried while it is not")
-        settings = replace(self.settings(), middlewares=middlewares, broker="memory://")
-        console = self._console if self.console else None
-        counters = Counters()
-        compiled = self.compile(self.declarations(), counters)
-        self._node, door = assemble(settings, console, *compiled, Hooks(), {}, counters)
-        try:
-            yield door
-        finally:
-            self._node.threads.close()
-            self._node = None
-
-    @property
-    def console_is_open(self) -> bool:
-        """Whether there is the console, for whoever can connect."""
-        return bool(self.console) and not console_rules(self.console, self.requires, self.cra)
-
-    # ---- compiling
-
-    def declarations(self) -> list[Declaration]:
-        """Everything declared, with full URIs; for listings.
-
-        Raises:
-            DeclarationError: A declaration cannot work.
-        """
-        declarations = gather(self._router, self.prefixes)
-        self.compile(declarations)
-        return declarations
-
-    def compile(
-        self, declarations: Iterable[Declaration], counters: Counters | None = None
-    ) -> tuple[RouteTable[CompiledProcedure], RouteTable[CompiledTopic]]:
-        """The declarations and wampkit's own procedures, compiled.
-
-        Args:
-            declarations: What was declared.
-            counters: Those of the app that is about to run.
-
-        Raises:
-            DeclarationError: A declaration cannot work.
-        """
-        own = [
-            subscription_procedure(),
-            publish_procedure(lambda: self._running().dispatcher.topic_messages),
-            *login_procedures(self.cra, lambda: self._running().authenticator),
-        ]
-        if self.console:
-            own += self._console.declarations(console_rules(self.console, self.requires, self.cra))
-        given: Injectables = {Session: session_of if reads_sessions(self.middlewares) else _NO_SESSIONS}
-        return compile_routes(
-            declarations,
-            *own,
-            longest=self.limits.uri_length,
-            counters=counters or Counters(),
-            default=self.requires,
-            cra=self.cra is not None,
-            given=given,
-        )
+        await self._lifecycle.stop()
 
     # ---- while it runs
 
     @property
     def running(self) -> bool:
         """Whether the app has been started and not stopped."""
-        return self._node is not None
-
-    @property
-    def door(self) -> Door | None:
-        """The aiohttp handler of the socket, while the app runs."""
-        return self._door
+        return self._lifecycle.runtime is not None
 
     @property
     def topics(self) -> Topics:
@@ -553,7 +370,7 @@ class App:
 
     def expand(self, name: str) -> str:
         """The full URI of a CURIE of the app's prefixes; any other name as it is. Works before the start too."""
-        return expand(name, self._settings.prefixes)
+        return expand(name, self._lifecycle.settings.prefixes)
 
     @property
     def connections(self) -> Connections:
@@ -604,8 +421,8 @@ class App:
         Raises:
             RuntimeError: The app is not running.
         """
-        node = self._running()
-        return ToUser(user, node.connections, node.registry, self.expand)
+        runtime = self._running()
+        return ToUser(user, runtime.connections, runtime.registry, self.expand)
 
     async def recheck(self, connection: Connection) -> list[str]:
         """End the subscriptions that a connection may not have any more, after its user or roles changed.
@@ -616,7 +433,7 @@ class App:
         Returns:
             The topics that it lost, by URI. Nothing that is published to them from now on reaches it.
         """
-        return await self._running().dispatcher.topic_messages.recheck(connection)
+        return await self._running().topic_messages.recheck(connection)
 
     def background(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> BackgroundTask:
         """A task that lasts as long as it is entered, for the `lifespan` of a middleware or an app.
@@ -639,11 +456,17 @@ class App:
         """
         self._running().report(error, connection)
 
-    def _running(self) -> Node:
-        if self._node is None:
+    def _running(self) -> Runtime:
+        runtime = self._lifecycle.runtime
+        if runtime is None:
             raise RuntimeError("the app is not running: this works from its start until its stop")
-        return self._node
+        return runtime
 
 
-_SETTABLE = OPTIONS - {"threads"} | {"loopback_only", "processes"}
+_SETTABLE = OPTIONS - {"threads"}
 """What may be set; `app.threads` are the threads themselves."""
+
+
+def lifecycle_of(app: App) -> Lifecycle:
+    """What stands behind an app, for the commands and the test server."""
+    return app._lifecycle

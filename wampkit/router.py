@@ -24,6 +24,7 @@ __all__ = [
     "Router",
     "TopicDeclaration",
     "TopicHandler",
+    "close",
     "gather",
     "is_handler",
     "listed",
@@ -257,13 +258,12 @@ class Router:
         if self._closed:
             raise DeclarationError(f"{what} comes too late: the app is running; declare everything before the start")
 
-    def close(self, closed: bool = True) -> None:
-        """Refuse (or accept again) further declarations, here and in all that is included."""
+    def _close(self, closed: bool) -> None:
         self._closed = closed
         for _, child in self._children:
-            child.close(closed)
+            child._close(closed)
 
-    def declarations(
+    def _routes(
         self, prefix: str = "", middlewares: tuple[Any, ...] = (), requires: tuple[Any, ...] = ()
     ) -> Iterator[Declaration]:
         """Everything declared here and below, with prefixes, middlewares and rules put together.
@@ -282,7 +282,7 @@ class Router:
                 requires=requires + each.requires,
             )
         for inner, child in self._children:
-            yield from child.declarations(prefix + inner, middlewares, requires)
+            yield from child._routes(prefix + inner, middlewares, requires)
 
 
 _HANDLER = "__wampkit_handler__"
@@ -357,13 +357,18 @@ def rules_of(value: Any, label: str) -> tuple[Any, ...]:
     return rules
 
 
+def close(router: Router, closed: bool = True) -> None:
+    """Refuse (or accept again) further declarations on a router and all that it includes."""
+    router._close(closed)
+
+
 def gather(router: Router, prefixes: Mapping[str, str]) -> list[Declaration]:
     """All declarations below `router` with full URIs and compiled patterns.
 
     Raises:
         DeclarationError: A URI is declared twice, a pattern is bad, or a name is wampkit's own.
     """
-    declarations = list(router.declarations())
+    declarations = list(router._routes())
     taken: dict[tuple[str, str], Declaration] = {}
     for each in declarations:
         each.uri = expand(each.declared, prefixes)

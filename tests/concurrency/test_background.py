@@ -178,7 +178,7 @@ async def test_a_connection_that_cannot_even_be_cut_ends_nothing(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Where cutting raises too, the others are still kept alive, and the app still stops with all its hooks."""
-    monkeypatch.setattr("wampkit.server.runtime.FLUSH_PATIENCE", 0.2)
+    monkeypatch.setattr("wampkit.server.runtime.FLUSH_TIMEOUT", 0.2)
     kept = Kept()
     stopped: list[str] = []
     kept.app.on_shutdown(lambda: stopped.append("stopped"))
@@ -345,7 +345,7 @@ async def test_a_farewell_that_hangs_is_given_up(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Hooks and a broker that hang do not hold up the stop: it goes on after a bounded time, and says so."""
-    monkeypatch.setattr("wampkit.server.runtime.FAREWELL_PATIENCE", 0.1)
+    monkeypatch.setattr("wampkit.server.runtime.HOOKS_TIMEOUT", 0.1)
     for place in ("on_disconnect", "on_unsubscribe", "unsubscribe"):
         ending = Ending()
         if place == "on_disconnect":
@@ -372,7 +372,7 @@ async def test_a_farewell_that_hangs_is_given_up(
 @on_each_loop
 async def test_a_step_of_the_stop_that_fails_skips_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever step of a stop raises, the hooks and the lifespan run, and the app can start again."""
-    for place in ("_end_clock", "_end_logins", "_end_periodic", "_end_connections", "_end_farewells", "_closed"):
+    for place in ("_end_keepalive", "_end_logins", "_end_periodic", "_end_connections", "_end_departures", "_closed"):
         ending = Ending()
 
         async def fail(*_: Any) -> None:
@@ -381,7 +381,7 @@ async def test_a_step_of_the_stop_that_fails_skips_no_other(monkeypatch: pytest.
         with monkeypatch.context() as patch:
             async with serve(ending.app) as server:
                 peer = await server.peer()
-                patch.setattr(f"wampkit.server.runtime.Node.{place}", fail)
+                patch.setattr(f"wampkit.server.runtime.Runtime.{place}", fail)
                 await ending.app.drain(0.1)
                 await asyncio.wait_for(ending.app.stop(), 20)
                 assert ending.log == ENDED, place

@@ -23,10 +23,11 @@ RANK = {
     "sessions": 8,
     "server": 9,
     "console": 10,
-    "app": 11,
-    "runner": 12, "testing": 12,
-    "cli": 13,
-    "__init__": 14, "__main__": 14,
+    "lifecycle": 11,
+    "app": 12,
+    "runner": 13, "testing": 13,
+    "cli": 14,
+    "__init__": 15, "__main__": 15,
 }  # fmt: skip
 """Each unit, a package or a module beside them, and its rank: it imports units of lower ranks alone."""
 

@@ -125,7 +125,7 @@ async def test_a_stuck_publish_is_cancelled_at_the_deadline() -> None:
 
 async def test_a_drain_turns_away_who_is_still_arriving(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client whose on_connect hook still runs is turned away at once: it holds up no drain."""
-    monkeypatch.setattr("wampkit.server.runtime.CLOSE_PATIENCE", 3600.0)
+    monkeypatch.setattr("wampkit.server.runtime.CLOSE_TIMEOUT", 3600.0)
     work = Work(close_timeout=3600.0)
     entered = asyncio.Event()
 
@@ -307,7 +307,7 @@ async def test_a_handler_that_ignores_its_cancellation_is_given_up(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A handler that will not end holds up neither the end of its connection nor its hooks, and is complained of."""
-    monkeypatch.setattr("wampkit.server.runtime.CANCEL_PATIENCE", 0.05)
+    monkeypatch.setattr("wampkit.server.runtime.CANCEL_TIMEOUT", 0.05)
     app = App(prefixes={"t": T})
     entered, gate = asyncio.Event(), asyncio.Event()
     left: list[str] = []

@@ -32,6 +32,7 @@ from wampkit import (
     Topic,
     run_on_loop,
 )
+from wampkit.app import lifecycle_of
 from wampkit.connection.connection import Connection as Conn
 
 from ..support.tables import rows
@@ -651,7 +652,7 @@ def test_a_session_needs_the_middleware() -> None:
     async def x(session: Session) -> None: ...
 
     with pytest.raises(DeclarationError, match=r"'session': this app reads no sessions; put Sessions\(storage\) into"):
-        app.declarations()
+        lifecycle_of(app).routes()
 
 
 @pytest.mark.parametrize("procedure", ["set", "within", "refresh"])

@@ -487,7 +487,7 @@ async def test_a_peer_that_reads_on_gets_the_goodbye() -> None:
 
 async def test_a_drain_waits_for_a_peer_that_reads_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that was behind when the server drains, and reads on in time, gets all that was sent before."""
-    monkeypatch.setattr("wampkit.server.runtime.CLOSE_PATIENCE", 0.05)
+    monkeypatch.setattr("wampkit.server.runtime.CLOSE_TIMEOUT", 0.05)
     app, ends = make(close_timeout=4.0, **limits(queue=10**8))
     async with serve(app) as server:
         peer = await stalled(server)

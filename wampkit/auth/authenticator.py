@@ -28,7 +28,7 @@ from ..telemetry.logs import logger_of
 from .credentials import Cra, Credentials
 from .throttle import LoginDeadline, LoginThrottle
 
-__all__ = ["Authenticator", "login_procedures"]
+__all__ = ["Authenticator"]
 
 logger = logger_of(__name__)
 
@@ -108,6 +108,13 @@ class Authenticator:
         self._deadline = None if cra.timeout is None else LoginDeadline(cra.timeout, self._is_logged_in)
         self._warned = False
 
+    def procedures(self) -> tuple[Declaration, ...]:
+        """The two procedures of WAMP-CRA."""
+        return (
+            Declaration("procedure", AUTHREQ, AUTHREQ, self.authreq),
+            Declaration("procedure", AUTH, AUTH, self.auth),
+        )
+
     def start_deadline(self, connection: Connection) -> None:
         """Start the time in which a new connection must log in, unless it has a user already."""
         if self._deadline is not None and connection.user is None:
@@ -125,7 +132,7 @@ class Authenticator:
 
     # ---- the challenge
 
-    async def authreq(self, connection: Connection, authkey: object, extra: object) -> str | None:
+    async def authreq(self, connection: Connection, authkey: Any = None, extra: Any = None) -> str | None:
         """Handle the procedure `authreq`: a challenge, or None for an anonymous login.
 
         Args:
@@ -262,7 +269,7 @@ class Authenticator:
 
     # ---- the signature
 
-    async def auth(self, connection: Connection, signature: object) -> dict[str, Any]:
+    async def auth(self, connection: Connection, signature: Any = None) -> dict[str, Any]:
         """Handle the procedure `auth`: log a client in by its signature; each challenge takes one.
 
         Args:
@@ -365,29 +372,3 @@ def _authextra(credentials: Credentials) -> dict[str, Any] | None:
 
 def _error(name: str, description: str) -> WampError:
     return WampError(ERROR_PREFIX + name, description)
-
-
-def login_procedures(cra: Cra | None, running: Callable[[], Authenticator | None]) -> tuple[Declaration, ...]:
-    """The two procedures of WAMP-CRA, or none for an app without it.
-
-    Args:
-        cra: What the app says about logins.
-        running: Gives the app's authenticator, while the app runs.
-    """
-    if cra is None:
-        return ()
-
-    async def authreq(connection: Connection, authkey: Any = None, extra: Any = None) -> str | None:
-        authenticator = running()
-        assert authenticator is not None
-        return await authenticator.authreq(connection, authkey, extra)
-
-    async def auth(connection: Connection, signature: Any = None) -> dict[str, Any]:
-        authenticator = running()
-        assert authenticator is not None
-        return await authenticator.auth(connection, signature)
-
-    return (
-        Declaration("procedure", AUTHREQ, AUTHREQ, authreq),
-        Declaration("procedure", AUTH, AUTH, auth),
-    )

@@ -13,13 +13,12 @@ from urllib.parse import urlsplit
 import click
 
 from ..access.proxies import HEADERS, TrustedProxies
-from ..app import DEFAULT_PATH, App
+from ..app import DEFAULT_PATH, App, lifecycle_of
 from ..dispatch.middleware import middleware_name
 from ..errors import one_line, quote
 from ..networks import UNIX, describe_address, read_address
 from ..runner.loading import USAGE, CommandError, describe, load_app
 from ..runner.serve import trust
-from ..server.settings import arranged
 from .dry_run import SWITCHED, DryRun, HandshakeAttempt, dry_run, is_gate
 from .options import COMMAND, Pair, ParamType, app_argument, level_option, option, proxies_option
 from .output import inspecting, json_text
@@ -217,10 +216,11 @@ def report_on(app: App, attempt: HandshakeAttempt | None) -> Report:
         DeclarationError: A declaration of the app cannot work.
         CommandError: A middleware of the app cannot start, or cannot describe itself.
     """
-    app.declarations()
+    lifecycle = lifecycle_of(app)
+    lifecycle.routes()
     gates = [
         Gate(middleware_name(each), _description(each), default=each not in app.middlewares)
-        for each in arranged(app.middlewares)
+        for each in lifecycle.settings.arranged
         if is_gate(each)
     ]
     proxies = app.trusted_proxies

@@ -13,13 +13,13 @@ from typing import Any
 
 from aiohttp import web
 
-from ..app import App
+from ..app import App, lifecycle_of
 from ..connection.connection import Connection
 from ..dispatch.middleware import middleware_name
 from ..errors import WampError, one_line, quote
 from ..networks import UNIX
 from ..runner.loading import CommandError, describe
-from ..server.handshake import Door
+from ..server.handshake import HandshakeHandler
 from ..telemetry.http_logs import quiet_http_errors
 
 __all__ = ["SWITCHED", "DryRun", "HandshakeAttempt", "dry_run", "is_gate"]
@@ -104,11 +104,12 @@ async def dry_run(app: App, attempt: HandshakeAttempt) -> DryRun:
         RuntimeError: The app is running.
     """
     result = DryRun()
-    gates = tuple(_RecordingGate(each, result) for each in app.settings().middlewares if is_gate(each))
-    async with app.rehearsal(gates) as door, contextlib.AsyncExitStack() as stack:
+    lifecycle = lifecycle_of(app)
+    gates = tuple(_RecordingGate(each, result) for each in lifecycle.settings.arranged if is_gate(each))
+    async with lifecycle.dry_run(gates) as handler, contextlib.AsyncExitStack() as stack:
         # Here, as a lifespan may use the app as if it ran.
         await _enter_lifespans(app, stack)
-        await _send(attempt, door, result)
+        await _send(attempt, handler, result)
     return result
 
 
@@ -147,13 +148,13 @@ class _RecordingGate:
         self._result.steps.append(Step(middleware_name(self._gate), outcome, one_line(note)))
 
 
-async def _send(attempt: HandshakeAttempt, door: Door, result: DryRun) -> None:
-    """Pass the request to an aiohttp server that asks `door`, and wait for its answer."""
+async def _send(attempt: HandshakeAttempt, handler: HandshakeHandler, result: DryRun) -> None:
+    """Pass the request to an aiohttp server that asks `handler`, and wait for its answer."""
     answered = asyncio.Event()
 
     async def handle(request: web.Request) -> web.StreamResponse:
         try:
-            user = (await door.admit(request)).user
+            user = (await handler.admit(request)).user
             result.user = quote(user) if user is not None else None
         except web.HTTPException as refusal:
             result.status, result.text = refusal.status, one_line(refusal.text or "")

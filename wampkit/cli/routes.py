@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
-from ..app import App
+from ..app import App, lifecycle_of
 from ..dispatch.compiler import CompiledProcedure, CompiledTopic
 from ..errors import one_line
 from ..runner.loading import load_app
 from ..schema.routes import RouteInfo, describe_route, middleware_names, route_info
-from ..server.settings import arranged
+from ..server.runtime import compile_app
 from .options import COMMAND, app_argument, level_option, option
 from .output import inspecting, json_text
 
@@ -35,17 +35,18 @@ def routes(app: str | None, middlewares: bool, log_level: str, json: bool) -> No
 
 def _as_json(app: App) -> dict[str, Any]:
     compiled = _compiled(app)
-    handshake, message = middleware_names(arranged(app.middlewares), gates=True)
+    handshake, message = middleware_names(lifecycle_of(app).settings.arranged, gates=True)
     described = [describe_route(each, message) for each in compiled]
     return {"prefixes": dict(app.prefixes), "handshake": handshake, "routes": described}
 
 
 def _compiled(app: App) -> list[CompiledProcedure | CompiledTopic]:
     """The app's procedures in the order of their declaration, then its topics, without what wampkit adds."""
-    declarations = app.declarations()
-    procedures, topics = app.compile(declarations)
+    lifecycle = lifecycle_of(app)
+    declared = lifecycle.routes()
+    procedures, topics = compile_app(lifecycle.settings, declared)
     compiled: dict[int, CompiledProcedure | CompiledTopic] = {id(each.route): each for each in (*procedures, *topics)}
-    return [compiled[id(each)] for each in sorted(declarations, key=lambda each: each.kind)]
+    return [compiled[id(each)] for each in sorted(declared, key=lambda each: each.kind)]
 
 
 # ---- text
@@ -54,7 +55,7 @@ def _compiled(app: App) -> list[CompiledProcedure | CompiledTopic]:
 def _as_text(app: App, *, middlewares: bool) -> list[str]:
     """A line for each prefix and route, in columns, and with `middlewares` what its messages pass below it."""
     compiled = _compiled(app)
-    handshake, message = middleware_names(arranged(app.middlewares), gates=True)
+    handshake, message = middleware_names(lifecycle_of(app).settings.arranged, gates=True)
     infos = [route_info(each, message) for each in compiled]
     rows = [("prefix", prefix, uri, "") for prefix, uri in app.prefixes.items()]
     rows += [(info.kind, info.declared, _usage(info), info.doc) for info in infos]

@@ -6,30 +6,25 @@ import asyncio
 import contextlib
 import functools
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
-from ..concurrency.background import BackgroundTask
-from ..concurrency.threads import ThreadPools
 from ..connection.connection import Connection
-from ..connection.registry import Connections
-from ..dispatch.compiler import CompiledProcedure, CompiledTopic
 from ..dispatch.requirements import Rule, requires
 from ..errors import NotFound
 from ..protocol.extensions import RESERVED
-from ..pubsub.broker import Deliver, Publication
-from ..pubsub.registry import TopicRegistry
-from ..pubsub.topics import Topics
+from ..pubsub.broker import Publication
 from ..router import Declaration
 from ..schema.routes import describe_route, middleware_names
-from ..telemetry.counters import Counters
+from ..server.runtime import Runtime
+from ..server.settings import Settings
 from .meter import Failure, Meter, shown
 from .page import show_console
 
-__all__ = ["Console", "Watched", "console_rules"]
+__all__ = ["Console", "console_is_open"]
 
 LIVE = "wampkit:live"
 """The topic on which the figures are published while somebody looks."""
@@ -46,72 +41,26 @@ ROWS_A_TURN = 200
 ROUTES_AT_ONCE = 50
 """As many descriptions as surely fit into what may wait for one client."""
 
-Compiled = tuple[Iterable[CompiledProcedure], Iterable[CompiledTopic]]
-
-
-class Watched(Protocol):
-    """As much of a running app as the console shows."""
-
-    @property
-    def prefixes(self) -> Mapping[str, str]: ...
-
-    @property
-    def ident(self) -> str: ...
-
-    @property
-    def debug(self) -> bool: ...
-
-    @property
-    def javascript(self) -> bool: ...
-
-    @property
-    def cra(self) -> Any: ...
-
-    def background(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> BackgroundTask: ...
-
-    @property
-    def connections(self) -> Connections: ...
-
-    @property
-    def topics(self) -> Topics: ...
-
-    @property
-    def counters(self) -> Counters: ...
-
-    @property
-    def threads(self) -> ThreadPools: ...
-
 
 class Console:
-    """Tells what an app serves and how it fares, by procedures and a topic whose names begin with `wampkit:`.
+    """Shows what an app serves and how it fares, by procedures and a topic whose names begin with `wampkit:`.
 
     Args:
-        app: The app.
+        runtime: The running app.
 
     Attributes:
-        meter: What counts messages, as the app's outermost middleware.
-        page: What answers a browser that asks for the socket's path.
+        meter: Counts messages, as the app's outermost middleware.
+        page: Answers a browser that opens the socket's path.
     """
 
-    def __init__(self, app: Watched) -> None:
+    def __init__(self, runtime: Runtime) -> None:
         self.meter = Meter()
         self.page = show_console
-        self._app = app
-        self._routes: Callable[[], list[dict[str, Any]]] = list
+        self._runtime = runtime
         self._figures: deque[dict[str, Any]] = deque(maxlen=MOST_FIGURES)
-        self._registry: TopicRegistry | None = None
 
-    def attach(self, registry: TopicRegistry) -> Deliver:
-        """Send the figures to a registry's subscribers; returns what delivers publications to it, and counts them."""
-        self._registry = registry
-        return self.meter.counting(registry)
-
-    def declarations(self, requires: tuple[Any, ...]) -> tuple[Declaration, ...]:
-        """What is served for the console.
-
-        Args:
-            requires: The rules for all of it.
-        """
+    def routes(self) -> list[Declaration]:
+        """The console's procedures and topic, with the rules for all of them."""
         procedures: dict[str, Callable[..., Any]] = {
             "wampkit:console": self._console,
             "wampkit:routes": self._routes_from,
@@ -121,38 +70,27 @@ class Console:
             "wampkit:failures": self._failures,
             "wampkit:failure": self._failure,
         }
-        declared = [Declaration("procedure", uri, uri, function) for uri, function in procedures.items()]
-        for each in (*declared, live := Declaration("topic", LIVE, LIVE)):
-            each.requires = requires
-        return *declared, live
+        rules = _rules(self._runtime.settings)
+        routes = [Declaration("procedure", uri, uri, function, requires=rules) for uri, function in procedures.items()]
+        return [*routes, Declaration("topic", LIVE, LIVE, requires=rules)]
 
-    def describe(self, compiled: Compiled, middlewares: Iterable[Any]) -> None:
-        """Take note of what the app serves; it is described when somebody asks.
-
-        Args:
-            compiled: The app's procedures and topics, ready to run, wampkit's own among them.
-            middlewares: The app's middlewares.
-        """
-        routes = [each for table in compiled for each in table if not each.builtin]
-
-        @functools.cache
-        def describe() -> list[dict[str, Any]]:
-            outer = middleware_names(middlewares, gates=True)[1]
-            return [describe_route(each, outer) for each in routes]
-
-        self._routes = describe
+    @functools.cached_property
+    def _routes(self) -> list[dict[str, Any]]:
+        """What the app serves, described."""
+        runtime = self._runtime
+        outer = middleware_names(runtime.settings.middlewares, gates=True)[1]
+        routes = (*runtime.procedures, *runtime.topics)
+        return [describe_route(each, outer) for each in routes if not each.builtin]
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _: Any) -> AsyncIterator[None]:
         """While the app runs, take the figures each second."""
-        self.meter.begin(debug=self._app.debug)
-        self._figures.clear()
-        async with self._app.background("the console's clock", self._tick):
+        self.meter.begin(debug=self._runtime.settings.debug)
+        async with self._runtime.background("the console's clock", self._tick):
             yield
 
     async def _tick(self) -> None:
-        registry = self._registry
-        assert registry is not None
+        registry = self._runtime.registry
         while True:
             await asyncio.sleep(INTERVAL)
             figures = asdict(self.meter.take()) | self._now()
@@ -162,13 +100,14 @@ class Console:
                 registry.deliver(Publication(LIVE, msgspec.json.encode(figures)))
 
     def _now(self) -> dict[str, Any]:
-        app = self._app
+        runtime = self._runtime
+        threads = runtime.threads.handlers
         return {
-            "connections": len(app.connections),
-            "topics": len(app.topics) - (LIVE in app.topics),
+            "connections": len(runtime.connections),
+            "topics": len(runtime.registry) - (LIVE in runtime.registry),
             "failed": self.meter.failed,
-            "threads": {name: getattr(app.threads.handlers, name) for name in ("running", "waiting", "held", "limit")},
-            "counters": asdict(app.counters),
+            "threads": {name: getattr(threads, name) for name in ("running", "waiting", "held", "limit")},
+            "counters": asdict(runtime.counters),
         }
 
     # ---- procedures
@@ -177,14 +116,14 @@ class Console:
         """What the app is, and the figures of the last minutes."""
         from .. import __version__  # not there yet while the package is imported
 
-        app = self._app
+        settings = self._runtime.settings
         return {
-            "ident": app.ident,
+            "ident": settings.ident,
             "version": __version__,
-            "debug": app.debug,
-            "login": app.cra is not None,
-            "javascript": app.javascript,
-            "prefixes": dict(app.prefixes),
+            "debug": settings.debug,
+            "login": settings.cra is not None,
+            "javascript": settings.javascript,
+            "prefixes": dict(settings.prefixes),
             "interval": INTERVAL,
             "figures": list(self._figures),
             **self._now(),
@@ -192,14 +131,14 @@ class Console:
 
     async def _routes_from(self, offset: int = 0) -> dict[str, Any]:
         """Some of the procedures and topics, from the one with this index."""
-        routes = self._routes()
+        routes = self._routes
         return {"total": len(routes), "rows": routes[max(offset, 0) :][:ROUTES_AT_ONCE]}
 
     async def _connections(
         self, search: str = "", order: str = "", offset: int = 0, limit: int = MOST_ROWS
     ) -> dict[str, Any]:
         """Some live connections: those that contain a text, by "queued", "subscriptions", "address" or "user"."""
-        connections = list(self._app.connections)
+        connections = list(self._runtime.connections)
         if not search and not order:
             window = _part(connections, offset, limit)
             return _told([_row(each) for each in window], len(connections), len(connections))
@@ -212,16 +151,16 @@ class Console:
 
     async def _connection(self, id: str) -> dict[str, Any]:
         """One connection with its topics."""
-        connection = self._app.connections.get(id)
+        connection = self._runtime.connections.get(id)
         if connection is None:
             raise NotFound("this connection has ended")
         return _row(connection) | {"topics": [uri for uri in connection.topics if not _is_own(uri)][:MOST_ROWS]}
 
     async def _topics(self, search: str = "", offset: int = 0, limit: int = MOST_ROWS) -> dict[str, Any]:
         """Some of the topics that have subscribers, the fullest first."""
-        topics = self._app.topics
-        uris = [uri for uri in topics if not _is_own(uri)]
-        found = await _found(uris, lambda uri: {"uri": uri, "subscribers": len(topics.get(uri, ()))}, search)
+        registry = self._runtime.registry
+        uris = [uri for uri in registry if not _is_own(uri)]
+        found = await _found(uris, lambda uri: {"uri": uri, "subscribers": registry.count(uri)}, search)
         found.sort(key=lambda row: (-row["subscribers"], row["uri"]))
         return _told(_part(found, offset, limit), len(found), len(uris))
 
@@ -238,19 +177,18 @@ class Console:
         raise NotFound("this failure is no longer remembered")
 
 
-def console_rules(console: Any, default: tuple[Rule, ...], cra: Any) -> tuple[Rule, ...]:
-    """Who may use the console: whoever its own rule names, else whoever may use the app, who is logged in at least.
+def _rules(settings: Settings) -> tuple[Rule, ...]:
+    """The rules for the console: its own, else the app's default, else a login where WAMP-CRA is on."""
+    if isinstance(settings.console, tuple):
+        return settings.console
+    if settings.requires:
+        return settings.requires
+    return () if settings.cra is None else (requires(),)
 
-    Args:
-        console: What the app's `console` says: True or rules.
-        default: What the app requires of routes without a rule.
-        cra: The app's logins by WAMP-CRA, or None.
-    """
-    if console is not True:
-        return tuple(console)
-    if default:
-        return default
-    return () if cra is None else (requires(),)
+
+def console_is_open(settings: Settings) -> bool:
+    """Whether every client that can connect may use the console."""
+    return bool(settings.console) and not _rules(settings)
 
 
 def _row(connection: Connection) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from ..errors import DeclarationError, NotFound, WampError, quote
 from ..handlers.binding import Injectables, Plan, compile_handler, fits
 from ..handlers.depends import Scope
 from ..protocol import messages
+from ..protocol.cra import AUTH, AUTHREQ
 from ..protocol.uris import expand
 from ..pubsub.registry import TopicRegistry
 from ..pubsub.topics import Topic
@@ -138,12 +139,12 @@ def compile_routes(
             )
             topics.add(route, topic, fits([*([handler] if handler else []), *on_subscribe, *on_unsubscribe]))
 
+    reserved = {*(each.uri for each in builtins), *((AUTHREQ, AUTH) if cra else ())}
     for route in routes:
-        add(route, default, cra=cra, builtin=False)
-    taken = {each.route.uri for each in procedures}
-    for route in builtins:
-        if route.kind == "procedure" and route.uri in taken:
+        if route.kind == "procedure" and route.uri in reserved:
             raise DeclarationError(f"procedure {route.uri!r} is wampkit's own in this app; remove or rename yours")
+        add(route, default, cra=cra, builtin=False)
+    for route in builtins:
         add(route, (), cra=False, builtin=True)
     procedures.sort()
     topics.sort()

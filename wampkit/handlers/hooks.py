@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from ..concurrency.background import BackgroundTask, Report
+from ..concurrency.background import BackgroundTask
 from ..concurrency.cancellation import must_propagate
 from ..concurrency.threads import Threads, is_async
 from ..connection.connection import Connection
@@ -20,7 +20,16 @@ from ..protocol.messages import NotJson
 from ..telemetry.logs import LogThrottle, logger_of
 from .signatures import is_method, location, without_parentheses
 
-__all__ = ["ErrorHandlers", "ErrorReporter", "Hooks", "Lifespan", "check_hook", "check_lifespan", "entered"]
+__all__ = [
+    "ErrorHandlers",
+    "ErrorReporter",
+    "HookRunner",
+    "Hooks",
+    "Lifespan",
+    "check_hook",
+    "check_lifespan",
+    "entered",
+]
 
 logger = logger_of(__name__)
 
@@ -142,77 +151,109 @@ class Hooks:
         """Take back what `on_error` added."""
         self._error.remove(hook)
 
-    # ---- running
+    def periodic(self, one_worker: bool | None) -> list[str]:
+        """The names of the periodic functions that were declared with this `one_worker`."""
+        return [_name(each.function) for each in self._periodic if each.one_worker is one_worker]
 
-    async def started(self, threads: Threads) -> None:
+
+class HookRunner:
+    """Runs the hooks of a started app.
+
+    Args:
+        hooks: The app's hooks.
+        threads: Where the `def` functions among them run.
+    """
+
+    def __init__(self, hooks: Hooks, threads: Threads) -> None:
+        self._hooks = hooks
+        self._threads = threads
+
+    async def started(self) -> None:
         """Run the start-up hooks; what one raises stops the start."""
-        for hook in self._startup:
-            await _run(threads, None, hook)
+        for hook in self._hooks._startup:
+            await self._run(None, hook)
 
-    async def stopped(self, threads: Threads) -> None:
+    async def stopped(self) -> None:
         """Run the shutdown hooks in reverse; one that fails is reported and the others run."""
-        for hook in reversed(self._shutdown):
+        for hook in reversed(self._hooks._shutdown):
             try:
-                await _run(threads, None, hook)
+                await self._run(None, hook)
             except BaseException as error:
                 if must_propagate(error):
                     raise
                 logger.exception("on_shutdown hook %s failed", _name(hook))
-                await self.failed(threads, error, None)
+                await self.failed(error)
 
     @property
-    def greet(self) -> bool:
+    def has_connect(self) -> bool:
         """Whether there are connect hooks."""
-        return bool(self._connect)
+        return bool(self._hooks._connect)
 
-    async def connected(self, threads: Threads, connection: Connection) -> None:
+    async def connected(self, connection: Connection) -> None:
         """Run the connect hooks; what one raises refuses the client."""
-        for hook in self._connect:
-            await _run(threads, connection, hook, connection)
+        for hook in self._hooks._connect:
+            await self._run(connection, hook, connection)
 
-    async def disconnected(self, threads: Threads, connection: Connection) -> None:
+    async def disconnected(self, connection: Connection) -> None:
         """Run the disconnect hooks; one that fails is reported and the others run."""
-        for hook in self._disconnect:
+        for hook in self._hooks._disconnect:
             try:
-                await _run(threads, connection, hook, connection)
+                await self._run(connection, hook, connection)
             except BaseException as error:
                 if must_propagate(error):
                     raise
                 logger.exception("on_disconnect hook %s failed", _name(hook))
-                await self.failed(threads, error, connection)
+                await self.failed(error, connection)
 
-    async def failed(self, threads: Threads, error: BaseException, connection: Connection | None) -> None:
+    async def failed(self, error: BaseException, connection: Connection | None = None) -> None:
         """Run the error hooks; one that fails itself is logged."""
-        for hook in self._error:
+        for hook in self._hooks._error:
             try:
-                await _run(threads, connection, hook, error, connection)
+                await self._run(connection, hook, error, connection)
             except BaseException as failure:
                 if must_propagate(failure):
                     raise
                 logger.exception("on_error hook %s failed", _name(hook))
 
-    def periodic(self, one_worker: bool | None) -> list[str]:
-        """The names of the periodic functions that were declared with this `one_worker`."""
-        return [_name(each.function) for each in self._periodic if each.one_worker is one_worker]
-
-    def start_periodic(self, threads: Threads, *, first: bool = True) -> list[BackgroundTask]:
-        """One task for each `every`.
+    def start_periodic(self, *, first: bool = True) -> list[BackgroundTask]:
+        """Start a task for each `every`.
 
         Args:
-            threads: Where blocking functions run.
-            first: Whether this process runs what shall run in one process.
+            first: Whether this process runs the functions for one process.
         """
 
-        async def report(error: BaseException) -> None:
-            await self.failed(threads, error, None)
-
         def task(each: _Periodic) -> BackgroundTask:
-            return BackgroundTask(f"every: {_name(each.function)}", lambda: _repeat(threads, each, report), report)
+            return BackgroundTask(f"every: {_name(each.function)}", lambda: self._repeat(each), self.failed)
 
-        tasks = [task(each) for each in self._periodic if first or not each.one_worker]
+        tasks = [task(each) for each in self._hooks._periodic if first or not each.one_worker]
         for each in tasks:
             each.start()
         return tasks
+
+    async def _repeat(self, periodic: _Periodic) -> None:
+        throttle = LogThrottle(logger)
+        try:
+            while True:
+                await asyncio.sleep(periodic.seconds)
+                try:
+                    await self._run(None, periodic.function)
+                except BaseException as error:
+                    if must_propagate(error):
+                        raise
+                    text = f"every: {_name(periodic.function)} failed"
+                    throttle.add(type(error).__name__, text, level=logging.ERROR, error=error)
+                    await self.failed(error)
+        finally:
+            throttle.close()
+
+    async def _run(self, owner: Connection | None, hook: Callable[..., Any], *args: Any) -> None:
+        if inspect.iscoroutinefunction(hook):
+            await hook(*args)
+        else:
+            threads = self._threads
+            result = await (threads.run(hook, *args) if owner is None else threads.run_for(owner, hook, *args))
+            if isinstance(result, Awaitable):
+                await result
 
 
 _ARGUMENTS = ("", "connection", "error, connection")
@@ -247,32 +288,6 @@ def check_hook(hook: Any, count: int, name: str, arguments: str = "") -> None:
 
 def _name(hook: Callable[..., Any]) -> str:
     return str(getattr(hook, "__qualname__", hook))
-
-
-async def _run(threads: Threads, owner: Connection | None, hook: Callable[..., Any], *args: Any) -> None:
-    if inspect.iscoroutinefunction(hook):
-        await hook(*args)
-    else:
-        result = await (threads.run(hook, *args) if owner is None else threads.run_for(owner, hook, *args))
-        if isinstance(result, Awaitable):
-            await result
-
-
-async def _repeat(threads: Threads, periodic: _Periodic, report: Report) -> None:
-    throttle = LogThrottle(logger)
-    try:
-        while True:
-            await asyncio.sleep(periodic.seconds)
-            try:
-                await _run(threads, None, periodic.function)
-            except BaseException as error:
-                if must_propagate(error):
-                    raise
-                text = f"every: {_name(periodic.function)} failed"
-                throttle.add(type(error).__name__, text, level=logging.ERROR, error=error)
-                await report(error)
-    finally:
-        throttle.close()
 
 
 ErrorHandlers = Mapping[type[BaseException], Callable[[Any], Any]]

@@ -19,9 +19,10 @@ from aiohttp import web, web_response
 from ..access.hosts import socket_url
 from ..access.origins import AllowOrigins
 from ..access.proxies import TrustedProxies
-from ..app import DEFAULT_PATH, App
+from ..app import DEFAULT_PATH, App, lifecycle_of
 from ..auth.tickets import Tickets, is_shared
 from ..concurrency.background import BackgroundTask
+from ..console.console import console_is_open
 from ..errors import DeclarationError
 from ..server.mounting import hide_versions
 from ..server.processes import Processes, stays_in_process
@@ -140,7 +141,8 @@ def serve(
         counts = _count(app)
         _check_workers(app, options, topics=counts["topic"] > 0)
         sockets = bind(options.host, options.port, shared=options.shared)
-        app.loopback_only = options.development and all(map(_is_loopback, sockets))
+        loopback_only = options.development and all(map(_is_loopback, sockets))
+        lifecycle_of(app).configure("loopback_only", loopback_only)
         serving = _serve(app, options, sockets, signals, lambda url: announce(_info(app, url, counts)))
         run_loop(new_loop(), serving if beat is None else _beating(beat, options.worker_timeout, serving))
 
@@ -158,7 +160,7 @@ def _load(options: RunOptions) -> App:
         except DeclarationError as error:
             raise CommandError(f"--broker: {error}") from None
     if options.workers > 1:
-        app.processes = Processes(options.workers, options.first, f"--workers {options.workers}")
+        lifecycle_of(app).processes = Processes(options.workers, options.first, f"--workers {options.workers}")
     if options.trusted_proxies is not None:
         trust(app, options.trusted_proxies)
     return app
@@ -173,7 +175,7 @@ def trust(app: App, networks: tuple[str, ...]) -> None:
 def _count(app: App) -> Counter[str]:
     """The number of the app's procedures and topics, by kind. Raises CommandError if a declaration cannot work."""
     try:
-        return Counter(each.kind for each in app.declarations())
+        return Counter(each.kind for each in lifecycle_of(app).routes())
     except DeclarationError as error:
         raise CommandError(describe(error)) from error
 
@@ -195,6 +197,7 @@ def _check_workers(app: App, options: RunOptions, *, topics: bool) -> None:
 
 
 def _info(app: App, url: str, counts: Counter[str]) -> ServerInfo:
+    settings = lifecycle_of(app).settings
     origins = [each for each in app.middlewares if isinstance(each, AllowOrigins)]
     return ServerInfo(
         url=url,
@@ -202,7 +205,7 @@ def _info(app: App, url: str, counts: Counter[str]) -> ServerInfo:
         topics=counts["topic"],
         any_origin=bool(origins) and all(gate.any for gate in origins),
         console=url.replace("ws", "http", 1) if app.console else None,
-        exposed=app.console_is_open and not app.loopback_only,
+        exposed=console_is_open(settings) and not settings.loopback_only,
         keys=key_fingerprints(app.middlewares),
     )
 

@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any
 
 from aiohttp import HttpVersion11, web
 
-from ..access.proxies import Peer, PeerResolver, TrustedProxies, peer_address
+from ..access.addresses import AllowAddresses, BlockAddresses
+from ..access.proxies import Peer, PeerResolver, peer_address
 from ..concurrency.cancellation import must_propagate
 from ..connection.connection import Connection
-from ..connection.context import ConnectionContext
 from ..connection.reader import Socket, is_handshake
 from ..connection.reader_choice import direct_road, open_socket
 from ..connection.sockets import abort
-from ..dispatch.middleware import Refused
+from ..dispatch.compiler import known_names
+from ..dispatch.middleware import Refused, split_middlewares
 from ..errors import WampError, quote
 from ..networks import describe_address
 from ..protocol.v1 import SUBPROTOCOL, WampV1
 from ..protocol.websocket import CloseCode
 from ..telemetry.logs import KIND, LogThrottle, PeerLog, logger_of
-from .handshake_limits import ClientLeft, Handshakes, Places
-from .runtime import Node
+from .handshake_limits import ClientLeft, ConnectionLimiter, Handshakes
+from .runtime import Runtime
 
-__all__ = ["Door", "log_refusal"]
+__all__ = ["HandshakeHandler", "log_refusal"]
 
 logger = logger_of("wampkit.access")
 
@@ -38,53 +39,33 @@ CLIENT_CLOSED_REQUEST = 499
 OFFER = "Sec-WebSocket-Protocol"
 
 
-class Door:
-    """The aiohttp handler behind the socket's path.
+class HandshakeHandler:
+    """aiohttp handler of the WebSocket endpoint: runs the gates, upgrades, serves the connection until it closes.
 
     Args:
-        node: The running app.
-        gates: The middlewares' `connect` methods, outermost first.
-        context: What connections share.
-        prefixes: The prefixes that every connection begins with.
-        known: Names and the URIs that they mean by these prefixes.
-        ident: The server's name in WELCOME.
-        require_subprotocol: Whether a client that offers no subprotocol is refused.
-        proxies: Whose word about the client's address is believed, or None.
-        by_address: Whether some gate judges addresses, so that one which is claimed in vain is worth a warning.
-        page: What answers a browser that comes for a page, or None where there is none to be seen.
+        runtime: The running app.
+        middlewares: Whose `connect` methods are the gates, outermost first; None for the app's. For a dry run.
     """
 
-    def __init__(
-        self,
-        node: Node,
-        gates: Iterable[Any],
-        context: ConnectionContext,
-        prefixes: Mapping[str, str],
-        known: Mapping[str, str],
-        ident: str,
-        require_subprotocol: bool,
-        proxies: TrustedProxies | None,
-        by_address: bool,
-        page: Callable[[web.Request], web.Response] | None = None,
-    ) -> None:
-        self._node = node
-        self._gates = tuple(gates)
-        self._context = context
-        self._prefixes = prefixes
-        self._known = known
-        self._ident = ident
-        self._require_subprotocol = require_subprotocol
-        self._log = PeerLog(context.throttle, "handshakes", None, logger)
+    def __init__(self, runtime: Runtime, middlewares: Iterable[Any] | None = None) -> None:
+        settings = runtime.settings
+        middlewares = runtime.middlewares if middlewares is None else tuple(middlewares)
+        self._runtime = runtime
+        self._settings = settings
+        self._gates = tuple(split_middlewares(middlewares, "App", gates=True)[0])
+        self._known = known_names(runtime.procedures, runtime.topics, settings.prefixes)
+        self._log = PeerLog(runtime.context.throttle, "handshakes", None, logger)
         self._direct = direct_road()
-        self._peers = PeerResolver(proxies, self._log if by_address else None)
-        self._page = page
+        by_address = any(isinstance(each, AllowAddresses | BlockAddresses) for each in middlewares)
+        self._peers = PeerResolver(settings.trusted_proxies, self._log if by_address else None)
+        self._page = None if runtime.monitor is None else runtime.monitor.page
         self._handshakes = Handshakes()
-        self._places = Places(context.limits.connections, context.limits.connections_per_address)
+        self._limiter = ConnectionLimiter(settings.limits.connections, settings.limits.connections_per_address)
 
     def close(self) -> None:
-        """Write what was counted and not logged."""
+        """Write the counted log lines that have not been written."""
         self._handshakes.close()
-        self._context.throttle.close()
+        self._runtime.context.throttle.close()
 
     async def __call__(self, request: web.Request) -> web.StreamResponse:
         """Serve one handshake and, if it is let in, the connection that it becomes.
@@ -99,24 +80,24 @@ class Door:
         if self._page is not None and not is_handshake(request):
             return await self._show(request, peer, self._page)
         try:
-            self._places.enter(address)
+            self._limiter.acquire(address)
         except web.HTTPException as refusal:
             return self._refuse(address, refusal)
         try:
             connection, socket = await self._let_in(request, peer)
         except web.HTTPException as refusal:
-            self._places.leave(address)
+            self._limiter.release(address)
             return self._refuse(address, refusal)
         except ClientLeft:
-            self._places.leave(address)
+            self._limiter.release(address)
             return _nothing(request)
         except BaseException:
-            self._places.leave(address)
+            self._limiter.release(address)
             raise
         transport = request.transport
         if transport is None or connection.closed:
             # It went, or was closed, before its WELCOME: no hook has heard of it.
-            self._places.leave(address)
+            self._limiter.release(address)
             if transport is not None:
                 abort(transport)
             connection.end()
@@ -124,11 +105,11 @@ class Door:
             return socket
         try:
             await self._welcome(connection, socket, transport)
-            await connection.serve(socket, self._node.dispatcher)
+            await connection.serve(socket, self._runtime.dispatcher)
         finally:
-            self._places.leave(address)
+            self._limiter.release(address)
             connection.end()
-            await self._node.farewell(connection)
+            await self._runtime.disconnect(connection)
         return socket
 
     async def _let_in(self, request: web.Request, peer: Peer) -> tuple[Connection, Socket]:
@@ -138,14 +119,14 @@ class Door:
             aiohttp.web.HTTPException: It is refused.
             ClientLeft: The client has gone meanwhile.
         """
-        _check_handshake(request, self._require_subprotocol, self._context.limits.handshake_size)
+        _check_handshake(request, self._settings.require_subprotocol, self._settings.limits.handshake_size)
         connection = self._arrival(request, peer)
-        with self._node.connections.arrival(connection), self._waiting(request):
+        with self._runtime.connections.arrival(connection), self._waiting(request):
             await self._pass(connection)
             return connection, await self._upgrade(request)
 
     def _waiting(self, request: web.Request) -> AbstractContextManager[None]:
-        return self._handshakes.wait(request, self._context.limits.handshake_timeout)
+        return self._handshakes.wait(request, self._settings.limits.handshake_timeout)
 
     async def admit(self, request: web.Request) -> Connection:
         """Ask the gates about a handshake, and do nothing else.
@@ -153,7 +134,7 @@ class Door:
         Raises:
             aiohttp.web.HTTPException: One of them refuses it.
         """
-        _check_handshake(request, self._require_subprotocol, self._context.limits.handshake_size)
+        _check_handshake(request, self._settings.require_subprotocol, self._settings.limits.handshake_size)
         connection = self._arrival(request, self._peers.resolve(request))
         await self._pass(connection)
         return connection
@@ -170,15 +151,19 @@ class Door:
         except ClientLeft:
             return _nothing(request)
         response = page(request)
-        response.headers["Server"] = self._ident
+        response.headers["Server"] = self._settings.ident
         return response
 
     def _arrival(self, request: web.Request, peer: Peer) -> Connection:
         self._check_open()
         protocol = WampV1(
-            "server", prefixes=self._prefixes, ident=self._ident, known=self._known, limits=self._context.limits
+            "server",
+            prefixes=self._settings.prefixes,
+            ident=self._settings.ident,
+            known=self._known,
+            limits=self._settings.limits,
         )
-        return Connection(request, protocol, self._context, peer.address, peer.secure)
+        return Connection(request, protocol, self._runtime.context, peer.address, peer.secure)
 
     async def _pass(self, connection: Connection) -> None:
         """Ask the gates, one after the other."""
@@ -197,36 +182,36 @@ class Door:
             if connection.request.transport is None:
                 raise ClientLeft from None
             self._log.add(("gate", type(error)), "a middleware failed in its connect", level=logging.ERROR, error=error)
-            await self._node.hooks.failed(self._node.threads.hooks, error, connection)
+            await self._runtime.hooks.failed(error, connection)
             raise web.HTTPInternalServerError from None
         self._check_open()
         if connection.closed:
             raise Refused(connection.close_reason or "this connection was closed", "closed while it was arriving")
 
     def _check_open(self) -> None:
-        if self._node.draining:
+        if self._runtime.draining:
             raise web.HTTPServiceUnavailable(text="the server is restarting", headers={"Retry-After": "1"})
 
     def _refuse(self, remote: str | None, refusal: web.HTTPException) -> web.Response:
-        self._context.counters.refused += 1
-        log_refusal(self._context.throttle, remote, refusal)
+        self._runtime.counters.refused += 1
+        log_refusal(self._runtime.context.throttle, remote, refusal)
         response = web.Response(status=refusal.status, text=f"{refusal.text}\n")
         for key, value in refusal.headers.items():
             if key not in _OF_THE_TEXT:
                 response.headers.add(key, value)
-        response.headers["Server"] = self._ident
+        response.headers["Server"] = self._settings.ident
         # Whatever a refused client sent behind its handshake must not be read as a request.
         response.force_close()
         return response
 
     async def _upgrade(self, request: web.Request) -> Socket:
         # aiohttp refuses what reaches its limit.
-        most = self._context.limits.message_size + 1
+        most = self._settings.limits.message_size + 1
         socket = open_socket(
-            self._direct, protocols=(SUBPROTOCOL,), max_msg_size=most, compress=self._context.options.compression
+            self._direct, protocols=(SUBPROTOCOL,), max_msg_size=most, compress=self._settings.compression
         )
         # aiohttp would tell its own version and Python's.
-        socket.headers["Server"] = self._ident
+        socket.headers["Server"] = self._settings.ident
         try:
             await socket.prepare(_with_one_offer(request))
         except ConnectionError:
@@ -238,22 +223,22 @@ class Door:
 
     async def _welcome(self, connection: Connection, socket: Socket, transport: asyncio.Transport) -> None:
         """Send WELCOME and run the connect hooks; what they raise closes the connection."""
-        node = self._node
+        runtime = self._runtime
         connection.open(transport, socket.head, window=int(socket.compress))
-        node.connections.add(connection)
-        self._context.counters.connections += 1
-        if node.hooks.greet:
+        runtime.connections.add(connection)
+        self._runtime.counters.connections += 1
+        if runtime.hooks.has_connect:
             await self._greet(connection)
-        if node.keepalive is not None:
-            connection.start_keepalive(node.keepalive)
-        if node.authenticator is not None:
-            node.authenticator.start_deadline(connection)
+        if runtime.settings.keepalive is not None:
+            connection.start_keepalive(runtime.settings.keepalive)
+        if runtime.authenticator is not None:
+            runtime.authenticator.start_deadline(connection)
 
     async def _greet(self, connection: Connection) -> None:
-        hooks, threads = self._node.hooks, self._node.threads.hooks
+        hooks = self._runtime.hooks
         try:
-            with self._node.may_be_cancelled(), self._handshakes.wait(connection.request):
-                await hooks.connected(threads, connection)
+            with self._runtime.may_be_cancelled(), self._handshakes.wait(connection.request):
+                await hooks.connected(connection)
         except ClientLeft:
             pass  # its reader finds the end
         except WampError as refusal:
@@ -262,7 +247,7 @@ class Door:
             if must_propagate(error):
                 raise
             connection.log.add("on_connect", "on_connect failed", level=logging.ERROR, error=error)
-            await hooks.failed(threads, error, connection)
+            await hooks.failed(error, connection)
             connection.close(CloseCode.INTERNAL_ERROR, "the server failed to set up this connection")
 
 

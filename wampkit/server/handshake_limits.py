@@ -11,44 +11,46 @@ from aiohttp import web
 from ..connection.sockets import has_left
 from ..networks import client_network
 
-__all__ = ["ClientLeft", "Handshakes", "Places"]
+__all__ = ["ClientLeft", "ConnectionLimiter", "Handshakes"]
 
 RETRY = {"Retry-After": "1"}
 
 
-class Places:
-    """Counts those who are inside, handshakes included. A unix socket has no address: its clients count in all only.
+class ConnectionLimiter:
+    """Enforces `Limits.connections` and `connections_per_address`; handshakes count too.
+
+    Clients on a unix socket have no address and count in all only.
 
     Args:
-        most: How many there may be in all, or None.
-        most_per_address: How many there may be from one IPv4 address or IPv6 network of /64, or None.
+        most: Connections in all, or None for any number.
+        most_per_address: Connections from one IPv4 address or IPv6 network of /64, or None for any number.
     """
 
     def __init__(self, most: int | None, most_per_address: int | None) -> None:
         self._most = most
         self._most_per_address = most_per_address
-        self._inside = 0
+        self._count = 0
         self._by_address: Counter[str] = Counter()
 
-    def enter(self, address: str | None) -> None:
-        """Take a place, which `leave` gives back.
+    def acquire(self, address: str | None) -> None:
+        """Count one more connection, until `release`.
 
         Raises:
-            aiohttp.web.HTTPServiceUnavailable: There is none left.
-            aiohttp.web.HTTPTooManyRequests: There is none left for this address.
+            aiohttp.web.HTTPServiceUnavailable: There are too many in all.
+            aiohttp.web.HTTPTooManyRequests: There are too many from this address.
         """
-        if self._most is not None and self._inside >= self._most:
+        if self._most is not None and self._count >= self._most:
             raise web.HTTPServiceUnavailable(text="the server has as many clients as it takes", headers=RETRY)
         owner = self._owner(address)
         if self._most_per_address is not None and owner is not None:
             if self._by_address[owner] >= self._most_per_address:
                 raise web.HTTPTooManyRequests(text="there are too many connections from this address", headers=RETRY)
             self._by_address[owner] += 1
-        self._inside += 1
+        self._count += 1
 
-    def leave(self, address: str | None) -> None:
-        """Give a place back."""
-        self._inside -= 1
+    def release(self, address: str | None) -> None:
+        """Count one connection less."""
+        self._count -= 1
         owner = self._owner(address)
         if owner is None:
             return

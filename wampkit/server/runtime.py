@@ -1,163 +1,235 @@
-"""A running app: everything that lives from one start to the next stop, and the order in which it ends."""
+"""A running app: its parts, put together at a start, and the order in which they end."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextvars import copy_context
-from typing import Any, Literal
+from typing import Any, Protocol
+
+from aiohttp import web
 
 from ..auth.authenticator import Authenticator
 from ..concurrency.background import BackgroundTask
-from ..concurrency.eager import EagerTasks
 from ..concurrency.threads import ThreadPools
 from ..connection.connection import Connection
+from ..connection.context import ConnectionContext
 from ..connection.keepalive import keep_alive
-from ..connection.registry import Connections
+from ..connection.registry import Connections, Users
+from ..dispatch.builtins import publish_procedure, subscription_procedure
+from ..dispatch.calls import Calls
+from ..dispatch.compiler import CompiledProcedure, CompiledTopic, compile_routes
 from ..dispatch.dispatcher import Dispatcher
-from ..handlers.hooks import Hooks
+from ..dispatch.middleware import CallNext, Incoming, split_middlewares
+from ..dispatch.route_table import RouteTable
+from ..dispatch.topic_messages import TopicMessages
+from ..handlers.hooks import ErrorHandlers, ErrorReporter, HookRunner, Hooks
 from ..protocol.extensions import RESTART
 from ..protocol.websocket import CloseCode
-from ..pubsub.broker import Broker, Deliver
+from ..pubsub.broker import Deliver, broker_from_url
 from ..pubsub.registry import TopicRegistry
+from ..router import Declaration
+from ..sessions.middleware import reads_sessions
+from ..sessions.session import Session, session_of
 from ..telemetry.counters import Counters
 from ..telemetry.http_logs import quiet_accept_errors
-from ..telemetry.logs import logger_of
+from ..telemetry.logs import MOST_KINDS, MOST_KINDS_SHOWN, LogThrottle, logger_of
+from .settings import Settings
 
-__all__ = ["Node"]
+__all__ = ["Monitor", "Runtime", "compile_app"]
 
 logger = logger_of(__name__)
 
-BLOCK = 16 * 1024 * 1024
+PENDING_TIMEOUT = 5.0
+"""Seconds to finish topic messages received before a disconnect."""
+
+CANCEL_TIMEOUT = 5.0
+"""Seconds for the handlers of a disconnected client to clean up after being cancelled."""
+
+CUT_OFF_TIMEOUT = 0.3
+"""Seconds for handlers that the stop cancels to clean up, so that their callers can be told."""
+
+CLOSE_TIMEOUT = 0.6
+"""Seconds for a client to answer the close frame of a drain, so that an idle server stops within one."""
+
+FLUSH_TIMEOUT = 5.0
+"""Seconds for a slow client to read the answers that were sent before the close frame."""
+
+HOOKS_TIMEOUT = 5.0
+"""Seconds for the hooks of disconnected clients to end when the app stops; then they are cancelled."""
+
+BROKER_TIMEOUT = 5.0
+"""Seconds for the broker to close."""
 
 
-def warm_up_allocator() -> None:
-    """Have glibc keep the memory that asyncio reads into.
+class Meter(Protocol):
+    """Counts and times messages."""
 
-    asyncio reads up to 256 KiB at a time. glibc maps blocks of that size anew for each read, until one of them has
-    been freed whole, which first happens when a client leaves: until then a server takes two to four times as long
-    for a call. Freeing one big block raises that threshold at once. It is never touched, so it costs no memory.
-    """
-    block = bytes(BLOCK)
-    del block
+    async def message(self, message: Incoming, call_next: CallNext) -> Any:
+        """The outermost message middleware."""
 
-
-LAST_WORDS = 5.0
-"""Seconds in which the topic messages that a client sent before it left must have run."""
-
-CANCEL_PATIENCE = 5.0
-"""Seconds in which the handlers of a client that left must have cleaned up after being cancelled."""
-
-CUT_OFF_PATIENCE = 0.3
-"""Seconds in which handlers that are cut off when the app stops must have cleaned up for their callers to be told."""
-
-CLOSE_PATIENCE = 0.6
-"""Seconds in which a client must answer the close frame of a drain, so that an idle server stops within one."""
-
-FLUSH_PATIENCE = 5.0
-"""Seconds in which a slow client must have read the answers that were sent before the close frame."""
-
-FAREWELL_PATIENCE = 5.0
-"""Seconds in which the hooks for clients that left must have ended when the app stops; then they are cancelled."""
-
-BROKER_PATIENCE = 5.0
-"""Seconds in which the broker must have closed."""
+    def counting(self, registry: TopicRegistry) -> Deliver:
+        """Gives publications to the subscribers of a registry, and counts them."""
 
 
-class Node:
-    """The parts of a running app.
+class Monitor(Protocol):
+    """Shows a running app from outside: the console."""
+
+    @property
+    def meter(self) -> Meter: ...
+
+    def routes(self) -> Iterable[Declaration]:
+        """The procedures and topics that it serves beside the app's."""
+
+    def page(self, request: web.Request) -> web.Response:
+        """Answer a browser that opens the socket's path."""
+
+    def lifespan(self, app: Any) -> contextlib.AbstractAsyncContextManager[None]:
+        """Entered while the app runs."""
+
+
+class Runtime:
+    """The parts of a running app, from one start to the next stop.
 
     Args:
-        connections: The live connections.
-        registry: Who is subscribed to what.
-        deliver: What gives publications to them.
-        broker: What carries publications.
-        dispatcher: What takes the messages.
-        eager: What starts coroutines at once.
-        threads: Where blocking functions run.
+        settings: The app's options.
+        routes: What the app declares, with full URIs.
         hooks: The app's hooks.
-        counters: What happened.
-        keepalive: Seconds between pings, or None for none.
-        goodbye: Whether clients are left with a close frame when the app drains.
-        authenticator: What logs clients in over the socket, or None.
+        error_handlers: Turn the app's exceptions into answers, by class.
+        monitor: Makes the console of this runtime; None for an app without one.
+
+    Raises:
+        DeclarationError: A route cannot work.
     """
 
     def __init__(
         self,
-        connections: Connections,
-        registry: TopicRegistry,
-        deliver: Deliver,
-        broker: Broker,
-        dispatcher: Dispatcher,
-        eager: EagerTasks,
-        threads: ThreadPools,
+        settings: Settings,
+        routes: Iterable[Declaration],
         hooks: Hooks,
-        counters: Counters,
-        keepalive: float | None,
-        goodbye: Literal["close", "drop"],
-        authenticator: Authenticator | None = None,
+        error_handlers: ErrorHandlers,
+        monitor: Callable[[Runtime], Monitor] | None = None,
     ) -> None:
-        self.connections = connections
-        self.registry = registry
-        self._deliver = deliver
-        self.broker = broker
-        self.dispatcher = dispatcher
-        self._eager = eager
-        self.threads = threads
-        self.hooks = hooks
-        self.counters = counters
-        self.keepalive = keepalive
-        self._goodbye = goodbye
-        self.authenticator = authenticator
-        self.started = False  # whether every start-up hook has run
+        limits, users = settings.limits, Users[Connection]()
+        self.settings = settings
+        self.routes = tuple(routes)
+        self.counters = Counters()
+        self.threads = ThreadPools(
+            settings.threads, self.counters, share=limits.threads_per_connection, queue=limits.thread_queue
+        )
+        self.hooks = HookRunner(hooks, self.threads.hooks)
+        self.connections = Connections(users)
+        throttle = LogThrottle(logger_of(Connection.__module__), MOST_KINDS_SHOWN if settings.debug else MOST_KINDS)
+        self.context = ConnectionContext(
+            settings.sockets, limits, self.counters, self.threads, users, self.report, throttle=throttle
+        )
+        errors = ErrorReporter(error_handlers, self.hooks.failed, self.threads.hooks)
+        self.monitor = None if monitor is None else monitor(self)
+
+        self.authenticator = self._make_authenticator(errors)
+        self.procedures, self.topics = compile_app(
+            settings, self.routes, *self._builtin_routes(), counters=self.counters
+        )
+
+        self.broker = broker_from_url(settings.broker) if isinstance(settings.broker, str) else settings.broker
+        self.registry = TopicRegistry(self.broker, self.context.flusher, self.context.eager, known=self.topics.has)
+        self.middlewares = settings.arranged
+        messages = self._message_middlewares()
+        self.calls = Calls(
+            self.procedures,
+            self.registry,
+            messages,
+            self.threads.handlers,
+            errors,
+            error_uris=settings.error_uri_of,
+            prefixes=settings.prefixes,
+            debug=settings.debug,
+        )
+        self.topic_messages = TopicMessages(
+            self.topics,
+            self.registry,
+            self.broker,
+            messages,
+            self.threads,
+            errors,
+            self.counters,
+            limits,
+            exclude_publisher=settings.exclude_publisher,
+            explain=settings.explain_refusals,
+            empty_eligible=settings.empty_eligible,
+        )
+        self.dispatcher = Dispatcher(self.calls, self.topic_messages, limits, self.counters)
+
         self.draining = False
-        self._clock: BackgroundTask | None = None
+        self._pending_timeout = PENDING_TIMEOUT
+        self._keepalive: BackgroundTask | None = None
         self._periodic: list[BackgroundTask] = []
         self._reports: set[asyncio.Task[None]] = set()
-        self._last_words = LAST_WORDS
         self._arrivals: set[asyncio.Task[Any]] = set()
-        self._farewells: set[asyncio.Task[None]] = set()
+        self._departures: set[asyncio.Task[None]] = set()
+
+    # ---- its parts
+
+    def _make_authenticator(self, errors: ErrorReporter) -> Authenticator | None:
+        cra = self.settings.cra
+        if cra is None:
+            return None
+        # Its procedures are routes, and what rechecks subscriptions is made of the routes: so that is looked up late.
+        recheck = lambda connection: self.topic_messages.recheck(connection)  # noqa: E731
+        return Authenticator(cra, self.threads.logins, errors, self.counters, recheck)
+
+    def _builtin_routes(self) -> list[Declaration]:
+        routes = [
+            subscription_procedure(),
+            publish_procedure(lambda: self.topic_messages),
+        ]
+        if self.authenticator is not None:
+            routes += self.authenticator.procedures()
+        if self.monitor is not None:
+            routes += self.monitor.routes()
+        return routes
+
+    def _message_middlewares(self) -> tuple[Any, ...]:
+        messages = split_middlewares(self.middlewares, "App", gates=True)[1]
+        return (*([] if self.monitor is None else [self.monitor.meter.message]), *messages)
+
+    # ---- start
 
     async def start(self) -> None:
-        """Connect the broker and start the clocks."""
+        """Connect the broker and start the keepalive."""
         quiet_accept_errors()
         warm_up_allocator()
-        await self.broker.start(self._deliver)
-        if (interval := self.keepalive) is not None:
-            self._clock = self.background(
+        deliver = self.registry.deliver if self.monitor is None else self.monitor.meter.counting(self.registry)
+        await self.broker.start(deliver)
+        if (interval := self.settings.keepalive) is not None:
+            self._keepalive = self.background(
                 "the keepalive", lambda: keep_alive(self.connections, interval, _keepalive_failed)
             )
-            self._clock.start()
+            self._keepalive.start()
 
     def start_periodic(self, *, first: bool) -> None:
         """Start the app's periodic functions; those for one process only in the first."""
-        self._periodic = self.hooks.start_periodic(self.threads.hooks, first=first)
+        self._periodic = self.hooks.start_periodic(first=first)
 
     def background(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> BackgroundTask:
-        """A task for all connections, not started yet, whose failures the app's `on_error` hooks learn of."""
+        """A task for all connections, not started yet, whose errors are given to the app's `on_error` hooks."""
+        return BackgroundTask(name, work, self.hooks.failed)
 
-        async def report(error: BaseException) -> None:
-            await self.hooks.failed(self.threads.hooks, error, None)
-
-        return BackgroundTask(name, work, report)
-
-    def report(self, error: BaseException, connection: Connection | None) -> None:
+    def report(self, error: BaseException, connection: Connection | None = None) -> None:
         """Run the app's `on_error` hooks in a task of their own."""
-        task = asyncio.create_task(self.hooks.failed(self.threads.hooks, error, connection))
+        task = asyncio.create_task(self.hooks.failed(error, connection))
         self._reports.add(task)
         task.add_done_callback(self._reports.discard)
 
     async def drain(self, deadline: float) -> None:
-        """Begin no new work, answer the calls under way, then close every connection with 1012.
+        """Begin no new work, answer the running calls, then close every connection with 1012.
 
-        What was begun has its answer then, and what has none was not begun.
-
-        What fails on the way is logged: the app must still be stopped.
+        Every call that was begun has an answer then; one without an answer was not begun. Errors are logged: the app
+        must still be stopped.
 
         Args:
-            deadline: Seconds that the calls under way are given; those that take longer are cancelled, and their
-                callers told so.
+            deadline: Seconds for the running calls; those that take longer are cancelled, and their callers told so.
         """
         try:
             await self._drain(deadline)
@@ -168,7 +240,7 @@ class Node:
         again, self.draining = self.draining, True
         self.dispatcher.drain()
         # aiohttp takes nothing in any more once it shuts down, so no pong would arrive in the time that calls need.
-        await self._end_clock()
+        await self._end_keepalive()
         busy = [connection for connection in self.connections if connection.tasks.busy]
         work = [asyncio.ensure_future(connection.tasks.finish()) for connection in busy]
         if work:
@@ -179,15 +251,15 @@ class Node:
                 await self._cut_off(busy)
             if late and not again:
                 logger.warning("%d connections had calls that took longer than %g s", len(late), deadline)
-        self._last_words = 0.0
-        self._each(self._say_goodbye)
+        self._pending_timeout = 0.0
+        self._each(self._close_or_drop)
         self._cancel_arrivals()
-        await self._closed(CLOSE_PATIENCE)
+        await self._closed(CLOSE_TIMEOUT)
         self._each(_cut_unless_it_reads)
-        await self._closed(FLUSH_PATIENCE)
+        await self._closed(FLUSH_TIMEOUT)
 
-    def _say_goodbye(self, connection: Connection) -> None:
-        leave = connection.close if self._goodbye == "close" else connection.hang_up
+    def _close_or_drop(self, connection: Connection) -> None:
+        leave = connection.close if self.settings.goodbye == "close" else connection.hang_up
         leave(CloseCode.SERVICE_RESTART, RESTART)
 
     def _each(self, end: Callable[[Connection], None]) -> None:
@@ -199,26 +271,32 @@ class Node:
                 logger.exception("connection %s could not be ended", connection.id)
 
     async def _cut_off(self, busy: list[Connection]) -> None:
-        self.dispatcher.calls.answer_cancelled()
-        await asyncio.gather(*[connection.tasks.end(0.0, CUT_OFF_PATIENCE) for connection in busy])
+        self.calls.answer_cancelled()
+        await asyncio.gather(*[connection.tasks.end(0.0, CUT_OFF_TIMEOUT) for connection in busy])
 
-    async def _end_clock(self) -> None:
-        clock, self._clock = self._clock, None
-        if clock is not None:
-            await clock.stop()
+    async def _end_keepalive(self) -> None:
+        keepalive, self._keepalive = self._keepalive, None
+        if keepalive is not None:
+            await keepalive.stop()
 
-    async def _closed(self, patience: float) -> None:
+    async def _closed(self, timeout: float) -> None:
         waits = [asyncio.ensure_future(connection.wait_closed()) for connection in self.connections]
         if waits:
-            _, late = await asyncio.wait(waits, timeout=patience)
+            _, late = await asyncio.wait(waits, timeout=timeout)
             for wait in late:
                 wait.cancel()
 
     async def stop(self) -> None:
-        """Cut what is still connected and end the clocks. A step that fails is logged and keeps no other."""
+        """Cut the connections that are left and end the timers. A step that fails is logged, and the next one runs."""
         self.draining = True
-        self._last_words = 0.0
-        for step in (self._end_clock, self._end_logins, self._end_periodic, self._end_connections, self._end_farewells):
+        self._pending_timeout = 0.0
+        for step in (
+            self._end_keepalive,
+            self._end_logins,
+            self._end_periodic,
+            self._end_connections,
+            self._end_departures,
+        ):
             try:
                 await step()
             except Exception:
@@ -235,38 +313,38 @@ class Node:
     async def _end_connections(self) -> None:
         self._each(lambda connection: connection.cut(CloseCode.GOING_AWAY, "the server stopped"))
         self._cancel_arrivals()
-        await self._closed(FLUSH_PATIENCE)
+        await self._closed(FLUSH_TIMEOUT)
 
-    async def _end_farewells(self) -> None:
-        """Wait for the hooks of clients that left, and cancel those that take too long."""
-        late = await _ended(self._farewells, FAREWELL_PATIENCE)
+    async def _end_departures(self) -> None:
+        """Wait for the hooks of disconnected clients, and cancel those that take too long."""
+        late = await _ended(self._departures, HOOKS_TIMEOUT)
         if late:
             logger.warning(
                 "the on_unsubscribe and on_disconnect hooks of %d clients took longer than %g s and are cancelled",
                 len(late),
-                FAREWELL_PATIENCE,
+                HOOKS_TIMEOUT,
             )
             for task in late:
                 task.cancel()
-            await _ended(self._farewells, CUT_OFF_PATIENCE)
+            await _ended(self._departures, CUT_OFF_TIMEOUT)
 
     async def close(self) -> None:
-        """Free the broker and the threads, after all that may need them."""
-        late = await _ended(self._reports, FAREWELL_PATIENCE)
+        """Close the broker and the threads, after everything that may need them."""
+        late = await _ended(self._reports, HOOKS_TIMEOUT)
         for task in late:
             task.cancel()
         try:
-            async with asyncio.timeout(BROKER_PATIENCE):
+            async with asyncio.timeout(BROKER_TIMEOUT):
                 await self.broker.close()
         except Exception:
             logger.exception("the broker failed to close")
         self.threads.close()
 
-    # ---- coming and going
+    # ---- connect and disconnect
 
     @contextlib.contextmanager
     def may_be_cancelled(self) -> Iterator[None]:
-        """Around what runs for a client that arrives: nobody reads yet, so only a cancellation can end it."""
+        """Around what runs before the first read: only a cancellation can end it."""
         task = asyncio.current_task()
         assert task is not None
         self._arrivals.add(task)
@@ -279,30 +357,30 @@ class Node:
         for task in self._arrivals:
             task.cancel()
 
-    async def farewell(self, connection: Connection) -> None:
-        """Cancel a connection's work, leave its topics and tell the hooks: all of it, whoever cancels the caller."""
-        task = self._eager.start(self._farewell(connection), copy_context())
+    async def disconnect(self, connection: Connection) -> None:
+        """End a connection's work and subscriptions and run the disconnect hooks, even if the caller is cancelled."""
+        task = self.context.eager.start(self._disconnect(connection), copy_context())
         if task is not None:
-            self._farewells.add(task)
-            task.add_done_callback(self._farewells.discard)
+            self._departures.add(task)
+            task.add_done_callback(self._departures.discard)
             await asyncio.shield(task)
 
-    async def _farewell(self, connection: Connection) -> None:
+    async def _disconnect(self, connection: Connection) -> None:
         self.connections.discard(connection)  # it is gone, however long the hooks take
         try:
-            stuck = await connection.tasks.end(self._last_words, CANCEL_PATIENCE)
+            stuck = await connection.tasks.end(self._pending_timeout, CANCEL_TIMEOUT)
             if stuck:
                 connection.log.add("stuck", f"{stuck} handlers did not end when cancelled")
-            await self.dispatcher.topic_messages.unsubscribe_all(connection)
-            await self.hooks.disconnected(self.threads.hooks, connection)
+            await self.topic_messages.unsubscribe_all(connection)
+            await self.hooks.disconnected(connection)
         finally:
             self.connections.discard(connection)  # what ran meanwhile may have given it another user
             connection.forget()
 
 
-async def _ended(tasks: set[asyncio.Task[None]], patience: float) -> set[asyncio.Task[None]]:
-    """Wait until a set that tasks leave at their end is empty; gives those that are left after `patience` seconds."""
-    end = asyncio.get_running_loop().time() + patience
+async def _ended(tasks: set[asyncio.Task[None]], timeout: float) -> set[asyncio.Task[None]]:
+    """Wait until a set is empty that tasks leave at their end; gives those that are left after `timeout` seconds."""
+    end = asyncio.get_running_loop().time() + timeout
     while tasks and (rest := end - asyncio.get_running_loop().time()) > 0:
         await asyncio.wait(set(tasks), timeout=rest)
     return set(tasks)
@@ -318,3 +396,44 @@ def _keepalive_failed(connection: Connection, error: Exception) -> None:
 def _cut_unless_it_reads(connection: Connection) -> None:
     if not connection.unsent:
         connection.cut(CloseCode.SERVICE_RESTART, RESTART, reset=False)
+
+
+def compile_app(
+    settings: Settings, routes: Iterable[Declaration], *builtins: Declaration, counters: Counters | None = None
+) -> tuple[RouteTable[CompiledProcedure], RouteTable[CompiledTopic]]:
+    """The procedures and topics of an app, ready to run.
+
+    Args:
+        settings: The app's options.
+        routes: What the app declares, with full URIs.
+        builtins: What wampkit itself serves.
+        counters: The app's counters, if it is about to run.
+
+    Raises:
+        DeclarationError: A route cannot work.
+    """
+    return compile_routes(
+        routes,
+        *builtins,
+        longest=settings.limits.uri_length,
+        counters=counters or Counters(),
+        default=settings.requires,
+        cra=settings.cra is not None,
+        given={Session: session_of if reads_sessions(settings.middlewares) else _NO_SESSIONS},
+    )
+
+
+_NO_SESSIONS = "this app reads no sessions; put Sessions(storage) into App(middlewares=[...])"
+
+BLOCK = 16 * 1024 * 1024
+
+
+def warm_up_allocator() -> None:
+    """Have glibc keep the memory that asyncio reads into.
+
+    asyncio reads up to 256 KiB at a time. glibc maps blocks of that size anew for each read, until one of them has
+    been freed whole, which first happens when a client leaves: until then a server takes two to four times as long
+    for a call. Freeing one big block raises that threshold at once. It is never touched, so it costs no memory.
+    """
+    block = bytes(BLOCK)
+    del block

@@ -78,6 +78,11 @@ class Settings:
         )
 
     @property
+    def arranged(self) -> tuple[Middleware, ...]:
+        """The middlewares with the gates that an app has by default."""
+        return arranged(self.middlewares, loopback_only=self.loopback_only)
+
+    @property
     def error_uri_of(self) -> dict[str, str]:
         """The full error URI of each kind of failure."""
         return {**ERROR_URIS, **{kind: expand(uri, self.prefixes) for kind, uri in self.error_uris.items()}}

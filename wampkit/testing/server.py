@@ -13,7 +13,7 @@ from typing import Any, Protocol, Self
 
 from aiohttp import web
 
-from ..app import App
+from ..app import App, lifecycle_of
 from ..client.client import Client, connect
 from ..client.options import Headers
 from ..client.state import State
@@ -128,7 +128,7 @@ class WampServer:
             await self._clients_gone()
             await runner.cleanup()
         finally:
-            self.app._hooks.remove_error_hook(self._record)
+            lifecycle_of(self.app).hooks.remove_error_hook(self._record)
 
     async def _clients_gone(self) -> None:
         """Wait until the server has seen its clients leave, so that it need not drain what they left behind."""

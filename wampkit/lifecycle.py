@@ -1,0 +1,200 @@
+"""What stands behind an `App`: options and declarations, made into a runtime at each start, and ended in order."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Any
+
+from aiohttp import web
+
+from .console.console import Console
+from .console.page import serve_console
+from .handlers.hooks import Hooks, entered
+from .router import Declaration, Router, close, gather, warn_of_fragments
+from .server.handshake import HandshakeHandler
+from .server.mounting import claim_path
+from .server.processes import Processes, check_processes, under_gunicorn
+from .server.runtime import Runtime, compile_app
+from .server.settings import Settings
+from .server.static import serve_javascript
+
+__all__ = ["Lifecycle"]
+
+SET_UP = {"ident", "javascript", "console"}
+"""The options that `App.setup` reads, so that they cannot change after it."""
+
+
+class Lifecycle:
+    """Starts, drains and stops one app.
+
+    Args:
+        app: The `App`, which lifespans are given.
+        settings: Its options.
+
+    Attributes:
+        settings: The options as they are now.
+        router: What the app declares.
+        hooks: Its hooks.
+        error_handlers: What turns its exceptions into answers, by class.
+        processes: The processes that serve it, as far as what started them has said so.
+        runtime: Its parts while it runs, else None.
+    """
+
+    def __init__(self, app: Any, settings: Settings) -> None:
+        self.settings = settings
+        self.router = Router()
+        self.hooks = Hooks()
+        self.error_handlers: dict[type[BaseException], Callable[[Any], Any]] = {}
+        self.processes: Processes | None = None
+        self.runtime: Runtime | None = None
+        self._app = app
+        self._path: str | None = None
+        self._handler: HandshakeHandler | None = None
+        self._resources = contextlib.AsyncExitStack()
+        self._started = False  # whether every start-up hook has run
+
+    # ---- options
+
+    def configure(self, name: str, value: Any) -> None:
+        """Change one option.
+
+        Raises:
+            AttributeError: It is too late.
+            DeclarationError: The value cannot work.
+        """
+        late = None
+        if name in SET_UP and self._path is not None:
+            late = "after App.setup"
+        elif self.runtime is not None:
+            late = "while the app runs"
+        if late is not None:
+            raise AttributeError(f"app.{name} cannot change {late}: set it before, or give it to App({name}=...)")
+        self.settings = self.settings.changed(name, value)
+
+    # ---- without a start
+
+    def routes(self) -> list[Declaration]:
+        """Everything that the app declares, with full URIs. Raises DeclarationError if a declaration cannot work."""
+        routes = gather(self.router, self.settings.prefixes)
+        compile_app(self.settings, routes)
+        return routes
+
+    def _make_runtime(self, settings: Settings, hooks: Hooks) -> Runtime:
+        routes = gather(self.router, settings.prefixes)
+        return Runtime(settings, routes, hooks, self.error_handlers, Console if settings.console else None)
+
+    @contextlib.asynccontextmanager
+    async def dry_run(self, middlewares: Iterable[Any]) -> AsyncIterator[HandshakeHandler]:
+        """A handler that can be asked about handshakes and lets nobody in, for `wampkit check`.
+
+        Args:
+            middlewares: What stands in place of the app's.
+
+        Raises:
+            DeclarationError: A declaration cannot work.
+            RuntimeError: The app is running.
+        """
+        if self.runtime is not None:
+            raise RuntimeError("the app is running; what it would say can only be tried while it is not")
+        self.runtime = self._make_runtime(self.settings.changed("broker", "memory://"), Hooks())
+        try:
+            yield HandshakeHandler(self.runtime, middlewares)
+        finally:
+            self.runtime.threads.close()
+            self.runtime = None
+
+    # ---- behind aiohttp
+
+    def mount(self, web_app: web.Application, path: str, drain: float) -> None:
+        """Serve the app on a path of an aiohttp application; see `App.setup`."""
+        claim_path(web_app, path, self)
+        settings = self.settings
+
+        async def start_and_stop(_: web.Application) -> AsyncIterator[None]:
+            await self.start()
+            yield
+            await self.stop()
+
+        async def shut_down(_: web.Application) -> None:
+            await self.drain(drain)
+
+        web_app.router.add_get(path, self._serve)
+        if settings.javascript:
+            serve_javascript(web_app, path, settings.ident)
+        if settings.console:
+            serve_console(web_app, path, settings.ident)
+        web_app.cleanup_ctx.append(start_and_stop)
+        web_app.on_shutdown.append(shut_down)
+        self._path = path
+
+    async def _serve(self, request: web.Request) -> web.StreamResponse:
+        if self._handler is None:
+            refusal = web.HTTPServiceUnavailable(text="the server is not running", headers={"Retry-After": "1"})
+            refusal.force_close()
+            raise refusal
+        return await self._handler(request)
+
+    # ---- start, drain, stop
+
+    async def start(self) -> None:
+        """Check every declaration and begin to run; see `App.start`."""
+        if self.runtime is not None:
+            at = f" at {self._path!r}" if self._path is not None else ""
+            raise RuntimeError(f"the app is running already{at}; an app runs once at a time, so make another App")
+        close(self.router)
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _start(self) -> None:
+        settings = self.settings
+        runtime = self._make_runtime(settings, self.hooks)
+        warn_of_fragments(runtime.routes)
+        processes = self.processes or under_gunicorn()
+        check_processes(
+            processes,
+            settings,
+            topics=any(each.kind == "topic" for each in runtime.routes),
+            each=self.hooks.periodic(None),
+            one=self.hooks.periodic(True),
+        )
+        self.runtime, self._handler = runtime, HandshakeHandler(runtime)
+        await runtime.start()
+        monitor = [] if runtime.monitor is None else [runtime.monitor.lifespan]
+        middlewares = [getattr(each, "lifespan", None) for each in settings.middlewares]
+        for lifespan in (*monitor, *middlewares, settings.lifespan):
+            if lifespan is not None:
+                await self._resources.enter_async_context(entered(lifespan, self._app))
+        await runtime.hooks.started()
+        self._started = True
+        runtime.start_periodic(first=processes.first)
+
+    async def drain(self, deadline: float) -> None:
+        """Answer the running calls and close every connection; see `App.drain`."""
+        if self.runtime is not None:
+            await self.runtime.drain(deadline)
+
+    async def stop(self) -> None:
+        """End everything that `start` began; see `App.stop`."""
+        runtime, handler = self.runtime, self._handler
+        close(self.router, False)
+        if runtime is None:
+            return
+        # From the last to the first; one that raises keeps no other from running.
+        async with contextlib.AsyncExitStack() as ending:
+            if handler is not None:
+                ending.callback(handler.close)
+            ending.callback(self._forget)
+            ending.push_async_callback(runtime.close)
+            ending.push_async_callback(self._resources.aclose)
+            if self._started:
+                ending.push_async_callback(runtime.hooks.stopped)
+            ending.push_async_callback(runtime.stop)
+
+    def _forget(self) -> None:
+        self.runtime = self._handler = None
+        self._started = False
+        self._resources = contextlib.AsyncExitStack()
