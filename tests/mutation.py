@@ -70,6 +70,7 @@ TESTS: dict[str, str] = {
     ),
     "sessions.middleware": "sessions/test_middleware sessions/test_redis cli/test_check_sessions",
     "sessions.storage": "sessions/test_middleware sessions/test_redis",
+    "sessions.record": "sessions/test_middleware sessions/test_redis",
     "dispatch.topic_messages": (
         "pubsub/test_topics dispatch/test_middleware dispatch/test_rights dispatch/test_dispatch "
         "dispatch/test_requirements test_limits server/test_runtime"
@@ -110,13 +111,11 @@ EQUIVALENT: set[tuple[str, str, str]] = {
     # protocol.v1: `known` spares the expansion of the usual names, which gives the same URIs.
     ("protocol.v1", "known or {}", "({})"),
     ("protocol.v1", "self._known.get(name) or self.resolve(name)", "(self.resolve(name))"),
-    # sessions.storage: both numbers are only asked whether they are 0.
-    ("sessions.storage", "return self._judged(loaded, request, 1, 1)", "2"),
     # concurrency.threads: the timer goes on as long as any function runs, and finds nothing to log.
     ("concurrency.threads", "job.given_up and not job.told", "(job.given_up or not job.told)"),
-    # sessions.watcher: a session that expires within this half second, in the log.
+    # sessions.middleware: a session that expires within this half second, in the log.
     (
-        "sessions.watcher",
+        "sessions.middleware",
         'return "never expires" if expires is None else f"expires in {max(0, round(expires - time.time())):,} s"',
         "1",
     ),

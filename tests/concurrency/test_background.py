@@ -13,7 +13,7 @@ from wampkit.concurrency.background import BackgroundTask
 from wampkit.connection.keepalive import BATCH, Heartbeat, keep_alive
 from wampkit.connection.outbox import Outbox
 from wampkit.console.console import Console
-from wampkit.sessions.watcher import Watch
+from wampkit.sessions.watcher import SessionWatcher
 
 from ..support.loops import on_each_loop
 from ..support.wire import CALL, SUBSCRIBE, Peer, Server, eventually, handshake, message, serve
@@ -92,7 +92,7 @@ async def test_what_raises_in_them_is_told_and_they_run_again(
     """What the console's clock and the watch over sessions raise is logged, reaches `on_error`, and they go on."""
     for place, name, task in (
         (Console, "_now", "the console's clock"),
-        (Watch, "_live", "the watch over sessions"),
+        (SessionWatcher, "_live", "the watch over sessions"),
     ):
         kept = Kept()
         original, failures = getattr(place, name), [RuntimeError("a mistake")]

@@ -34,6 +34,7 @@ from wampkit import (
 )
 from wampkit.app import lifecycle_of
 from wampkit.connection.connection import Connection as Conn
+from wampkit.sessions.middleware import key_fingerprints
 
 from ..support.tables import rows
 from ..support.website import website
@@ -799,8 +800,8 @@ async def test_thousands_of_sessions_leave_nothing() -> None:
             )
             await asyncio.gather(*[peer.close() for peer in peers])
         await eventually(lambda: len(server.app.connections) == 0)
-    assert gate._tasks == set()
-    assert gate._watches == []
+    assert gate._source._writes == set()
+    assert gate._source.watchers == []
 
 
 class Swapped(AbstractStorage):
@@ -845,6 +846,6 @@ def test_the_gate_says_what_it_does(required: bool, words: str) -> None:
 
 def test_storages_with_other_keys_are_told_apart() -> None:
     """Workers that drew their keys at the start are found by it; where there is no key, nothing is claimed."""
-    one, same, other = (Sessions(_storage(key)).fingerprint for key in (KEY, KEY, OLD))
+    one, same, other = (key_fingerprints([Sessions(_storage(key))]) for key in (KEY, KEY, OLD))
     assert one == same != other
-    assert Sessions(SimpleCookieStorage(max_age=60), plain=True).fingerprint == ""
+    assert key_fingerprints([Sessions(SimpleCookieStorage(max_age=60), plain=True)]) == ""

@@ -1,18 +1,20 @@
-"""The web front end's session, as handlers and hooks are given it."""
+"""`Session`, the web front end's session as handlers, hooks and middlewares see it: a mapping."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
-from typing import Any, Final, Protocol
+from collections.abc import Iterator, Mapping, MutableMapping
+from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import NotAllowed, WampError
 from ..handlers.depends import Scope
 from ..telemetry.logs import logger_of
 
+if TYPE_CHECKING:
+    from .record import SessionRecord
+
 __all__ = [
     "GONE",
-    "Record",
     "Session",
     "SessionEnded",
     "SessionReadOnly",
@@ -25,7 +27,7 @@ logger = logger_of(__name__)
 
 
 class SessionReadOnly(TypeError):
-    """This session can be neither changed nor read anew on an open socket; says why, and what to do instead."""
+    """The session cannot be changed or refreshed on an open socket; the message says why, and what to do instead."""
 
 
 class SessionEnded(NotAllowed):
@@ -47,72 +49,44 @@ GONE: Final = _Gone()
 _UNCHANGED: Final = object()
 
 
-class Record(Protocol):
-    """What the sessions of one connection stand for: what was read last, and the way to the storage."""
-
-    @property
-    def data(self) -> Mapping[str, Any]:
-        """The keys and values that were read last; a new mapping each time."""
-
-    @property
-    def id(self) -> str | None: ...
-
-    @property
-    def created(self) -> float | None: ...
-
-    @property
-    def expires(self) -> float | None: ...
-
-    def check_changeable(self) -> None:
-        """Raises SessionReadOnly where the session cannot be written."""
-
-    async def reload(self) -> None:
-        """Read anew."""
-
-    async def write(self, changes: Mapping[str, Any]) -> None:
-        """Apply changes to what the storage holds now, and read that."""
-
-    def soon(self, save: Callable[[], Awaitable[None]]) -> None:
-        """Run `save` in a task of its own; may be called in any thread."""
-
-
 class Session(MutableMapping[str, Any]):
-    """The web front end's session: a mapping that was read at the handshake, empty and false where there is none.
+    """The web front end's session: a mapping that was read at the handshake, empty and false if there is none.
 
-    A handler's parameter with this annotation is given it, and `connection.session` is one too.
+    A handler receives it as a parameter with this annotation; `connection.session` is one too.
 
-    Reading costs nothing and is a snapshot: `await session.refresh()` reads anew. Where the storage is on the server,
-    changing works: the keys that a handler changed are written before its answer is sent, onto what the storage holds
-    by then, and a write that fails fails the call. As in aiohttp-session, they are written too when the handler raises
-    a `WampError`, and not after any other exception. `connection.session`, for hooks and middlewares, is written by a
-    task of its own soon after a change. What it returns are copies, so change a list within it by assigning it anew.
+    It is a snapshot, so that reading costs nothing; `await session.refresh()` reads it again. With a storage on the
+    server it can be changed: the keys that a handler changed are written before its answer is sent, onto the content
+    that the storage holds by then, and a write that fails makes the call fail. As in aiohttp-session, they are written
+    too when the handler raises a `WampError`, and not after any other exception. `connection.session`, for hooks and
+    middlewares, is written by a task of its own soon after a change; its lists and dicts are copies, so assign a
+    changed one again.
 
     Changing a session that lives in its cookie raises `SessionReadOnly`, for cookies cannot be set on an open socket.
 
-    Values are those that the storage can write, JSON's as a rule. A web view that read the session before a change and
-    saves it after undoes that change: aiohttp-session writes sessions whole.
+    Values are those that the storage can write, usually JSON. A web view that read the session before a change and
+    saves it afterwards undoes that change: aiohttp-session writes sessions whole.
     """
 
     __slots__ = ("_base", "_changes", "_copies", "_held", "_record")
 
-    def __init__(self, record: Record, *, held: bool = False) -> None:
+    def __init__(self, record: SessionRecord, *, held: bool = False) -> None:
         self._record = record
-        # A message keeps to what was read before it began, whatever is read meanwhile.
+        # During one message the content stays the same, even if the record is updated meanwhile.
         self._base = record.data if held else None
         self._held = held
         self._changes: dict[str, Any] = {}
         self._copies: dict[str, Any] = {}
 
-    # ---- what is known of it
+    # ---- about it
 
     @property
     def id(self) -> str | None:
-        """What `app.connections(session_id=...)` finds its connections by; None where there is none. A secret."""
-        return self._record.id
+        """The id by which `app.connections(session_id=...)` finds its connections, or None. A secret."""
+        return self._record.identity.id
 
     @property
     def created(self) -> float | None:
-        """When it was begun or last changed, in seconds since 1970; None where there is none."""
+        """When it was begun or last changed, in seconds since 1970; None if there is no session."""
         return self._record.created
 
     @property
@@ -140,12 +114,12 @@ class Session(MutableMapping[str, Any]):
         return value
 
     def __setitem__(self, key: str, value: Any) -> None:
-        self._record.check_changeable()
+        self._record.check_writable()
         self._changes[key] = value
         self._changed()
 
     def __delitem__(self, key: str) -> None:
-        self._record.check_changeable()
+        self._record.check_writable()
         if key not in self:
             raise KeyError(key)
         self._changes[key] = GONE
@@ -169,12 +143,12 @@ class Session(MutableMapping[str, Any]):
 
     def _changed(self) -> None:
         if not self._held:
-            self._record.soon(self._write_taken)
+            self._record.write_soon(self._write_taken)
 
     # ---- to and from the storage
 
     async def refresh(self) -> None:
-        """Read what the storage holds now; changes that are not saved stay on top of it.
+        """Read the session from the storage again; changes that are not saved stay on top of it.
 
         Raises:
             SessionReadOnly: The session lives in its cookie, or there is none.
@@ -187,7 +161,7 @@ class Session(MutableMapping[str, Any]):
             self._base = self._record.data
 
     async def save(self) -> None:
-        """Write what was changed, and return when it is written.
+        """Write the changed keys, and return when they are written.
 
         Raises:
             SessionReadOnly: The session lives in its cookie.
@@ -207,22 +181,22 @@ class Session(MutableMapping[str, Any]):
     async def _write(self, changes: Mapping[str, Any]) -> None:
         if not changes:
             return
-        self._record.check_changeable()
+        self._record.check_writable()
         await self._record.write(changes)
         if self._base is not None:
             self._base = self._record.data
 
     def _take(self) -> dict[str, Any]:
-        """What was changed since the last time: assigned, deleted, or within a list or dict that was handed out."""
+        """Remove and return the changes: keys assigned and deleted, and lists and dicts that were changed in place."""
         within = {key: value for key, value in self._copies.items() if value != self._read.get(key, _UNCHANGED)}
         changes, self._changes, self._copies = {**within, **self._changes}, {}, {}
         return changes
 
-    async def finish(self, error: BaseException | None) -> None:
-        """The handler has ended: write what it changed. What tasks that it left change later is written by itself.
+    async def _finish(self, error: BaseException | None) -> None:
+        """Write the handler's changes at its end; those that its tasks make later are written as they come.
 
         Args:
-            error: What it raised, or None.
+            error: The exception that it raised, or None.
         """
         self._held = False
         changes = self._take()
@@ -235,21 +209,17 @@ class Session(MutableMapping[str, Any]):
         finally:
             self._base = None
 
-    def for_message(self) -> Session:
-        """The session as one message sees and changes it."""
-        return Session(self._record, held=True)
-
 
 def session_of(scope: Scope) -> Session:
-    """The session of a message, which is written when its handler ends."""
+    """The session for one message; its changes are written when the handler ends."""
     session: Session | None = scope.values.get(Session)
     if session is None:
-        session = scope.values[Session] = scope.connection.session.for_message()
-        scope.at_end(session.finish)
+        session = scope.values[Session] = Session(record_of(scope.connection.session), held=True)
+        scope.at_end(session._finish)
     return session
 
 
-def record_of(session: Session | None) -> Any:
-    """What a session stands for, of a connection that has one: of wampkit itself."""
+def record_of(session: Session | None) -> SessionRecord:
+    """The record behind the session of a connection that has one."""
     assert session is not None
     return session._record

@@ -1,8 +1,8 @@
-"""What a storage of aiohttp-session says to a handshake: a session, or in words why there is none.
+"""Loads and changes sessions in a storage of aiohttp-session, and explains why a handshake has none.
 
 aiohttp-session answers a cookie that it cannot read with an error of any class or with an empty session, and does not
-say which of a dozen reasons it had. Here each has its sentence, whatever the cookie holds leads to one of them, and a
-storage that does not answer is told apart from all of them.
+tell the dozen possible reasons apart. Here each reason has its sentence, any cookie leads to a session or to one of
+them, and a storage that does not answer is an error of its own.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ..errors import quote
 from ..limits import STORE_TIMEOUT
 from .session import GONE, SessionEnded, SessionUnavailable
 
-__all__ = ["Found", "Missing", "Storage", "quiet_undecryptable_cookies"]
+__all__ = ["LoadedSession", "NoSession", "Storage", "quiet_undecryptable_cookies"]
 
 NO_COOKIE = "no cookie came"
 
@@ -54,41 +54,41 @@ UNKNOWN = "the storage knows no such session"
 EMPTY = "the session is empty"
 
 _IN_NAMES = r"A-Za-z0-9!#$%&'*+.^_`|~\-"
-"""What names of cookies are made of (RFC 6265), for a set of a regular expression."""
+"""The characters of cookie names (RFC 6265), for a set of a regular expression."""
 
 _BAD_DATA = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError, InvalidToken)
-"""What storages raise for data that they cannot read; whatever else they raise is their own trouble."""
+"""Exceptions of storages for data that they cannot read; all others mean that the storage itself fails."""
 
 _BAD_KEY = "ValidationException"
-"""What aiomcache raises for a cookie that cannot be the key of anything in memcached."""
+"""The exception of aiomcache for a cookie that can be no key in memcached."""
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """A session that has something in it.
+class LoadedSession:
+    """A session that is not empty.
 
     Attributes:
-        identity: Its key in a storage on the server; None where it lives in its cookie.
-        data: What it holds.
+        key: Its key in a storage on the server; None if it lives in its cookie.
+        data: Its keys and values.
         created: When it was begun or last changed, in seconds since 1970.
         expires: When it ends, likewise, or None for never.
     """
 
-    identity: str | None
+    key: str | None
     data: Mapping[str, Any]
     created: float
     expires: float | None
 
 
 @dataclass(frozen=True, slots=True)
-class Missing:
-    """There is no session, and why: a sentence without secrets."""
+class NoSession:
+    """The reason why there is no session: a sentence without secrets."""
 
     why: str
 
 
 class _Unreadable(Exception):
-    """What the cookie holds, or what the storage has under it, is no session."""
+    """The content of the cookie, or of the storage under its key, is no session."""
 
 
 class Storage:
@@ -117,37 +117,38 @@ class Storage:
         lasts = "that never expires" if most is None else f"that lasts {most:,} s"
         return f"{type(self._storage).__name__}, cookie {self._storage.cookie_name} {lasts}"
 
-    async def read(self, request: web.Request) -> Found | Missing:
-        """The session of a handshake.
+    async def read(self, request: web.Request) -> LoadedSession | NoSession:
+        """Load the session of a handshake.
 
         Raises:
             SessionUnavailable: The storage does not answer within `STORE_TIMEOUT` seconds, or fails.
         """
-        inside, cookies, written = self._count_cookies(request)
+        first, cookies, written = self._count_cookies(request)
         if written > 1:
-            return Missing(TWO_COOKIES)
+            return NoSession(TWO_COOKIES)
         if written > cookies:
-            return Missing(HIDDEN_COOKIE)
+            return NoSession(HIDDEN_COOKIE)
         try:
             async with self._asking(request):
-                return self._judged(await self._storage.load_session(request), request, inside, cookies)
+                loaded = await self._storage.load_session(request)
+                return self._result(loaded, request, has_cookie=cookies > 0, is_first=first > 0)
         except (_Unreadable, *_BAD_DATA):
             altered = self._fernet is not None and self._token_time(request) is None
-            return Missing(NOT_DECRYPTED if altered else NO_SESSION)
+            return NoSession(NOT_DECRYPTED if altered else NO_SESSION)
 
-    async def change(self, request: web.Request, identity: str, changes: Mapping[str, Any]) -> Found | Missing:
-        """Apply changes to what the storage holds now under a key, and nothing to what has ended meanwhile.
+    async def change(self, request: web.Request, key: str, changes: Mapping[str, Any]) -> LoadedSession | NoSession:
+        """Load a session, apply changes and save it, unless it has ended meanwhile.
 
-        In Redis nobody can write in between. Of other storages aiohttp-session knows no more than to load and to save:
-        there a session that ends in just that moment is brought back.
+        In Redis this is one transaction. Other storages can only load and save, so that a session which ends just in
+        between is saved again.
 
         Args:
             request: The handshake.
-            identity: The key that the session had then.
-            changes: New values; `GONE` for what shall be deleted.
+            key: The session's key.
+            changes: New values; `GONE` for a key to delete.
 
         Returns:
-            The session as it is now; missing if nothing is left in it.
+            The session as it is now; NoSession if it is empty.
 
         Raises:
             SessionEnded: There is no such session any more.
@@ -156,15 +157,15 @@ class Storage:
         """
 
         def apply(loaded: aiohttp_session.Session) -> None:
-            if loaded.empty or str(loaded.identity) != identity:
+            if loaded.empty or str(loaded.identity) != key:
                 raise SessionEnded("the session has ended: log in again")
-            for key, value in changes.items():
+            for name, value in changes.items():
                 if value is not GONE:
-                    loaded[key] = value
-                elif key in loaded:
-                    del loaded[key]
+                    loaded[name] = value
+                elif name in loaded:
+                    del loaded[name]
 
-        lock = self._locks.setdefault(identity, asyncio.Lock())
+        lock = self._locks.setdefault(key, asyncio.Lock())
         async with lock, self._asking(request):
             redis = _redis_of(self._storage)
             if redis is None:
@@ -172,18 +173,18 @@ class Storage:
                 apply(loaded)
                 await self._storage.save_session(request, web.Response(), loaded)
             else:
-                loaded = await _change_in_redis(self._storage, redis, identity, request, apply)
-            return self._judged(loaded, request, 1, 1)
+                loaded = await _change_in_redis(self._storage, redis, key, request, apply)
+            return self._result(loaded, request, has_cookie=True, is_first=True)
 
-    # ---- judging what came
+    # ---- reasons
 
     def _count_cookies(self, request: web.Request) -> tuple[int, int, int]:
-        """How many cookies have the session's name: in the header that aiohttp reads, in all, and by their text.
+        """Count the cookies with the session's name: in the first Cookie header, in all, and as text anywhere.
 
         Browsers separate cookies by semicolons. aiohttp's parser also ends one at white space, and takes semicolons
         between quotes for part of one, so that a cookie of a neighbouring host can hold one of the session's name, or
-        hide the real one. Therefore the name may stand before a `=` once only, wherever that is. It also drops all that
-        Unicode calls white space around a name, where to a browser that makes another one.
+        hide the real one. Therefore the name may stand before a `=` only once in all headers. The parser also strips
+        every kind of Unicode white space from a name, which to a browser is part of it.
         """
         name = self._storage.cookie_name
         headers = request.headers.getall("Cookie", [])
@@ -198,26 +199,34 @@ class Storage:
         written = sum(len(self._named.findall(header)) for header in headers)
         return (counts[0] if counts else 0, sum(counts), written)
 
-    def _judged(
-        self, loaded: aiohttp_session.Session, request: web.Request, inside: int, cookies: int
-    ) -> Found | Missing:
+    def _result(
+        self, loaded: aiohttp_session.Session, request: web.Request, *, has_cookie: bool, is_first: bool
+    ) -> LoadedSession | NoSession:
+        """What a storage has loaded, or why that is no session.
+
+        Args:
+            loaded: The storage's answer.
+            request: The handshake.
+            has_cookie: Whether a cookie of the session's name came.
+            is_first: Whether it came in the first Cookie header, the only one that aiohttp reads.
+        """
         created, most = loaded.created, self._storage.max_age
         if isinstance(created, bool) or not isinstance(created, int | float) or not math.isfinite(created):
             raise _Unreadable
         now = time.time()
         if not loaded.empty:
-            identity = None if loaded.identity is None else str(loaded.identity)
-            # A clock that was ahead lets nobody in for longer.
+            key = None if loaded.identity is None else str(loaded.identity)
+            # A server's clock that was ahead must not extend the session.
             expires = None if most is None else min(created, now) + most
-            return Found(identity, copy.deepcopy(dict(loaded)), created, expires)
-        if loaded.new and not cookies:
-            return Missing(NO_COOKIE)
+            return LoadedSession(key, copy.deepcopy(dict(loaded)), created, expires)
+        if loaded.new and not has_cookie:
+            return NoSession(NO_COOKIE)
         if loaded.new:
-            return Missing(self._undecrypted(request) if inside else SECOND_HEADER)
-        return Missing(EXPIRED if most is not None and now - created > most else EMPTY)
+            return NoSession(self._why_ignored(request) if is_first else SECOND_HEADER)
+        return NoSession(EXPIRED if most is not None and now - created > most else EMPTY)
 
-    def _undecrypted(self, request: web.Request) -> str:
-        """Why a storage took a cookie for none."""
+    def _why_ignored(self, request: web.Request) -> str:
+        """Why the storage began a new session although a cookie came."""
         if not self._encrypts:
             return UNKNOWN
         made, most = self._token_time(request), self._storage.max_age
@@ -228,7 +237,7 @@ class Storage:
         return FROM_THE_FUTURE if made > time.time() + CLOCK_SKEW else NO_SESSION
 
     def _token_time(self, request: web.Request) -> int | None:
-        """When an encrypted cookie was made, or None if no key fits."""
+        """The time at which an encrypted cookie was made, or None if no key fits."""
         if self._fernet is None:
             return None
         try:
@@ -236,12 +245,12 @@ class Storage:
         except (InvalidToken, ValueError):
             return None
 
-    # ---- asking
+    # ---- failures
 
     @contextlib.asynccontextmanager
     async def _asking(self, request: web.Request) -> AsyncIterator[None]:
-        """Around what may wait for the storage: bounded in time, its failures told apart from those of the data."""
-        quiet = _asked.set(True)
+        """Bound the time of a request to the storage, and raise SessionUnavailable for failures that are its own."""
+        quiet = _asking_storage.set(True)
         try:
             async with asyncio.timeout(STORE_TIMEOUT):
                 yield
@@ -250,11 +259,11 @@ class Storage:
         except Exception as error:
             if type(error).__name__ == _BAD_KEY:
                 raise _Unreadable from error
-            raise SessionUnavailable(self._trouble(request, error)) from error
+            raise SessionUnavailable(self._failure_text(request, error)) from error
         finally:
-            _asked.reset(quiet)
+            _asking_storage.reset(quiet)
 
-    def _trouble(self, request: web.Request, error: Exception) -> str:
+    def _failure_text(self, request: web.Request, error: Exception) -> str:
         if isinstance(error, TimeoutError) and not str(error):
             return f"no answer within {STORE_TIMEOUT:g} s"
         text = str(error)
@@ -276,17 +285,17 @@ def _redis_of(storage: AbstractStorage) -> Any:
 async def _change_in_redis(
     storage: AbstractStorage,
     redis: Any,
-    identity: str,
+    session_key: str,
     request: web.Request,
     apply: Callable[[aiohttp_session.Session], None],
 ) -> aiohttp_session.Session:
-    """Load, change and save as one: begun anew when somebody else wrote or deleted the session meanwhile.
+    """Load, change and save in one transaction, repeated if the session was written or deleted meanwhile.
 
-    The storage itself reads and writes, over a pipeline in the place of its client.
+    A copy of the storage reads and writes over a pipeline in the place of its client.
     """
     from redis.exceptions import WatchError
 
-    key = f"{storage.cookie_name}_{identity}"
+    key = f"{storage.cookie_name}_{session_key}"
     async with redis.pipeline(transaction=True) as pipe:
         bound: Any = copy.copy(storage)
         bound._redis = pipe
@@ -303,22 +312,22 @@ async def _change_in_redis(
             return loaded
 
 
-# ---- what aiohttp-session logs
+# ---- aiohttp-session's log
 
-_asked: contextvars.ContextVar[bool] = contextvars.ContextVar("wampkit_asks_storage", default=False)
+_asking_storage: contextvars.ContextVar[bool] = contextvars.ContextVar("wampkit_asks_storage", default=False)
 
 
-class _NotOurs(logging.Filter):
-    """Holds back what aiohttp-session writes about each bad cookie of a handshake: the gate has its own line."""
+class _OutsideHandshakes(logging.Filter):
+    """Drops aiohttp-session's records about bad cookies of handshakes, for which `Sessions` has lines of its own."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return not _asked.get()
+        return not _asking_storage.get()
 
 
 @contextlib.contextmanager
 def quiet_undecryptable_cookies() -> Iterator[None]:
     """Keep aiohttp-session's warnings about handshakes out of the log; those about the site's own pages stay."""
-    target, ours = logging.getLogger("aiohttp_session"), _NotOurs()
+    target, ours = logging.getLogger("aiohttp_session"), _OutsideHandshakes()
     target.addFilter(ours)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Whether the sessions of live connections still hold: one task that closes those whose session has ended."""
+"""Watches the sessions of live connections: closes those whose session has ended, and updates the others."""
 
 from __future__ import annotations
 
@@ -8,179 +8,169 @@ import logging
 import math
 import time
 from collections.abc import Collection, Iterable
-from typing import Any, Protocol
+from typing import Any
 
 from ..connection.connection import Connection
 from ..protocol.websocket import CloseCode
+from .record import SessionSource
 from .session import Session, SessionUnavailable, record_of
-from .storage import Found, Missing
+from .storage import NoSession
 
-__all__ = ["Watch", "remaining"]
+__all__ = ["SessionWatcher"]
 
-AT_ONCE = 16
-"""Sessions that are looked up side by side."""
+CONCURRENCY = 16
+"""Sessions that are looked up at the same time."""
 
-STOP_PATIENCE = 5.0
-"""Seconds in which what it has begun must have ended at the stop."""
+STOP_TIMEOUT = 5.0
+"""Seconds in which pending rechecks must end when the app stops."""
 
-LEAST_PAUSE, MOST_PAUSE = 0.2, 30.0
+MIN_PAUSE, MAX_PAUSE = 0.2, 30.0
 """Seconds between two passes over all connections."""
 
 
-class Gate(Protocol):
-    """As much of `Sessions` as is needed here."""
-
-    async def facts(self, record: Any, found: Found) -> Any: ...
-
-    def trouble(self, error: Exception) -> None: ...
-
-    def say(self, kind: Any, text: str, level: int = logging.INFO, error: BaseException | None = None) -> None: ...
-
-
-class Watch:
-    """Watches over the connections of one running app.
+class SessionWatcher:
+    """Watches the sessions of one running app.
 
     Args:
         app: The app.
-        gate: The middleware whose sessions are meant.
-        every: Seconds between two looks at each session that is on the server.
+        source: The sessions to watch.
+        every: Seconds between two checks of each session that is on the server.
     """
 
-    def __init__(self, app: Any, gate: Gate, every: float) -> None:
+    def __init__(self, app: Any, source: SessionSource, every: float) -> None:
         self._app = app
-        self._gate = gate
+        self._source = source
         self._every = every
         self._loop = asyncio.get_running_loop()
-        self._look_at = self._loop.time() + every
-        self._expiry = math.inf  # the first of all
-        self._arrived: list[float] = []  # of those that came since the last pass, and may not be live yet
-        self._doubted: set[str] = set()
-        self._news = asyncio.Event()
+        self._next_check = self._loop.time() + every
+        self._next_expiry = math.inf
+        self._scheduled: list[float] = []  # since the last pass: their connections may not be live yet
+        self._urgent: set[str] = set()
+        self._wake = asyncio.Event()
         self._rechecks: set[asyncio.Task[Any]] = set()
 
-    # ---- being told
+    def schedule(self, expires: float) -> None:
+        """Check a new client's session when it expires, in seconds since 1970."""
+        self._scheduled.append(expires)
+        if expires < self._next_expiry:
+            self._next_expiry = expires
+            self._wake.set()
 
-    def expect(self, expires: float) -> None:
-        """A client comes in whose session expires then, in seconds since 1970."""
-        self._arrived.append(expires)
-        if expires < self._expiry:
-            self._expiry = expires
-            self._news.set()
-
-    def doubt(self, identity: str) -> None:
-        """A session may have ended: look at once."""
-        self._doubted.add(identity)
-        self._news.set()
-
-    # ---- watching
+    def check_soon(self, key: str) -> None:
+        """Check this session in the next pass, which begins now."""
+        self._urgent.add(key)
+        self._wake.set()
 
     async def run(self) -> None:
-        """Watch until cancelled. What one pass raises ends it; the next one looks at everything again."""
+        """Watch until cancelled. An exception of a pass ends it; the next pass checks all sessions again."""
         while True:
             await self._wait()
             try:
-                await self._pass()
+                await self._run_pass()
             except Exception:
-                self._look_at = self._loop.time()
+                self._next_check = self._loop.time()
                 raise
 
     async def close(self) -> None:
-        """End what it has begun, when the app stops."""
+        """Cancel pending rechecks, when the app stops."""
         for task in self._rechecks:
             task.cancel()
         if self._rechecks:
-            await asyncio.wait(set(self._rechecks), timeout=STOP_PATIENCE)
+            await asyncio.wait(set(self._rechecks), timeout=STOP_TIMEOUT)
 
     def report(self, error: Exception) -> None:
-        """Tell the app's `on_error` hooks of what was not expected."""
+        """Give an unexpected exception to the app's `on_error` hooks."""
         self._app.report(error, None)
 
     async def _wait(self) -> None:
-        """Until something is due, or long enough: what has arrived must not pile up."""
-        latest = self._loop.time() + MOST_PAUSE
-        while not self._doubted:
-            self._news.clear()
-            rest = min(self._look_at - self._loop.time(), self._expiry - time.time(), latest - self._loop.time())
+        """Wait until a check is due, at most `MAX_PAUSE` seconds: scheduled times must not pile up."""
+        latest = self._loop.time() + MAX_PAUSE
+        while not self._urgent:
+            self._wake.clear()
+            rest = min(
+                self._next_check - self._loop.time(), self._next_expiry - time.time(), latest - self._loop.time()
+            )
             if rest <= 0:
                 return
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(rest, LEAST_PAUSE)):
-                    await self._news.wait()
+                async with asyncio.timeout(max(rest, MIN_PAUSE)):
+                    await self._wake.wait()
 
-    async def _pass(self) -> None:
+    async def _run_pass(self) -> None:
         now = time.time()
-        arrived, self._arrived = self._arrived, []
-        doubted, self._doubted = self._doubted, set()
+        scheduled, self._scheduled = self._scheduled, []
+        urgent, self._urgent = self._urgent, set()
         live = self._live()
         overdue = {each for each in live if _expires(each) <= now}
-        if self._loop.time() >= self._look_at:
-            self._look_at = self._loop.time() + self._every
-            await self._look(live)
+        if self._loop.time() >= self._next_check:
+            self._next_check = self._loop.time() + self._every
+            await self._check(live)
         else:
-            await self._look(each for each in live if each in overdue or record_of(each.session).identity in doubted)
-        # Whoever lives on the server may have been given more time; nobody is given any by a storage that is silent.
-        self._end([each for each in overdue if _expires(each) <= now], "the session has expired")
-        coming = [expires for expires in [*arrived, *self._arrived] if expires > now]
-        self._expiry = min([*coming, *map(_expires, self._live())], default=math.inf)
+            await self._check(each for each in live if each in overdue or record_of(each.session).key in urgent)
+        # A session on the server may have been extended; if the storage is silent, the old time holds.
+        self._close([each for each in overdue if _expires(each) <= now], "the session has expired")
+        coming = [expires for expires in [*scheduled, *self._scheduled] if expires > now]
+        self._next_expiry = min([*coming, *map(_expires, self._live())], default=math.inf)
 
     def _live(self) -> list[Connection]:
         return [each for each in self._app.connections if not each.closed and self._is_mine(each)]
 
     def _is_mine(self, connection: Connection) -> bool:
-        return isinstance(connection.session, Session) and record_of(connection.session).gate is self._gate
+        return isinstance(connection.session, Session) and record_of(connection.session).source is self._source
 
     # ---- looking sessions up
 
-    async def _look(self, connections: Iterable[Connection]) -> None:
-        """Read the sessions of these connections anew where they are on the server, each of them once."""
+    async def _check(self, connections: Iterable[Connection]) -> None:
+        """Load the sessions of these connections that are on the server, each of them once."""
         groups: dict[str, list[Connection]] = {}
         for connection in connections:
-            identity = record_of(connection.session).identity
-            if identity is not None:
-                groups.setdefault(identity, []).append(connection)
+            key = record_of(connection.session).key
+            if key is not None:
+                groups.setdefault(key, []).append(connection)
         waiting = list(groups.values())
 
         async def work() -> None:
             while waiting:
                 group = waiting.pop()
                 try:
-                    await self._judge(group)
+                    await self._check_group(group)
                 except SessionUnavailable as error:
-                    self._gate.trouble(error)
+                    self._source.log_outage(error)
                     waiting.clear()  # nor would it answer for the others
                 except Exception as error:
-                    self._gate.say("facts", "asking who a session belongs to failed", logging.ERROR, error)
+                    self._source.log("identity", "asking who a session belongs to failed", logging.ERROR, error)
                     self.report(error)
 
-        await asyncio.gather(*[work() for _ in range(min(AT_ONCE, len(waiting)))])
+        await asyncio.gather(*[work() for _ in range(min(CONCURRENCY, len(waiting)))])
 
-    async def _judge(self, group: Collection[Connection]) -> None:
-        """Act on what the storage says of one session."""
+    async def _check_group(self, group: Collection[Connection]) -> None:
+        """Load the one session of these connections, and update or close them."""
         record = record_of(next(iter(group)).session)
-        taken = [record_of(connection.session).taken for connection in group]
-        found = await record.read()
-        if isinstance(found, Missing) or found.identity != record.identity:
+        versions = [record_of(connection.session).version for connection in group]
+        loaded = await record.read()
+        if isinstance(loaded, NoSession) or loaded.key != record.key:
             over = record.expires is not None and record.expires <= time.time()
-            self._end(group, f"the session has {'expired' if over else 'ended'}")
+            self._close(group, f"the session has {'expired' if over else 'ended'}")
             return
-        facts = await self._gate.facts(record, found)
-        for connection, before_reading in zip(group, taken, strict=True):
+        identity = await self._source.identify(record, loaded)
+        for connection, version in zip(group, versions, strict=True):
             own = record_of(connection.session)
-            before, data = own.facts, own.data
-            if own.taken == before_reading:
-                own.take(found, facts)
-            else:  # a handler has written meanwhile, and knows better
-                own.facts = facts
-            if facts.user != before.user:
-                self._end([connection], "the session belongs to another user now")
-            elif facts.roles != before.roles or found.data != data:
-                if connection.user == facts.user:  # or another was established since, by a ticket or a login
-                    # Roles of other makers stay. What else a session holds may be what a rule reads.
-                    connection.roles = (connection.roles - before.roles) | facts.roles
+            before, data = own.identity, own.data
+            if own.version == version:
+                own.update(loaded, identity)
+            else:  # a handler has written meanwhile, and its data are newer
+                own.identity = identity
+            if identity.user != before.user:
+                self._close([connection], "the session belongs to another user now")
+            elif identity.roles != before.roles or loaded.data != data:
+                if connection.user == identity.user:  # or a ticket or a login has set another since
+                    # Roles from elsewhere stay.
+                    connection.roles = (connection.roles - before.roles) | identity.roles
+                # Rules may read any key of the session.
                 self._recheck(connection)
 
     def _recheck(self, connection: Connection) -> None:
-        """End what is not allowed any more, in a task of its own: the watch waits for no rule and no hook."""
+        """End subscriptions that are not allowed any more, in a task of its own: rules and hooks may wait."""
         task = asyncio.create_task(self._app.recheck(connection))
         self._rechecks.add(task)
         task.add_done_callback(self._rechecked)
@@ -189,20 +179,15 @@ class Watch:
         self._rechecks.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is not None:
-            self._gate.say("recheck", "ending what a session does not allow any more failed", logging.ERROR, error)
+            self._source.log("recheck", "ending what a session does not allow any more failed", logging.ERROR, error)
 
-    def _end(self, connections: Collection[Connection], reason: str) -> None:
+    def _close(self, connections: Collection[Connection], reason: str) -> None:
         for connection in connections:
             connection.close(CloseCode.SESSION_ENDED, reason)
         if connections:
-            self._gate.say(("closed", reason), f"{len(connections)} connections closed: {reason}")
+            self._source.log(("closed", reason), f"{len(connections)} connections closed: {reason}")
 
 
 def _expires(connection: Connection) -> float:
-    expires: float | None = record_of(connection.session).expires
+    expires = record_of(connection.session).expires
     return math.inf if expires is None else expires
-
-
-def remaining(expires: float | None) -> str:
-    """How long a session is good for, in words."""
-    return "never expires" if expires is None else f"expires in {max(0, round(expires - time.time())):,} s"
