@@ -15,7 +15,6 @@ from asyncio.trsock import TransportSocket
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 from aiohttp import WSMsgType
 from aiohttp.http import WSMessageNoDecodeText
 
@@ -122,14 +121,10 @@ class ClientConnection:
 
         Raises CallError, for a refusal, and ConnectionLost.
         """
-        own_id, exclude = self.protocol.session_id, message.exclude
-        if exclude is not None and message.exclude_me and own_id not in exclude:
-            # A list takes the place of `excludeMe` on the wire.
-            message = msgspec.structs.replace(message, exclude=[*exclude, own_id])
         if confirm and self.is_wampkit:
-            await self.call(PUBLISH, *messages.publish_elements(message)[1:])
+            await self.call(PUBLISH, *self.protocol.publish_elements(message)[1:])
             return True
-        await self.send(messages.encode(message))
+        await self.send(self.protocol.publish(message))
         return False
 
     async def round_trip(self, timeout: float) -> bool:

@@ -30,6 +30,7 @@ from .messages import (
     decode,
     encode,
     encode_value,
+    publish_elements,
 )
 from .uris import expand
 from .websocket import CloseCode
@@ -206,6 +207,18 @@ class WampV1:
     def call(self, call_id: str, uri: str, *args: Any) -> bytes:
         """CALL; the answer will carry the same id."""
         return encode(Call(call_id, uri, list(args)))
+
+    def publish(self, message: Publish) -> bytes:
+        """PUBLISH, as `publish_elements` has it."""
+        return encode_value(self.publish_elements(message))
+
+    def publish_elements(self, message: Publish) -> list[Any]:
+        """The elements of a PUBLISH: with `exclude_me`, a list of excluded ids gets this session's id, as it takes the
+        place of `excludeMe` on the wire."""
+        exclude = message.exclude
+        if exclude is not None and message.exclude_me and self.session_id not in exclude:
+            message = msgspec.structs.replace(message, exclude=[*exclude, self.session_id])
+        return publish_elements(message)
 
     def subscribe(self, uri: str) -> bytes:
         """SUBSCRIBE."""
