@@ -43,7 +43,7 @@ LONGEST_PAUSE = 1.0
 class Handler(Interface):
     """What takes a connection's messages: the dispatcher. Must not block."""
 
-    def receive(self, connection: Connection, message: Message) -> None:
+    def receive(self, connection: Connection, message: Message, text: bytes) -> None:
         """OnFrame one message."""
 
     def refuse(self, connection: Connection, data: bytes) -> None:
@@ -54,7 +54,7 @@ class Handler(Interface):
 
 
 class _Nobody:
-    def receive(self, connection: Connection, message: Message) -> None:
+    def receive(self, connection: Connection, message: Message, text: bytes) -> None:
         pass
 
     def refuse(self, connection: Connection, data: bytes) -> None:
@@ -298,15 +298,12 @@ class Connection:
             self._handler.refuse(self, data)
             self._slow_down()
             return True
-        work = self.tasks
-        work.message = data
         try:
             message = self.protocol.receive(data)
         except ProtocolError as error:
             self._malformed(error)
         else:
-            self._handler.receive(self, message)
-        work.message = b""
+            self._handler.receive(self, message, data)
         return True
 
     def _take_other(self, kind: WSMsgType, data: Any, extra: Any) -> bool:
@@ -354,13 +351,13 @@ class Connection:
 
     # ---- back-pressure
 
-    def full(self) -> None:
+    def pause_reading(self) -> None:
         """Too much is under way: let the peer wait."""
         # Once the socket is lost its end stands behind what has been read, where calls that never end would keep it.
         if self._reader is not None and self._transport is not None and not self._transport.is_closing():
             self._reader.hold()
 
-    def relieved(self) -> None:
+    def resume_reading(self) -> None:
         """There is room again."""
         if self._reader is not None and self._pause is None:
             self._reader.release()
@@ -375,7 +372,7 @@ class Connection:
     def _go_on(self) -> None:
         self._pause = None
         if not self.tasks.full:
-            self.relieved()
+            self.resume_reading()
 
     @property
     def _compressed(self) -> bool:

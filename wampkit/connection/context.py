@@ -11,7 +11,7 @@ from ..concurrency.threads import ThreadPools
 from ..limits import Limits
 from ..telemetry.counters import Counters
 from ..telemetry.logs import LogThrottle, logger_of
-from .outbox import Flusher
+from .flusher import Flusher
 
 if TYPE_CHECKING:
     from .connection import Connection

@@ -1,32 +1,22 @@
-"""The way out: what was sent to a connection and has not left yet, and when it leaves.
+"""The bounded outgoing queue of one connection.
 
-Nothing here waits. Frames of one turn of the loop leave in one write per connection, in the order in which they were
-sent. What waits for a peer that reads slowly is bounded; beyond the bound an `Outbox` gives the connection up and a
-`DroppingOutbox` drops the oldest events. All of them write to aiohttp's transport themselves: one event to 1,000
-subscribers leaves 1.3 times as fast as by aiohttp's writer, eight at a time 7 times as fast.
+Nothing here waits. Frames of one turn of the loop leave in one write, in the order in which they were sent. Beyond the
+bound an `Outbox` has its connection cut and a `DroppingOutbox` drops the oldest events. All of them write to aiohttp's
+transport themselves: one event to 1,000 subscribers leaves 1.3 times as fast as by aiohttp's writer, eight at a time
+7 times as fast.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
-from typing import Literal, Protocol
+from typing import Literal
 
-from ..protocol.websocket import deflate
-from ..telemetry.logs import logger_of
+from ..protocol.websocket import SHORT_TEXT, TEXT, deflate, header
+from .flusher import Flusher, Owner
 from .sockets import buffered_bytes
 
-__all__ = ["DeflatingOutbox", "Flusher", "Outbox", "Owner", "Provisional", "Receiver", "make_outbox"]
-
-logger = logger_of(__name__)
-
-WRITES_A_TURN = 256
-"""Connections with events that are written to before others have their turn: about a millisecond, so that a call
-does not wait until thousands of subscribers have been served."""
-
-JOINED = 16 * 1024
-"""Bytes of events that are joined at most: an outbox counts what is joined as one message."""
+__all__ = ["DeflatingOutbox", "Outbox", "Provisional", "make_outbox"]
 
 HANDFUL = 64 * 1024
 """Bytes that a dropping outbox gives to the transport at a time."""
@@ -38,22 +28,6 @@ UNDECIDED = "on_subscribe takes too long"
 
 RETRY = 0.02
 """Seconds until a dropping outbox looks whether its peer has read."""
-
-
-class Owner(Protocol):
-    """Whose outbox it is: the connection."""
-
-    def too_slow(self, why: str) -> None:
-        """More waits than may; the outbox takes nothing more."""
-
-    def events_dropped(self, count: int, why: str) -> None:
-        """So many events have just been dropped."""
-
-    def peer_gone(self) -> None:
-        """The peer has gone, or half of it, and something was to be written to it."""
-
-    def write_failed(self, error: Exception) -> None:
-        """Writing raised what was not expected; the connection must end."""
 
 
 class _Nobody:
@@ -71,103 +45,6 @@ class _Nobody:
 
 
 NOBODY = _Nobody()
-
-
-class Receiver(Protocol):
-    """Whoever takes events for a connection: its outbox, or a stand-in."""
-
-    @property
-    def owner(self) -> Owner:
-        """The connection."""
-
-    def send_events(self, frames: bytes, count: int) -> None:
-        """Take so many events, whole frames one behind the other, without waiting."""
-
-
-class Flusher:
-    """Writes what all connections sent in one turn of the loop, in one callback for all of them.
-
-    Events of one topic that follow each other are joined once for all its subscribers. Answers leave at the end of
-    the turn; connections that have only events take turns with everything else that the loop does.
-
-    Attributes:
-        events: What was published and has not been handed to its receivers; `distribute` does that.
-        waiting: The outboxes that have events alone and are flushed in turn; whoever adds one calls `schedule`.
-    """
-
-    __slots__ = ("_audience", "_loop", "_scheduled", "_size", "_urgent", "events", "waiting")
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._scheduled = False
-        self._urgent: list[Outbox] = []
-        self.waiting: deque[Outbox] = deque()
-        self._audience: Mapping[str, Receiver] = {}
-        self.events: list[bytes] = []
-        self._size = 0
-
-    def publish(self, audience: Mapping[str, Receiver], frame: bytes) -> None:
-        """Send an event to an audience, which must not change before `distribute` has been called."""
-        if self.events and (audience is not self._audience or self._size + len(frame) > JOINED):
-            self.distribute()
-        self._audience = audience
-        self.events.append(frame)
-        self._size += len(frame)
-        if not self._scheduled:
-            self.schedule()
-
-    def distribute(self) -> None:
-        """Hand the events that were published so far to their receivers."""
-        events = self.events
-        if events:
-            self.events = []
-            self._size = 0
-            count = len(events)
-            frames = events[0] if count == 1 else b"".join(events)
-            for receiver in self._audience.values():
-                try:
-                    receiver.send_events(frames, count)
-                except Exception as error:
-                    _failed(receiver.owner, error)
-
-    def schedule(self) -> None:
-        """Flush at the end of this turn."""
-        if not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon(self._flush)
-
-    def soon(self, outbox: Outbox) -> None:
-        """Flush an outbox at the end of this turn."""
-        self._urgent.append(outbox)
-        if not self._scheduled:
-            self.schedule()
-
-    def _flush(self) -> None:
-        self._scheduled = False
-        self.distribute()
-        urgent, self._urgent = self._urgent, []
-        for outbox in urgent:
-            try:
-                outbox.flush()
-            except Exception as error:
-                _failed(outbox.owner, error)
-        waiting = self.waiting
-        for _ in range(min(len(waiting), WRITES_A_TURN)):
-            outbox = waiting.popleft()
-            try:
-                outbox.flush()
-            except Exception as error:
-                _failed(outbox.owner, error)
-        if waiting:
-            self.schedule()
-
-
-def _failed(owner: Owner, error: Exception) -> None:
-    """End the one connection that could not be written to; what the others were sent must leave."""
-    try:
-        owner.write_failed(error)
-    except Exception:
-        logger.exception("a connection that could not be written to could not be ended either")
 
 
 class Outbox:
@@ -199,6 +76,11 @@ class Outbox:
     def open(self, transport: asyncio.Transport) -> None:
         """Let out what is sent from now on."""
         self._transport = transport
+
+    def send_text(self, text: bytes) -> None:
+        """Send a text message, UTF-8, in order. Ignored once it is closed."""
+        size = len(text)
+        self.send((SHORT_TEXT[size] if size < 126 else header(TEXT, size)) + text)
 
     def send(self, frame: bytes) -> None:
         """Send one frame, whole, in order. Ignored once it is closed."""

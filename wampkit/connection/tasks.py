@@ -1,4 +1,4 @@
-"""What a connection has under way: calls run side by side, topic messages one after the other in their queue."""
+"""The tasks of one connection: calls run concurrently, topic messages in the order received."""
 
 from __future__ import annotations
 
@@ -15,49 +15,37 @@ from ..limits import Limits
 __all__ = ["ConnectionTasks"]
 
 Job = tuple[Callable[..., Coroutine[Any, Any, None]], tuple[Any, ...], bool, int]
-"""A function, its arguments, whether it finish_after_close the connection, and the bytes that its message takes."""
+"""A function, its arguments, whether to finish it after the connection has closed, and its bytes by `memory_of`."""
 
 SHORT = 256
-"""Bytes of a message up to which it counts with its length: of those the number of calls is bound enough."""
+"""Bytes of a message up to which it counts with its length: the bound on the number of calls suffices for those."""
 
 _NOT_STRUCTURE = bytes(set(range(256)) - set(b"[{,:"))
 
 JOBS_A_TURN = 64
-"""Topic messages that waited for their turn and are taken before others have theirs."""
+"""Queued topic messages that are run before other callbacks of the loop have their turn."""
 
 
 class Owner(Protocol):
-    """Whose work it is: the connection."""
+    """The connection whose tasks these are."""
 
-    def full(self) -> None:
-        """There is as much under way as may be."""
+    def pause_reading(self) -> None:
+        """As much is running and waiting as `Limits` allow."""
 
-    def relieved(self) -> None:
-        """There is less again."""
-
-
-class _Nobody:
-    def full(self) -> None:
-        pass
-
-    def relieved(self) -> None:
-        pass
-
-
-NOBODY = _Nobody()
+    def resume_reading(self) -> None:
+        """Less is running and waiting again."""
 
 
 class ConnectionTasks:
-    """The calls and the queue of one connection.
+    """Runs the calls and the queue of topic messages of one connection.
 
     Args:
-        eager: What starts them.
-        limits: How many calls and jobs there may be, and of what size, before it is `full`.
-        owner: Who is told of that.
+        eager: Starts the coroutines.
+        limits: How many calls and queued messages there may be, and of what size, before it is `full`.
+        owner: The connection, which pauses reading while it is `full`.
 
     Attributes:
-        message: The text of the message that what is started next came from; b"" once it has been started.
-        full: Whether there is as much under way as may be.
+        full: Whether as much is running and waiting as the limits allow.
     """
 
     __slots__ = (
@@ -65,27 +53,25 @@ class ConnectionTasks:
         "_calls",
         "_context",
         "_eager",
+        "_finish_running",
         "_limits",
-        "_outlives",
         "_owner",
         "_queue",
         "_running",
         "_running_size",
         "full",
-        "message",
     )
 
     def __init__(self, eager: EagerTasks, limits: Limits, owner: Owner) -> None:
         self._eager = eager
         self._limits = limits
-        self._owner = owner
-        self.message = b""
+        self._owner: Owner | None = owner
         self._bytes = 0
         self._calls: dict[asyncio.Task[None], int] = {}
-        self._running_size = 0  # of the job that runs
         self._queue: deque[Job] | None = None
-        self._running: asyncio.Task[None] | None = None
-        self._outlives = False
+        self._running: asyncio.Task[None] | None = None  # the job at the head of the queue
+        self._running_size = 0
+        self._finish_running = False
         self._context = copy_context()
         self.full = False
 
@@ -93,42 +79,51 @@ class ConnectionTasks:
         """Let what starts from now on see the context variables that are set now."""
         self._context = copy_context()
 
-    def run_call(self, call: Coroutine[Any, Any, None]) -> None:
-        """Run a call side by side with the others; it is cancelled when the connection ends."""
+    def run_call(self, call: Coroutine[Any, Any, None], text: bytes = b"") -> None:
+        """Run a call concurrently with the others; it is cancelled when the connection ends.
+
+        Args:
+            call: What to run.
+            text: The message that it came in, whose size counts while it runs.
+        """
         task = self._eager.start(call, self._context.copy())
         if task is not None:
-            size = memory_of(self.message)
+            size = memory_of(text)
             self._calls[task] = size
             task.add_done_callback(self._call_ended)
             self._count(size)
 
     def run_in_order(
-        self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any, finish_after_close: bool
+        self,
+        function: Callable[..., Coroutine[Any, Any, None]],
+        *args: Any,
+        finish_after_close: bool,
+        text: bytes = b"",
     ) -> None:
         """Run a job after those given before it.
 
         Args:
             function: What to run.
             args: Its arguments.
-            finish_after_close: Whether it still counts when the connection has ended: what a client published before it
-                left was published, but to subscribe it would be senseless.
+            finish_after_close: Run it even if the connection closes first: a received PUBLISH still counts.
+            text: The message that it came in, whose size counts while it waits or runs.
         """
         if self._running is None and not self._queue:
             if self._start_job(function, args, finish_after_close):
-                self._running_size = memory_of(self.message)
+                self._running_size = memory_of(text)
                 self._count(self._running_size)
             return
         if self._queue is None:
             self._queue = deque()
-        size = memory_of(self.message)
+        size = memory_of(text)
         self._queue.append((function, args, finish_after_close, size))
         self._count(size)
 
     def _start_job(
         self, function: Callable[..., Coroutine[Any, Any, None]], args: tuple[Any, ...], finish_after_close: bool
     ) -> bool:
-        """Start the next job; whether it goes on as a task."""
-        self._outlives = finish_after_close
+        """Start the next job. True if it goes on as a task, False if it is done."""
+        self._finish_running = finish_after_close
         task = self._eager.start(function(*args), self._context.copy())
         if task is None:
             return False
@@ -140,19 +135,19 @@ class ConnectionTasks:
         self._running = None
         size, self._running_size = self._running_size, 0
         self._count(-size)
-        self._next_jobs()
+        self._run_queue()
 
-    def _next_jobs(self) -> None:
+    def _run_queue(self) -> None:
         queue = self._queue
         for _ in range(JOBS_A_TURN):
             if not queue or self._running is not None:
                 break
             function, args, finish_after_close, size = queue.popleft()
-            going_on = self._start_job(function, args, finish_after_close)
-            self._running_size = size if going_on else 0
-            self._count(0 if going_on else -size)
+            goes_on = self._start_job(function, args, finish_after_close)
+            self._running_size = size if goes_on else 0
+            self._count(0 if goes_on else -size)
         if queue and self._running is None:
-            asyncio.get_running_loop().call_soon(self._next_jobs)
+            asyncio.get_running_loop().call_soon(self._run_queue)
 
     def _call_ended(self, task: asyncio.Task[None]) -> None:
         self._count(-self._calls.pop(task))
@@ -163,10 +158,12 @@ class ConnectionTasks:
         full = count >= self._limits.calls or self._bytes >= self._limits.calls_size
         if full is not self.full:
             self.full = full
+            if self._owner is None:
+                return
             if full:
-                self._owner.full()
+                self._owner.pause_reading()
             else:
-                self._owner.relieved()
+                self._owner.resume_reading()
 
     async def wait_for_queued(self) -> None:
         """Wait until the jobs given so far have run."""
@@ -183,22 +180,22 @@ class ConnectionTasks:
 
     @property
     def busy(self) -> bool:
-        """Whether calls or jobs are under way."""
+        """Whether a call or a job is running or waiting."""
         return bool(self._calls) or self._running is not None or bool(self._queue)
 
     async def finish(self) -> None:
-        """Wait for the calls and jobs that are under way."""
+        """Wait for all calls and jobs."""
         while self.busy:
             if self._calls:
                 await asyncio.wait(set(self._calls))
             await self.wait_for_queued()
 
-    async def end(self, last_words: float, patience: float) -> int:
-        """Cancel what needs the connection and let the rest run out.
+    async def end(self, pending_timeout: float, cancel_timeout: float) -> int:
+        """Cancel what the end of the connection makes useless, and finish the rest.
 
         Args:
-            last_words: Seconds for the jobs that outlive the connection.
-            patience: Seconds for the cleanup of what is cancelled.
+            pending_timeout: Seconds for the jobs that finish after the close; then they are cancelled too.
+            cancel_timeout: Seconds for the cleanup of what is cancelled.
 
         Returns:
             How many handlers did not end when they were cancelled.
@@ -206,31 +203,27 @@ class ConnectionTasks:
         if not self.busy:
             return 0
         if self._queue:
-            self._queue = deque(each for each in self._queue if each[2])
-        doomed = self._tasks(queue=not self._outlives)
-        stuck = await _cancel(doomed, patience)
-        if last_words > 0 and self._running not in doomed:
-            await self._run_out(last_words)
+            self._queue = deque(job for job in self._queue if job[2])
+        cancelled = set(self._calls) if self._finish_running else self._all()
+        stuck = await _cancel(cancelled, cancel_timeout)
+        if pending_timeout > 0 and self._running not in cancelled:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pending_timeout):
+                    await self.wait_for_queued()
         if self._queue:
             self._queue.clear()
-        return stuck + await _cancel(self._tasks(queue=True) - doomed, patience)
+        return stuck + await _cancel(self._all() - cancelled, cancel_timeout)
 
-    async def _run_out(self, patience: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(patience):
-                await self.wait_for_queued()
+    def _all(self) -> set[asyncio.Task[None]]:
+        return {*self._calls} if self._running is None else {*self._calls, self._running}
 
     def forget(self) -> None:
-        """Let go of the owner; nothing is started any more."""
-        self._owner = NOBODY
-
-    def _tasks(self, *, queue: bool) -> set[asyncio.Task[None]]:
-        lane_task = self._running if queue else None
-        return {*self._calls, lane_task} if lane_task is not None else set(self._calls)
+        """Let go of the connection, which refers to this: cycles would wait for the garbage collector."""
+        self._owner = None
 
 
 def memory_of(message: bytes) -> int:
-    """About how many bytes of memory the values of a message take: as good as never more than this, often half."""
+    """An estimate of the bytes of memory that the values of a message take: hardly ever more than this, often half."""
     size = len(message)
     if size <= SHORT:
         return size
@@ -242,9 +235,10 @@ def memory_of(message: bytes) -> int:
     return text + 88 * lists + 104 * objects + 64 * commas + 80 * keys
 
 
-async def _cancel(tasks: set[asyncio.Task[None]], patience: float) -> int:
+async def _cancel(tasks: set[asyncio.Task[None]], timeout: float) -> int:
+    """Cancel tasks and wait for their end. How many have not ended in time."""
     tasks = {task for task in tasks if task.cancel()}
     if not tasks:
         return 0
-    _, stuck = await asyncio.wait(tasks, timeout=patience)
+    _, stuck = await asyncio.wait(tasks, timeout=timeout)
     return len(stuck)

@@ -12,7 +12,6 @@ from ..errors import answer_for, quote
 from ..handlers.hooks import ErrorReporter
 from ..protocol import messages
 from ..protocol.uris import expand, prefix_advice, undeclared_prefix
-from ..protocol.websocket import text_frame
 from ..pubsub.registry import TopicRegistry
 from .compiler import CompiledProcedure, call_chain, is_plain
 from .route_table import RouteTable
@@ -90,7 +89,7 @@ class Calls:
             text = connection.protocol.result(message.id, result)
         except Exception as error:
             text = await self._unwritable(connection, message, error)
-        connection.outbox.send(text_frame(text))
+        connection.outbox.send_text(text)
 
     async def _unwritable(self, connection: Connection, message: messages.Call, error: Exception) -> bytes:
         await self._errors.report(connection, error, f"procedure {quote(message.uri)}: writing its result as JSON")
@@ -111,7 +110,7 @@ class Calls:
             await self._errors.report(connection, failure, f"{what}: writing its error as JSON")
             self._send_error(connection, message, "internal", "the error cannot be written as JSON")
         else:
-            connection.outbox.send(text_frame(text))
+            connection.outbox.send_text(text)
 
     def _error_uri(self, connection: Connection, name: str, what: str) -> str:
         """The full error URI of what the app raised; logs one that no caller can rely on."""
@@ -126,4 +125,4 @@ class Calls:
 
     def _send_error(self, connection: Connection, message: messages.Call, kind: str, description: str) -> None:
         text = connection.protocol.error(message.id, self._error_uris[kind], description)
-        connection.outbox.send(text_frame(text))
+        connection.outbox.send_text(text)

@@ -43,17 +43,17 @@ class Dispatcher:
         """Ignore all further messages; those that were taken before run to their end."""
         self._draining = True
 
-    def receive(self, connection: Connection, message: messages.Message) -> None:
+    def receive(self, connection: Connection, message: messages.Message, text: bytes) -> None:
         """Take one message. Never blocks: calls run concurrently, topic messages in the order received."""
         if self._draining:
             return
         tasks = connection.tasks
         if isinstance(message, messages.Call):
-            tasks.run_call(self.calls.call(connection, message))
+            tasks.run_call(self.calls.call(connection, message), text)
         elif isinstance(message, _FINISHED_AFTER_CLOSE):
-            tasks.run_in_order(self.topic_messages.receive, connection, message, finish_after_close=True)
+            tasks.run_in_order(self.topic_messages.receive, connection, message, finish_after_close=True, text=text)
         elif isinstance(message, messages.Subscribe):
-            tasks.run_in_order(self.topic_messages.receive, connection, message, finish_after_close=False)
+            tasks.run_in_order(self.topic_messages.receive, connection, message, finish_after_close=False, text=text)
 
     def refuse(self, connection: Connection, data: bytes) -> None:
         """Refuse the text of a message beyond the rate, reading only as much of it as the answer to a call needs."""

@@ -14,7 +14,6 @@ from ..handlers.hooks import ErrorReporter
 from ..limits import Limits
 from ..protocol import messages
 from ..protocol.messages import encode, encode_value
-from ..protocol.websocket import text_frame
 from ..pubsub.broker import Broker, Publication
 from ..pubsub.registry import TopicRegistry
 from ..telemetry.counters import Counters
@@ -135,7 +134,7 @@ class TopicMessages:
                 # The object that BabDev's stock dispatcher sends, with what was wrong besides.
                 code = REFUSAL_CODES.get(error.kind or "", 400)
                 event = {"error": True, "message": error.description, "code": code, "uri": uri}
-                connection.outbox.send(text_frame(encode(messages.Event(uri, event))))
+                connection.outbox.send_text(encode(messages.Event(uri, event)))
 
     # ---- PUBLISH
 

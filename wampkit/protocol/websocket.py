@@ -9,10 +9,13 @@ from enum import IntEnum
 from functools import lru_cache
 
 __all__ = [
+    "SHORT_TEXT",
+    "TEXT",
     "CloseCode",
     "FrameHeaders",
     "close_frame",
     "deflate",
+    "header",
     "is_close_code",
     "ping_frame",
     "pong_frame",
@@ -54,21 +57,20 @@ class CloseCode(IntEnum):
     SESSION_ENDED = 4401
 
 
-_TEXT, _CLOSE, _PING, _PONG = 0x81, 0x88, 0x89, 0x8A
+TEXT, _CLOSE, _PING, _PONG = 0x81, 0x88, 0x89, 0x8A
 
 _COMPRESSED = 0x40
 
 _MAX_REASON = 123
 
-_SHORT = [bytes((_TEXT, size)) for size in range(126)]
+SHORT_TEXT = [bytes((TEXT, size)) for size in range(126)]
+"""The headers of text frames by the size of their text, which is up to 125 bytes; see `header` for longer ones."""
 
 
 def text_frame(text: bytes) -> bytes:
     """A text frame; the text is encoded as UTF-8 already."""
     size = len(text)
-    if size < 126:
-        return _SHORT[size] + text
-    return _header(_TEXT, size) + text
+    return (SHORT_TEXT[size] if size < 126 else header(TEXT, size)) + text
 
 
 def ping_frame(payload: bytes) -> bytes:
@@ -87,7 +89,8 @@ def close_frame(code: int, reason: str) -> bytes:
     return bytes((_CLOSE, 2 + len(text))) + struct.pack(">H", code) + text
 
 
-def _header(first: int, size: int) -> bytes:
+def header(first: int, size: int) -> bytes:
+    """What stands before a payload of `size` bytes; the first byte says what it is, such as `TEXT`."""
     if size < 126:
         return bytes((first, size))
     if size < 65536:
@@ -168,9 +171,9 @@ def _split(frames: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _deflate_frame(first: int, payload: bytes, window: int) -> bytes:
-    if first != _TEXT:
-        return _header(first, len(payload)) + payload
+    if first != TEXT:
+        return header(first, len(payload)) + payload
     compressor = zlib.compressobj(level=1, wbits=-window)
     body = compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)
     body = body[:-4]  # the receiver adds these four bytes again (RFC 7692, 7.2.1)
-    return _header(first | _COMPRESSED, len(body)) + body
+    return header(first | _COMPRESSED, len(body)) + body

@@ -12,10 +12,10 @@ from typing import Any
 from ..concurrency.cancellation import must_propagate
 from ..concurrency.eager import EagerTasks
 from ..connection.connection import Connection
-from ..connection.outbox import Flusher, Provisional, Receiver
+from ..connection.flusher import Flusher, Receiver
+from ..connection.outbox import Provisional
 from ..handlers.transaction import current_transaction
 from ..protocol.messages import encode_value, event_head, event_text
-from ..protocol.websocket import text_frame
 from .broker import Broker, Publication
 
 __all__ = ["TopicRegistry"]
@@ -221,19 +221,12 @@ class TopicRegistry:
         subscribers = self._subscribers.get(publication.topic)
         if subscribers is None:
             return
-        frame = text_frame(event_text(subscribers.event_head, publication.event))
+        text = event_text(subscribers.event_head, publication.event)
         receivers, exclude = subscribers.receivers, publication.exclude
         if publication.eligible is not None:
-            self._flusher.distribute()
-            for session in publication.eligible - exclude:
-                if session in receivers:
-                    receivers[session].send_events(frame, 1)
-            self._flusher.schedule()
+            ids = publication.eligible - exclude
+            self._flusher.publish_to([receivers[each] for each in ids if each in receivers], text)
         elif exclude and not exclude.isdisjoint(receivers):
-            self._flusher.distribute()
-            for session, receiver in receivers.items():
-                if session not in exclude:
-                    receiver.send_events(frame, 1)
-            self._flusher.schedule()
+            self._flusher.publish_to([receiver for each, receiver in receivers.items() if each not in exclude], text)
         else:
-            self._flusher.publish(receivers, frame)
+            self._flusher.publish(receivers, text)
