@@ -1,8 +1,8 @@
-"""What can go wrong, whose mistake it was, and what the other side may know of it.
+"""The package's exceptions, the CALLERROR that each becomes, and how foreign text is shown in one line.
 
-`WampError` is an answer: a handler raises it and the caller receives it as CALLERROR. `ProtocolError` is the
-peer's mistake and carries the close code that answers it. `DeclarationError` is the app author's mistake and
-stops the start. `CallError` and `ConnectionLost` are what a client meets.
+`WampError` is an answer: a handler raises it and the caller receives it as CALLERROR. `ProtocolError` is the peer's
+mistake and carries the close code that answers it. `DeclarationError` is the app author's mistake and stops the start.
+`ClientError` is the base of what a client raises.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ __all__ = [
     "suggestion",
 ]
 
+# ---- raised on the server
+
+
 ERROR_URIS: Mapping[str, str] = MappingProxyType(
     {
         "not_found": "http://api.wamp.ws/error#NoSuchRPCEndpoint",
@@ -56,15 +59,15 @@ autobahn-python 0.8, `not_authorized` that of WampSharp; the others follow their
 
 
 class WampError(Exception):
-    """An answer to a call that failed; raise it in a handler, a dependency or a middleware.
+    """The answer to a call that failed; raise it in a handler, a dependency or a middleware.
 
     Args:
         uri: The error URI. A CURIE of the app's prefixes is sent as the full URI.
         description: One sentence for the caller.
-        details: Anything JSON can carry, or None for a CALLERROR without details.
+        details: Any JSON value, or None for a CALLERROR without details.
 
     Raises:
-        DeclarationError: The URI is missing, or can be none, as a sentence cannot.
+        DeclarationError: The URI is missing or holds white space.
     """
 
     kind: ClassVar[str | None] = None
@@ -78,7 +81,11 @@ class WampError(Exception):
         self.details = details
 
     def __str__(self) -> str:
-        return f"{self.uri}: {self.description}" if self.description else self.uri
+        return _with_description(self.uri, self.description)
+
+
+def _with_description(uri: str, description: str) -> str:
+    return f"{uri}: {description}" if description else uri
 
 
 def _no_error_uri(name: str, uri: object) -> str:
@@ -89,7 +96,7 @@ def _no_error_uri(name: str, uri: object) -> str:
 
 
 class _KindError(WampError):
-    """A `WampError` whose URI is looked up in the app's error table by its kind."""
+    """A `WampError` whose URI is looked up by its kind in `App(error_uris=...)`, else in `ERROR_URIS`."""
 
     kind: ClassVar[str]
 
@@ -133,13 +140,17 @@ class Busy(_KindError):
     kind = "busy"
 
 
+class DeclarationError(TypeError):
+    """A handler, a route or an option is declared in a way that cannot work; the message says what to change."""
+
+
 class ProtocolError(Exception):
     """The peer sent what WAMP v1 does not allow.
 
     Args:
         code: The WebSocket close code that answers it: 1007 (not JSON), 1002 (not a legal message), 1003
             (binary) or 1008 (more than may be asked for), RFC 6455 section 7.4.1.
-        reason: What was wrong, for the close frame and the log.
+        reason: The mistake, for the close frame and the log.
     """
 
     def __init__(self, code: int, reason: str) -> None:
@@ -151,12 +162,34 @@ class ProtocolError(Exception):
         return f"{self.reason} (close code {self.code})"
 
 
-class DeclarationError(TypeError):
-    """A handler, a route or an option is declared in a way that cannot work; says what to change."""
+# ---- sent to the caller
+
+
+def answer_for(error: BaseException, uris: Mapping[str, str], *, debug: bool = False) -> tuple[str, str, Any]:
+    """The URI, description and details of the CALLERROR that answers an exception.
+
+    A `WampError` is sent as it is. Any other exception becomes the generic error without its text, unless `debug` is
+    set.
+
+    Args:
+        error: The exception.
+        uris: The error URI of each kind.
+        debug: Whether the caller is told an unexpected exception's class and text.
+    """
+    if isinstance(error, WampError):
+        uri = uris[error.kind] if error.kind is not None else error.uri
+        return uri, error.description, error.details
+    description = "the procedure failed"
+    if debug:
+        description += f": {type(error).__name__}: {error}"
+    return uris["generic"], description, None
+
+
+# ---- raised by the client
 
 
 class ClientError(Exception):
-    """The base of what `wampkit.connect` raises."""
+    """The base of what `wampkit.connect` and its client raise."""
 
 
 class CallError(ClientError):
@@ -165,7 +198,7 @@ class CallError(ClientError):
     Attributes:
         uri: The error URI as the server sent it.
         description: The server's sentence, possibly empty.
-        details: Whatever the server added, or None.
+        details: The server's details, or None.
     """
 
     def __init__(self, uri: str, description: str = "", details: Any = None) -> None:
@@ -175,15 +208,15 @@ class CallError(ClientError):
         self.details = details
 
     def __str__(self) -> str:
-        return f"{self.uri}: {self.description}" if self.description else self.uri
+        return _with_description(self.uri, self.description)
 
 
 class ConnectionLost(ClientError, ConnectionError):
-    """The connection is gone or was never there; a call in flight may or may not have run.
+    """The connection has ended or was never made; a call in flight may or may not have run.
 
     Attributes:
-        code: The WebSocket close code, 1006 where the wire was cut, or None before any connection.
-        reason: Why, as far as this side knows.
+        code: The WebSocket close code, 1006 if the connection was cut, or None before any connection.
+        reason: Why, as far as the client knows.
     """
 
     def __init__(self, reason: str, code: int | None = None) -> None:
@@ -205,11 +238,11 @@ class HandshakeRefused(ConnectionLost):
 
 
 class AuthenticationFailed(ConnectionLost):
-    """The server did not let this client log in, or asked for what no honest server does.
+    """The server refused the login, or asked for something that no honest server asks for.
 
     Attributes:
-        uri: The error URI that the server answered, such as `http://api.wamp.ws/error#invalid-signature`; "" where it
-            was the client who gave up.
+        uri: The error URI that the server answered, such as `http://api.wamp.ws/error#invalid-signature`; "" if the
+            client gave up.
     """
 
     def __init__(self, reason: str, uri: str = "") -> None:
@@ -217,26 +250,13 @@ class AuthenticationFailed(ConnectionLost):
         self.uri = uri
 
 
-def answer_for(error: BaseException, uris: Mapping[str, str], *, debug: bool = False) -> tuple[str, str, Any]:
-    """What a caller may know of `error`: the error URI, the description and the details of its CALLERROR.
-
-    Only a `WampError` speaks for itself. Anything else becomes the generic error and keeps its text to
-    itself, unless `debug` is set.
-    """
-    if isinstance(error, WampError):
-        uri = uris[error.kind] if error.kind is not None else error.uri
-        return uri, error.description, error.details
-    description = "the procedure failed"
-    if debug:
-        description += f": {type(error).__name__}: {error}"
-    return uris["generic"], description, None
+# ---- text in one line
 
 
 def quote(text: object, limit: int = 128) -> str:
-    """A peer's text made fit for a log line, an error or a terminal: escaped, in quotes, at most `limit` characters.
+    """A peer's text for a log line, an error or a terminal: in quotes, escaped, at most `limit` characters.
 
-    Control characters, line separators and anything else that is not printable ASCII stay visible as escapes,
-    so that one message is one line.
+    Everything but printable ASCII is shown as an escape, so that the text stays in one line.
     """
     whole = text if isinstance(text, str) else repr(text)
     shown = ascii(whole[:limit])
@@ -244,24 +264,24 @@ def quote(text: object, limit: int = 128) -> str:
 
 
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]")
-"""Control characters, line separators, what turns the direction of writing, and lone surrogates."""
+"""Control characters, line separators, marks of writing direction, and lone surrogates."""
 
-"\x00".encode("unicode_escape")  # so that the codec is there when no file can be opened any more
+"\x00".encode("unicode_escape")  # loads the codec now: later the process may be out of file descriptors
 
 
 def escape(text: str) -> str:
-    """A text in which every character that could end a line or command a terminal is shown as its escape."""
+    """A text with escapes for the characters that could end a line or control a terminal."""
     return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def one_line(text: str) -> str:
-    """A text fit for one line of a terminal: line breaks become spaces, control characters their escapes."""
+    """A text as one line of a terminal: line breaks become spaces, control characters escapes."""
     return escape(" ".join(part.strip() for part in text.splitlines() if part.strip()))
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
-    """A hint at a similar word, to be put behind an error; empty where there is none."""
-    import difflib  # only a mistake needs it
+    """A hint at a similar word, for the end of an error message; "" if there is none."""
+    import difflib  # slow to import, and needed for mistakes only
 
     near = difflib.get_close_matches(word, list(known), 1)
     return f"; did you mean {near[0]!r}?" if near else ""

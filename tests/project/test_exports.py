@@ -2,9 +2,37 @@
 
 import inspect
 
+from aiohttp_session import SimpleCookieStorage
+
 import wampkit
 
 from ..support.tables import rows
+
+KEY = "k" * 43 + "="
+
+FACES = [
+    (wampkit.AllowAddresses("10.0.0.1"), "allow connect describe disallow lifespan"),
+    (wampkit.AllowHosts("example.com"), "connect describe"),
+    (wampkit.AllowOrigins("https://example.com"), "any connect describe"),
+    (wampkit.BlockAddresses(), "block connect describe lifespan unblock"),
+    (
+        wampkit.Cra(lambda authkey, extra: None),
+        "anonymous attempts challenge_ttl decoy_key derives failures_per_minute hide_unknown_keys lookup salted "
+        "timeout",
+    ),
+    (wampkit.Credentials("secret"), "derived iterations keylen permissions roles salt secret user"),
+    (wampkit.KeyRing(KEY), "rotate"),
+    (wampkit.NotFound("no such room"), "description details kind uri"),
+    (wampkit.Permissions(), "as_json may_call may_publish may_subscribe pubsub rpc"),
+    (wampkit.ProcedurePermission("http://example.com/add"), "call uri"),
+    (wampkit.Session, "created expires id refresh save"),
+    (wampkit.Sessions(SimpleCookieStorage(max_age=60), plain=True), "connect describe lifespan"),
+    (wampkit.Tickets(KEY), "connect describe issue lifespan"),
+    (wampkit.TopicPermission(uri="http://example.com/chat"), "prefix pub sub uri"),
+    (wampkit.TrustedProxies("10.0.0.1"), "header trusts"),
+    (wampkit.WampError("http://example.com/error"), "description details kind uri"),
+]
+"""What an editor offers of each object that a user holds, beyond what its bases from elsewhere have."""
 
 NAMES = [
     name
@@ -28,6 +56,15 @@ def test_public_things_say_what_they_are_for(name: str) -> None:
         for attribute, value in vars(thing).items():
             if not attribute.startswith("_") and (inspect.isfunction(value) or isinstance(value, property)):
                 assert inspect.getdoc(value) or inspect.getdoc(getattr(thing, attribute)), f"{name}.{attribute}"
+
+
+@rows(("thing", "names"), FACES)
+def test_users_are_shown_what_is_for_them(thing: object, names: str) -> None:
+    """The public attributes of an object are those that a user needs, so that no other may be relied upon."""
+    bases = inspect.getmro(thing if inspect.isclass(thing) else type(thing))
+    foreign = {name for base in bases if not base.__module__.startswith("wampkit") for name in dir(base)}
+    shown = {name for name in dir(thing) if not name.startswith("_")} - foreign
+    assert shown == set(names.split())
 
 
 def test_the_version_is_the_changelogs() -> None:
