@@ -110,7 +110,8 @@ def _marked_app(request: pytest.FixtureRequest) -> App | None:
 
 def _load(name: str, root: Path) -> App:
     """The app that `module:attribute` names, the module being looked for in pytest's root directory too."""
-    from wampkit.runner.loading import CommandError, load_app
+    from wampkit.runner.errors import CommandError
+    from wampkit.runner.loading import load_app
 
     try:
         return load_app(name, root)

@@ -15,7 +15,7 @@ from aiohttp import web
 
 import wampkit
 from wampkit import App, DeclarationError, Limits, NotFound, WampError, requires
-from wampkit.runner.loading import describe
+from wampkit.runner.errors import describe_error
 
 from .support.command import wampkit as run_command
 from .support.wire import ERROR, PUBLISH, serve
@@ -300,7 +300,7 @@ def test_mistakes_are_refused_with_place_and_cure() -> None:
         try:
             _run(source)
         except (DeclarationError, AttributeError, TypeError) as error:
-            said = describe(error)
+            said = describe_error(error)
         except BaseException as error:
             said = f"{type(error).__name__}: {error}"
         else:

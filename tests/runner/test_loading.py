@@ -8,7 +8,8 @@ import pytest
 
 from wampkit import App
 from wampkit.errors import one_line
-from wampkit.runner.loading import CommandError, load_app, read_config
+from wampkit.runner.errors import CommandError
+from wampkit.runner.loading import load_app
 
 from ..support.command import write
 from ..support.tables import rows
@@ -184,32 +185,6 @@ def test_a_module_without_apps(project: Path) -> None:
     """A module without an App says so, with its file."""
     write(project, none="x = 1\n")
     assert str(mistake("none", project)).startswith("there is no App in none (none.py)")
-
-
-# ---- pyproject.toml and terminals
-
-
-def test_no_configuration(tmp_path: Path) -> None:
-    """A directory without pyproject.toml, or with one that says nothing of wampkit, configures nothing."""
-    assert read_config(tmp_path) == {}
-    (tmp_path / "pyproject.toml").write_text("[project]\nname = 'x'\n")
-    assert read_config(tmp_path) == {}
-
-
-@pytest.mark.parametrize(
-    ("text", "problem"),
-    [
-        ("[tool.wampkit\n", "pyproject.toml: Expected"),
-        ("tool = 3\n", "pyproject.toml: "),
-        ("[tool]\nwampkit = 3\n", "must be a table"),
-    ],
-)
-def test_broken_configuration(tmp_path: Path, text: str, problem: str) -> None:
-    """A pyproject.toml that cannot be read is a mistake in the usage."""
-    (tmp_path / "pyproject.toml").write_text(text)
-    with pytest.raises(CommandError, match=problem) as caught:
-        read_config(tmp_path)
-    assert caught.value.code == 2
 
 
 def test_one_line() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from wampkit.runner.loading import CommandError
+from wampkit.runner.errors import CommandError
 from wampkit.runner.serve import bind
 
 from ..support.command import PATIENCE, Command, command, free_port, write
@@ -176,6 +176,20 @@ async def test_only_a_star_is_warned_of(name: str, warned: bool, tmp_path: Path)
         any(re.search(r"WARNING wampkit\.cli: .*any site may connect.*AllowOrigins\(", line) for line in running.err)
         is warned
     )
+
+
+async def test_the_level_holds_for_an_app_that_has_set_up_its_own_log(tmp_path: Path) -> None:
+    """`--log-level` is that of all that wampkit logs, whatever the app's own handlers would show."""
+    write(tmp_path, chatty=f'import logging\n\nlogging.basicConfig(level="DEBUG")\n{OPEN}')
+    for level, warned in (("warning", True), ("error", False)):
+        async with command(
+            "run", "chatty:anybody", "--port", "0", "--debug", "--log-level", level, cwd=tmp_path
+        ) as server:
+            await server.url()
+            server.signal(signal.SIGTERM)
+            assert await server.exit() == 0
+            assert any("pages of any site" in line for line in server.err) is warned
+            assert not any("stopping" in line for line in server.err)
 
 
 async def test_what_is_no_http_is_a_line(project: Path) -> None:

@@ -17,7 +17,8 @@ from ..app import DEFAULT_PATH, App, lifecycle_of
 from ..dispatch.middleware import middleware_name
 from ..errors import one_line, quote
 from ..networks import UNIX, describe_address, read_address
-from ..runner.loading import USAGE, CommandError, describe, load_app
+from ..runner.errors import USAGE, CommandError, describe_error
+from ..runner.loading import load_app
 from ..runner.serve import trust
 from .dry_run import SWITCHED, DryRun, HandshakeAttempt, dry_run, is_gate
 from .options import COMMAND, Pair, ParamType, app_argument, level_option, option, proxies_option
@@ -248,4 +249,4 @@ def _description(middleware: Any) -> str:
     try:
         return one_line(str(describe_itself()))
     except Exception as error:
-        raise CommandError(f"{middleware_name(middleware)}.describe failed: {describe(error)}") from error
+        raise CommandError(f"{middleware_name(middleware)}.describe failed: {describe_error(error)}") from error

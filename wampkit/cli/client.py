@@ -26,7 +26,7 @@ from ..client.client import Client, connect
 from ..client.state import State
 from ..client.subscriptions import Subscription
 from ..errors import CallError, ConnectionLost
-from ..runner.loading import USAGE, CommandError
+from ..runner.errors import USAGE, CommandError
 from .options import COMMAND, SECRET, Pair, Seconds, option
 from .output import json_text, print_problem
 

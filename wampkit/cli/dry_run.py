@@ -18,7 +18,7 @@ from ..connection.connection import Connection
 from ..dispatch.middleware import middleware_name
 from ..errors import WampError, one_line, quote
 from ..networks import UNIX
-from ..runner.loading import CommandError, describe
+from ..runner.errors import CommandError, describe_error
 from ..server.handshake import HandshakeHandler
 from ..telemetry.http_logs import quiet_http_errors
 
@@ -119,7 +119,7 @@ async def _enter_lifespans(app: App, stack: contextlib.AsyncExitStack) -> None:
             try:
                 await stack.enter_async_context(each.lifespan(app))
             except Exception as error:
-                raise CommandError(f"{middleware_name(each)} failed to start: {describe(error)}") from error
+                raise CommandError(f"{middleware_name(each)} failed to start: {describe_error(error)}") from error
 
 
 class _RecordingGate:
@@ -140,7 +140,7 @@ class _RecordingGate:
             self._record("refuses", refusal.description)
             raise
         except Exception as error:
-            self._record("fails", describe(error))
+            self._record("fails", describe_error(error))
             raise
         self._record("passes", note if isinstance(note, str) else "")
 

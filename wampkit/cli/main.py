@@ -9,7 +9,7 @@ from typing import NoReturn
 import click
 
 from .. import __version__
-from ..runner.loading import USAGE, CommandError
+from ..runner.errors import USAGE, CommandError
 from ..runner.process import leave
 from .check import check
 from .client import call, publish, subscribe

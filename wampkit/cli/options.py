@@ -15,7 +15,7 @@ from click.core import ParameterSource
 from ..access.proxies import TrustedProxies
 from ..connection.reader_choice import INLET
 from ..errors import DeclarationError, suggestion
-from ..runner.loading import USAGE, CommandError, read_config
+from ..runner.errors import USAGE, CommandError
 
 __all__ = [
     "COMMAND",
@@ -28,6 +28,7 @@ __all__ = [
     "level_option",
     "option",
     "proxies_option",
+    "read_config",
     "source",
     "unknown_variables",
 ]
@@ -113,6 +114,29 @@ proxies_option = option(
 
 
 # ---- the environment and the file
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """The table `[tool.wampkit]` of a directory's `pyproject.toml`; empty where there is none.
+
+    Raises:
+        CommandError: The file cannot be read.
+    """
+    file = directory / "pyproject.toml"
+    try:
+        text = file.read_text(encoding="utf-8")
+        import tomllib  # only a directory with such a file needs it
+
+        table = tomllib.loads(text).get("tool", {}).get("wampkit", {})
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise CommandError(f"pyproject.toml: {error.strerror}", USAGE) from None
+    except (ValueError, AttributeError) as error:
+        raise CommandError(f"pyproject.toml: {error}", USAGE) from None
+    if not isinstance(table, dict):
+        raise CommandError("pyproject.toml: [tool.wampkit] must be a table", USAGE)
+    return table
 
 
 def defaults(group: click.Group, directory: Path) -> dict[str, dict[str, Any]]:

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from ..errors import DeclarationError, one_line
-from ..runner.loading import CommandError, describe
+from ..runner.errors import CommandError, describe_error
 from ..runner.stderr import is_read
 
 __all__ = ["inspecting", "json_text", "print_problem", "traceback_at"]
@@ -49,4 +49,4 @@ def inspecting(log_level: str) -> Iterator[None]:
         try:
             yield
         except DeclarationError as error:
-            raise CommandError(describe(error)) from error
+            raise CommandError(describe_error(error)) from error

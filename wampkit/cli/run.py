@@ -12,7 +12,7 @@ import click
 
 from ..app import DEFAULT_PATH
 from ..runner.children import ParentLink
-from ..runner.loading import USAGE, CommandError
+from ..runner.errors import USAGE, CommandError
 from ..runner.serve import RunOptions, ServerInfo, serve
 from ..runner.supervisor import run_reloading, run_workers
 from ..telemetry.logs import logger_of

@@ -1,75 +1,23 @@
-"""Read `[tool.wampkit]`, import the app that a command names, and describe an error of the user's code in one line."""
+"""Import the app that a command names."""
 
 from __future__ import annotations
 
-import functools
 import importlib
 import inspect
-import os
-import re
 import sys
-import traceback
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import aiohttp
-import click
-
 from ..app import App
-from ..errors import DeclarationError, one_line, suggestion
+from ..errors import suggestion
 from ..router import Router
-from ..telemetry.source_files import PACKAGE, folder_of
+from .errors import USAGE, CommandError, describe_error, short_path, users_frame
 
-__all__ = ["USAGE", "CommandError", "describe", "load_app", "read_config"]
-
-USAGE = 2
-"""The exit code of a command that is wrong itself."""
+__all__ = ["load_app"]
 
 CANDIDATES = ("app", "main")
-"""The modules in which an app is looked for when none was named."""
-
-
-class CommandError(Exception):
-    """A user's error, printed as one line; carries the exit code.
-
-    Args:
-        text: What is wrong and what would be right.
-        code: The exit code: 2 where the command itself is wrong, 1 for everything else.
-    """
-
-    def __init__(self, text: str, code: int = 1) -> None:
-        super().__init__(one_line(text))
-        self.code = code
-
-
-# ---- the configuration
-
-
-def read_config(directory: Path) -> dict[str, Any]:
-    """The table `[tool.wampkit]` of a directory's `pyproject.toml`; empty where there is none.
-
-    Raises:
-        CommandError: The file cannot be read.
-    """
-    file = directory / "pyproject.toml"
-    try:
-        text = file.read_text(encoding="utf-8")
-        import tomllib  # only a directory with such a file needs it
-
-        table = tomllib.loads(text).get("tool", {}).get("wampkit", {})
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise CommandError(f"pyproject.toml: {error.strerror}", USAGE) from None
-    except (ValueError, AttributeError) as error:
-        raise CommandError(f"pyproject.toml: {error}", USAGE) from None
-    if not isinstance(table, dict):
-        raise CommandError("pyproject.toml: [tool.wampkit] must be a table", USAGE)
-    return table
-
-
-# ---- the app
+"""The modules in which an app is looked for when none is named."""
 
 
 def load_app(name: str | None, directory: Path) -> App:
@@ -86,19 +34,19 @@ def load_app(name: str | None, directory: Path) -> App:
     if str(directory) not in sys.path:
         sys.path.insert(0, str(directory))
     if name is None:
-        return _lone_app(directory)
+        return _default_app(directory)
     module_name, colon, attribute = name.strip().partition(":")
     _check_name(name, module_name, attribute if colon else None)
     module = _import(module_name, directory)
-    return _named_app(module, attribute) if colon else _only_app(module)
+    return _app_at(module, attribute) if colon else _sole_app(module)
 
 
-def _lone_app(directory: Path) -> App:
+def _default_app(directory: Path) -> App:
     present = [candidate for candidate in CANDIDATES if (directory / f"{candidate}.py").is_file()]
     for candidate in present:
         module = _import(candidate, directory)
         if _apps(module):
-            return _only_app(module)
+            return _sole_app(module)
     looked = "neither app.py nor main.py is there" if not present else f"no App in {' or '.join(present)}.py"
     raise CommandError(
         f"which app? {looked} in {directory}; name it as module:attribute, here or in pyproject.toml as "
@@ -130,12 +78,12 @@ def _import(name: str, directory: Path) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         # Only if the user's code was never reached is the module itself what is missing.
-        if error.name is None or _own_frame(error) is not None or not f"{name}.".startswith(f"{error.name}."):
-            raise CommandError(describe(error)) from error
+        if error.name is None or users_frame(error) is not None or not f"{name}.".startswith(f"{error.name}."):
+            raise CommandError(describe_error(error)) from error
         near = suggestion(name, _modules(directory))
         raise CommandError(f"no module {error.name!r} in {directory} or on the Python path{near}") from None
     except (Exception, SystemExit) as error:
-        raise CommandError(describe(error)) from error
+        raise CommandError(describe_error(error)) from error
 
 
 def _modules(directory: Path) -> list[str]:
@@ -151,13 +99,13 @@ def _apps(module: ModuleType) -> dict[str, App]:
     return dict(found.values())
 
 
-def _only_app(module: ModuleType) -> App:
+def _sole_app(module: ModuleType) -> App:
     apps = _apps(module)
     if len(apps) == 1:
         return next(iter(apps.values()))
     name = module.__name__
     if "app" in vars(module):
-        return _named_app(module, "app")
+        return _app_at(module, "app")
     if not apps:
         raise CommandError(f"there is no App in {_where(module)}; name a function that makes one as {name}:function")
     raise CommandError(
@@ -165,7 +113,7 @@ def _only_app(module: ModuleType) -> App:
     )
 
 
-def _named_app(module: ModuleType, attribute: str) -> App:
+def _app_at(module: ModuleType, attribute: str) -> App:
     value: Any = module
     for part in attribute.split("."):
         try:
@@ -175,18 +123,18 @@ def _named_app(module: ModuleType, attribute: str) -> App:
             owner = _where(module) if value is module else f"{module.__name__}:{attribute.rpartition('.')[0]}"
             raise CommandError(f"there is no {part!r} in {owner}{suggestion(part, known)}") from None
         except Exception as error:
-            raise CommandError(describe(error)) from error
+            raise CommandError(describe_error(error)) from error
     label = f"{module.__name__}:{attribute}"
     if isinstance(value, App):
         return value
     if callable(value) and value is not App and not isinstance(value, Router):
-        return _made_app(value, label)
+        return _app_from(value, label)
     apps = [f"{module.__name__}:{name}" for name in _apps(module)]
     near = f"; did you mean {' or '.join(apps)}?" if apps else ""
     raise CommandError(f"{label} is {_kind(value)}, not an App{near}")
 
 
-def _made_app(factory: Any, label: str) -> App:
+def _app_from(factory: Any, label: str) -> App:
     try:
         inspect.signature(factory).bind()
     except TypeError as error:
@@ -198,7 +146,7 @@ def _made_app(factory: Any, label: str) -> App:
     try:
         made = factory()
     except (Exception, SystemExit) as error:
-        raise CommandError(f"{label} failed: {describe(error)}") from error
+        raise CommandError(f"{label} failed: {describe_error(error)}") from error
     if inspect.iscoroutine(made):
         made.close()
         raise CommandError(
@@ -211,7 +159,7 @@ def _made_app(factory: Any, label: str) -> App:
 
 def _where(module: ModuleType) -> str:
     file = getattr(module, "__file__", None)
-    return f"{module.__name__} ({_short(file)})" if file else module.__name__
+    return f"{module.__name__} ({short_path(file)})" if file else module.__name__
 
 
 def _kind(value: Any) -> str:
@@ -227,55 +175,3 @@ def _kind(value: Any) -> str:
         return f"the module {value.__name__}"
     name = type(value).__name__
     return f"{'an' if name[:1] in 'AEIOaeio' else 'a'} {name}"
-
-
-# ---- saying what is wrong
-
-
-def describe(error: BaseException) -> str:
-    """An exception of the user's code in one line: file and line of that code, then what happened."""
-    if isinstance(error, SyntaxError) and error.filename:
-        return one_line(f"{_short(error.filename)}:{error.lineno}: {type(error).__name__}: {error.msg}")
-    frame = _own_frame(error)
-    where = f"{_short(frame.filename)}:{frame.lineno}: " if frame is not None else ""
-    if isinstance(error, DeclarationError):
-        # It explains itself, and names the place of what was declared earlier than here.
-        return one_line(str(error) if _PLACE.search(str(error)) else f"{where}{error}")
-    text = f": {error}" if str(error) else ""
-    return one_line(f"{where}{type(error).__name__}{text}")
-
-
-_PLACE = re.compile(r"\.py:\d+")
-
-_OURS = (PACKAGE, folder_of(aiohttp), folder_of(click))
-"""An error that wampkit itself raises passes these folders: they are no place of a mistake."""
-
-
-def _own_frame(error: BaseException) -> traceback.FrameSummary | None:
-    """The innermost frame of an exception that is the user's own code, or else the library's that raised it."""
-    stdlib, libraries = _python_folders()
-    frames = list(reversed(traceback.extract_tb(error.__traceback__)))
-    own = next((frame for frame in frames if not frame.filename.startswith((*stdlib, *libraries, *_OURS))), None)
-    if own is not None:
-        return own
-    # Libraries lie within the standard library's folder.
-    raised = (
-        frame for frame in frames if frame.filename.startswith(libraries) or not frame.filename.startswith(stdlib)
-    )
-    innermost = next(raised, None)
-    return None if innermost is None or innermost.filename.startswith(_OURS) else innermost
-
-
-@functools.cache
-def _python_folders() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What file names of the standard library begin with, and those of installed libraries."""
-    import sysconfig  # slow to import, and only an error needs it
-
-    stdlib = ("<", *(sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib")))
-    return stdlib, tuple(sysconfig.get_path(name) + os.sep for name in ("purelib", "platlib"))
-
-
-def _short(file: str) -> str:
-    """A path as it is found from here."""
-    path = Path(file)
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else file

@@ -16,8 +16,8 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from ..telemetry.http_logs import quiet_http_errors
-from ..telemetry.logs import logger_of, make_safe
-from .loading import CommandError
+from ..telemetry.logs import logger_of, make_safe, set_level
+from .errors import CommandError
 from .stderr import QueuedStderr
 
 __all__ = ["Signals", "leave", "loop_factory", "run_loop", "set_up_logging"]
@@ -42,7 +42,7 @@ def set_up_logging(level: str) -> None:
         logging.basicConfig(level=level.upper(), format=form, handlers=[handler])
     quiet_http_errors()
     make_safe("asyncio", *AIOHTTP)
-    logging.getLogger("wampkit").setLevel(level.upper())
+    set_level("wampkit", level.upper())
 
 
 class Signals:

@@ -28,7 +28,8 @@ from ..server.mounting import hide_versions
 from ..server.processes import Processes, stays_in_process
 from ..sessions.middleware import key_fingerprints
 from ..telemetry.logs import logger_of
-from .loading import CommandError, describe, load_app
+from .errors import CommandError, describe_error
+from .loading import load_app
 from .process import Signals, loop_factory, run_loop, set_up_logging
 from .watchdog import BLOCKED, BLOCKED_IN_DEVELOPMENT, Watchdog
 
@@ -177,7 +178,7 @@ def _count(app: App) -> Counter[str]:
     try:
         return Counter(each.kind for each in lifecycle_of(app).routes())
     except DeclarationError as error:
-        raise CommandError(describe(error)) from error
+        raise CommandError(describe_error(error)) from error
 
 
 def _check_workers(app: App, options: RunOptions, *, topics: bool) -> None:
@@ -357,14 +358,14 @@ async def _start(runner: web.AppRunner) -> None:
     try:
         await runner.setup()
     except Exception as error:
-        raise CommandError(f"the app failed to start: {describe(error)}") from error
+        raise CommandError(f"the app failed to start: {describe_error(error)}") from error
 
 
 async def _clean_up(runner: web.AppRunner) -> None:
     try:
         await runner.cleanup()
     except Exception as error:
-        raise CommandError(f"the app failed to stop: {describe(error)}") from error
+        raise CommandError(f"the app failed to stop: {describe_error(error)}") from error
 
 
 async def _listen(runner: web.AppRunner, sockets: list[socket.socket], options: RunOptions) -> None:

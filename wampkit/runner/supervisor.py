@@ -8,9 +8,9 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from ..telemetry.logs import logger_of, only_warnings
+from ..telemetry.logs import logger_of, set_level
 from .children import STOP_TIMEOUT, Child, Children, first_of
-from .loading import USAGE, CommandError
+from .errors import USAGE, CommandError
 from .process import Signals, set_up_logging
 from .serve import RunOptions, ServerInfo
 
@@ -235,5 +235,5 @@ def _source_watcher() -> Callable[[asyncio.Event], Coroutine[Any, Any, None]]:
             await asyncio.sleep(1.0)
 
     # It says at level info how many files changed, in a second line beside ours, which names them.
-    only_warnings("watchfiles")
+    set_level("watchfiles", "WARNING")
     return watch

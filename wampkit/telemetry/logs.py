@@ -23,7 +23,7 @@ __all__ = [
     "PeerLog",
     "logger_of",
     "make_safe",
-    "only_warnings",
+    "set_level",
 ]
 
 LONGEST_LINE = 4096
@@ -74,9 +74,9 @@ def make_safe(*names: str) -> None:
         logging.getLogger(name).addFilter(_safe)
 
 
-def only_warnings(name: str) -> None:
-    """Let another logger write nothing below a warning."""
-    logging.getLogger(name).setLevel(logging.WARNING)
+def set_level(name: str, level: str) -> None:
+    """Let a logger, and those below it, write nothing below a level such as "WARNING"."""
+    logging.getLogger(name).setLevel(level)
 
 
 def logger_of(module: str) -> logging.Logger:
