@@ -93,7 +93,7 @@ class Sessions:
             if self._required:
                 raise Refused("log in first", why=note)
             who = quote(describe_address(connection.remote), 64)
-            self._source.log(("anonymous", note), f"{who} is nobody: {note}")
+            self._source.log_line(("anonymous", note), f"{who} is nobody: {note}")
         return note
 
     def describe(self) -> str:

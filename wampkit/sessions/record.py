@@ -112,7 +112,7 @@ class SessionSource:
             return frozenset()
         names = [roles] if isinstance(roles, str) else list(roles) if isinstance(roles, Iterable) else [roles]
         if not all(isinstance(name, str) for name in names):
-            self.log("roles", "the roles of a session are no list of names, so it has none", logging.WARNING)
+            self.log_line("roles", "the roles of a session are no list of names, so it has none", logging.WARNING)
             return frozenset()
         return frozenset(names)
 
@@ -130,7 +130,7 @@ class SessionSource:
             try:
                 await write()
             except SessionEnded as error:
-                self.log("ended", f"a change to a session is not written: {error.description}", logging.WARNING)
+                self.log_line("ended", f"a change to a session is not written: {error.description}", logging.WARNING)
             except Exception as error:
                 logger.exception("a change to a session is not written")
                 for watcher in self.watchers:
@@ -142,9 +142,9 @@ class SessionSource:
 
     def log_outage(self, error: Exception) -> None:
         """Log that the storage does not answer."""
-        self.log("storage", f"the session storage does not answer: {error}", logging.ERROR)
+        self.log_line("storage", f"the session storage does not answer: {error}", logging.ERROR)
 
-    def log(self, kind: Any, text: str, level: int = logging.INFO, error: BaseException | None = None) -> None:
+    def log_line(self, kind: Any, text: str, level: int = logging.INFO, error: BaseException | None = None) -> None:
         """Write a line to the log, or count it if one of its kind has just been written; see `LogThrottle.add`."""
         self._throttle.add(kind, f"sessions: {text}", level=level, error=error)
 

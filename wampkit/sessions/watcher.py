@@ -138,7 +138,7 @@ class SessionWatcher:
                     self._source.log_outage(error)
                     waiting.clear()  # nor would it answer for the others
                 except Exception as error:
-                    self._source.log("identity", "asking who a session belongs to failed", logging.ERROR, error)
+                    self._source.log_line("identity", "asking who a session belongs to failed", logging.ERROR, error)
                     self.report(error)
 
         await asyncio.gather(*[work() for _ in range(min(CONCURRENCY, len(waiting)))])
@@ -179,13 +179,15 @@ class SessionWatcher:
         self._rechecks.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is not None:
-            self._source.log("recheck", "ending what a session does not allow any more failed", logging.ERROR, error)
+            self._source.log_line(
+                "recheck", "ending what a session does not allow any more failed", logging.ERROR, error
+            )
 
     def _close(self, connections: Collection[Connection], reason: str) -> None:
         for connection in connections:
             connection.close(CloseCode.SESSION_ENDED, reason)
         if connections:
-            self._source.log(("closed", reason), f"{len(connections)} connections closed: {reason}")
+            self._source.log_line(("closed", reason), f"{len(connections)} connections closed: {reason}")
 
 
 def _expires(connection: Connection) -> float:
