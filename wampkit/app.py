@@ -322,7 +322,7 @@ class App:
         Args:
             web_app: The aiohttp application.
             path: The socket's path.
-            drain: Seconds that calls under way are given when the application shuts down.
+            drain: Seconds for running calls to end when the application shuts down.
 
         Raises:
             DeclarationError: The path is taken, or the app has another path of this application.
@@ -405,8 +405,8 @@ class App:
             topic: A URI or a CURIE of the app's prefixes.
             event: Anything JSON can carry.
             exclude: Session ids that shall not receive it.
-            eligible: If given, only these session ids may receive it; an empty list means nobody.
-            now: Whether it leaves at once, whatever becomes of the message that is being handled.
+            eligible: If given, only these session ids may receive it; an empty list reaches none.
+            now: Whether it is sent at once, even if the message that is being handled fails later.
 
         Raises:
             ValueError: No such topic is declared.
@@ -438,8 +438,8 @@ class App:
     def background(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> BackgroundTask:
         """A task that lasts as long as it is entered, for the `lifespan` of a middleware or an app.
 
-        `async with app.background("the watcher", watch): yield`. Whatever ends its coroutine is logged, given to
-        `on_error`, and a second later it runs again.
+        `async with app.background("the watcher", watch): yield`. If its coroutine raises, returns or is cancelled, that
+        is logged and given to `on_error`, and it is run again a second later.
 
         Args:
             name: What the log calls it.

@@ -16,7 +16,7 @@ STORE_TIMEOUT = 5.0
 
 
 class TokenBucket:
-    """Lets so many messages pass a second, and so many at once.
+    """Lets `rate` messages pass a second in the long run, and `burst` of them at once.
 
     Args:
         rate: Messages a second in the long run.
@@ -109,8 +109,8 @@ class Limits:
         subscriptions: Topics that one connection may be subscribed to; further ones are refused.
         subscriptions_size: Bytes of their URIs together; beyond it further ones are refused as well.
         session_ids: Session ids that one PUBLISH may name in `exclude` and `eligible` together; more are refused.
-        calls: Calls and topic messages of one connection that may be under way or wait for their turn. When there
-            are as many, reading from it pauses until one has ended, so that TCP holds the client back.
+        calls: Calls and topic messages of one connection that may run or wait for their turn. When the bound is
+            reached, reading from it pauses until one has ended, so that TCP holds the client back.
         calls_size: Bytes of memory that the messages take from which those came; reading pauses beyond it as well. It
             is estimated: a text takes its own length, but lists, objects and numbers many times theirs.
         messages_per_second: How many messages of one connection are taken in the long run, or None for any number.

@@ -78,7 +78,7 @@ def is_address(host: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host, in its normal form, is always this machine, whatever DNS answers."""
+    """Whether a host, in its normal form, always means this machine, independent of DNS."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     return is_address(host) and ip_address(host.strip("[]")).is_loopback

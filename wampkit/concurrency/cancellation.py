@@ -1,4 +1,4 @@
-"""Which exceptions may be answered, and which must rise whoever meets them."""
+"""Which exceptions may be answered with an error, and which must always propagate."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ __all__ = ["must_propagate"]
 
 
 def must_propagate(error: BaseException) -> bool:
-    """Whether an exception must rise: the running task itself was cancelled, or the process shall end.
+    """Whether an exception must propagate: the running task itself was cancelled, or the process shall end.
 
-    A CancelledError that nobody asked for, such as that of a cancelled task which a handler awaited, is an error
-    like any other; so is the SystemExit of a handler, or one client could stop the server for all.
+    A CancelledError without a request to cancel, such as that of a cancelled task which a handler awaited, is an
+    error like any other; so is the SystemExit of a handler, or one client could stop the server for all.
     """
     if isinstance(error, asyncio.CancelledError):
         task = asyncio.current_task()

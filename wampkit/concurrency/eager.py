@@ -1,12 +1,12 @@
-"""Handlers that finish without waiting need no task of their own; those that wait go on as one.
+"""Runs a coroutine's first step immediately and makes a task only if it suspends: Python 3.12's eager tasks for 3.11.
 
-A handler's first step is run at once, by hand, with a spare task as the current one. Most handlers are done then, and
-the spare serves the next. One that waits keeps the spare for good: the task that the handler saw from its first line
-on drives it to its end. So `asyncio.current_task()`, context variables, timeouts and cancellation mean in a handler
-what they mean in any task. A call of 5 us would take 1 us more with a task of its own (Python 3.11).
+The first step runs with a spare task as the current one. Most handlers end in it, and the spare serves the next. One
+that suspends keeps the spare: the task that it saw from its first line on drives it to its end. So
+`asyncio.current_task()`, context variables, timeouts and cancellation mean in a handler what they mean in any task. A
+call of 5 us would take 1 us more with a task of its own (Python 3.11).
 
-What is private of asyncio stands here: a task whose first step is caught instead of scheduled, and the functions by
-which a task becomes the current one, which asyncio provides for tasks of other makers.
+All private names of asyncio stand here: a task whose first step is caught instead of scheduled, and the functions by
+which a task becomes the current one, which asyncio provides for other task implementations.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class EagerTasks:
         """Run a coroutine as far as it gets without waiting.
 
         Args:
-            work: What to run. What its first step raises is the caller's, but that it was cancelled is nobody's.
-            context: Its own context, which nobody else runs in.
+            work: The coroutine. An exception of its first step is raised here, except its own cancellation.
+            context: Its own context, in which nothing else runs.
 
         Returns:
             The task that goes on with it, or None if it is done.
@@ -70,7 +70,7 @@ class EagerTasks:
                 self._renew()
                 spare.go_on(work, context, waits_for)
             elif spare.touched or getrefcount(spare) != self._references or getweakrefcount(spare):
-                # Whoever kept the spare or changed it would meet another handler in it.
+                # Code that kept a reference to the spare, or changed it, would meet another handler in it.
                 self._renew()
             if outer is not None:
                 _enter_task(loop, outer)
@@ -96,7 +96,7 @@ class _SpareTask(asyncio.Task[None]):
         self._begun = begun
         self._first_step: Callable[[], object] | None = None
         self.touched = False
-        # A spare that is left at the end is no task that somebody forgot.
+        # A spare that is left at the end is no forgotten task.
         self._log_destroy_pending = False
         _unregister_task(self)
 

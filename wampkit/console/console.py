@@ -27,7 +27,7 @@ from .page import show_console
 __all__ = ["Console", "console_is_open"]
 
 LIVE = "wampkit:live"
-"""The topic on which the figures are published while somebody looks."""
+"""The topic on which the figures are published while it has subscribers."""
 
 INTERVAL = 1.0
 """Seconds between two figures."""

@@ -65,7 +65,7 @@ class Failure:
         message: "call", "subscribe", "unsubscribe" or "publish".
         route: The URI as it was declared, or "(unknown)".
         uri: The full URI that the client asked for.
-        error: The error URI, or the class of an exception that nobody expected.
+        error: The error URI, or the class of an unexpected exception.
         description: What it says; empty for an unexpected one, unless the app is in debug.
         user: The client's user, as text, or None.
         connection: The client's session id.

@@ -29,7 +29,7 @@ POLICY = "; ".join(
         "frame-ancestors 'none'",
     )
 )
-"""What the page may load: its own files. Whatever a client put into a name stays text, and could do nothing else."""
+"""The page may load its own files only: a name that a client chose stays text, and could load or run nothing."""
 
 HEADERS = {
     "Content-Security-Policy": POLICY,
@@ -65,7 +65,7 @@ def serve_console(web_app: web.Application, path: str, ident: str) -> None:
     """
     headers = {"Server": ident, "Cross-Origin-Resource-Policy": "same-origin"}
     files = {each.relative_to(FOLDER).as_posix(): each for each in sorted(FOLDER.rglob("*.*"))}
-    # The page needs it, whatever the app serves to others.
+    # The page needs it, also where `App(javascript=False)` does not serve it.
     files["wampkit.js"] = STATIC / "wampkit.js"
     for name, file in files.items():
         if file.suffix in TYPES:

@@ -56,7 +56,7 @@ class Arguments:
         self._struct: type[msgspec.Struct] | None = None
         self._named: type[msgspec.Struct] | None = None
         self._rest: type[msgspec.Struct] | None = None
-        self._exactly = -1  # so many arguments are converted in one step
+        self._exactly = -1  # the number of arguments that are converted in one step
 
     def add(self, name: str, annotation: Any, default: Any) -> None:
         """Enter a parameter; those with a default come last."""
@@ -82,7 +82,7 @@ class Arguments:
             self._rest = msgspec.defstruct("Rest", [("p0", list[rest])], array_like=True)
 
     def fits(self, count: int) -> bool:
-        """Whether so many arguments can be bound from left to right."""
+        """Whether this number of arguments can be bound from left to right."""
         return self.required <= count and (self.variadic is not None or count <= len(self.names))
 
     def convert(self, args: list[Any]) -> list[Any]:

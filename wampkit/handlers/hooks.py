@@ -1,4 +1,4 @@
-"""Life-cycle hooks, error handlers, and the report of what nobody expected."""
+"""Life-cycle hooks, error handlers, and the report of unexpected exceptions."""
 
 from __future__ import annotations
 
@@ -298,7 +298,7 @@ class ErrorReporter:
 
     Args:
         handlers: What makes a `WampError` of an exception, by its class.
-        on_error: Told of every exception that nobody expected.
+        on_error: Called for each unexpected exception.
         threads: Where the handlers run that are plain functions.
     """
 
@@ -313,7 +313,7 @@ class ErrorReporter:
         self._on_error = on_error
 
     async def as_answer(self, connection: Connection, error: BaseException, what: str) -> BaseException:
-        """What the app makes of an error: its own handlers first; whatever is unexpected is reported."""
+        """Turn an error into an answer by the app's error handlers; an exception that none handles is reported."""
         if isinstance(error, WampError):
             return error
         handler = self._handler_for(type(error))

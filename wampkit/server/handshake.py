@@ -142,7 +142,7 @@ class HandshakeHandler:
     async def _show(
         self, request: web.Request, peer: Peer, page: Callable[[web.Request], web.Response]
     ) -> web.Response:
-        """Answer with the page whoever could connect from it."""
+        """Answer with the page, if a client could connect from it."""
         try:
             with self._waiting(request):
                 await self._pass(self._arrival(_as_from_its_page(request, peer), peer))
@@ -200,7 +200,7 @@ class HandshakeHandler:
             if key not in _OF_THE_TEXT:
                 response.headers.add(key, value)
         response.headers["Server"] = self._settings.ident
-        # Whatever a refused client sent behind its handshake must not be read as a request.
+        # What a refused client sent after its handshake must not be read as a request.
         response.force_close()
         return response
 

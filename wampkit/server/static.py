@@ -15,7 +15,7 @@ __all__ = ["JAVASCRIPT", "STATIC", "TextFile", "serve_javascript"]
 class TextFile:
     """A text, and the aiohttp handler that answers with it.
 
-    It is asked for each time, which costs an answer without a body: after an update nobody keeps an old one.
+    Browsers revalidate it each time, for a 304 without a body: after an update none keeps an old copy.
 
     Args:
         text: The text.
