@@ -31,6 +31,7 @@ TESTS: dict[str, str] = {
     "handlers.arguments": "handlers/test_binding dispatch/test_dispatch",
     "concurrency.background": "concurrency/test_background",
     "handlers.binding": "handlers/test_binding handlers/test_depends handlers/test_transaction dispatch/test_dispatch",
+    "handlers.plan": "handlers/test_binding handlers/test_depends handlers/test_transaction dispatch/test_dispatch",
     "dispatch.calls": (
         "dispatch/test_dispatch handlers/test_depends handlers/test_transaction test_declarations test_limits "
         "system/test_drain"

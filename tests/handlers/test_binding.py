@@ -18,8 +18,9 @@ from msgspec import Meta
 
 from wampkit import App, Call, Connection, DeclarationError, Depends, InvalidArgument, Publish, Topic
 from wampkit.concurrency.threads import Threads
-from wampkit.handlers.binding import Plan, compile_handler
+from wampkit.handlers.binding import compile_handler
 from wampkit.handlers.depends import Scope
+from wampkit.handlers.plan import Plan
 
 from ..support.tables import rows
 from ..support.wire import ERROR, serve
@@ -55,7 +56,7 @@ def plan(function: Callable[..., Any], **options: Any) -> Plan:
 
 
 def bound(function: Callable[..., Any], *args: Any) -> list[Any]:
-    return list(plan(function).bind(list(args)))
+    return list(plan(function).wire.bind(list(args)))
 
 
 def refusal(function: Callable[..., Any], *args: Any) -> str:
@@ -476,5 +477,5 @@ async def test_a_plan_without_injection_needs_no_scope() -> None:
 
     injected = compile_handler("x", lambda conn, x: (conn, x), {}, variables=("conn",))
     scope = Scope(None, None, None, {"conn": "c"}, threads)
-    assert await injected.run(injected.bind([5]), scope) == ("c", 5)
+    assert await injected.run(injected.wire.bind([5]), scope) == ("c", 5)
     threads.close()

@@ -15,8 +15,9 @@ from typing import Any
 from ..concurrency.threads import Threads
 from ..connection.connection import Connection
 from ..errors import DeclarationError, NotFound, WampError, quote
-from ..handlers.binding import Injectables, Plan, compile_handler, fits
+from ..handlers.binding import Injectables, compile_handler, fits
 from ..handlers.depends import Scope
+from ..handlers.plan import Plan
 from ..protocol import messages
 from ..protocol.cra import AUTH, AUTHREQ
 from ..protocol.uris import expand

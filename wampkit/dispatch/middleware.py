@@ -1,12 +1,10 @@
-"""What middlewares see of a message, the shapes that a middleware can have, and how they refuse.
-
-The one list: what may stand in it, and how middlewares are folded around a handler.
+"""Middlewares: what they see of a message, which shapes they have, and how they are folded around a handler.
 
 A middleware is a function `(message, call_next)`, or an object with one or both of two methods: `connect`, which
-sees the handshake before there is a socket, and `message`, which sees each CALL, SUBSCRIBE, UNSUBSCRIBE and
-PUBLISH. The list is read from the top: the first is the outermost. Either kind of object in the app's list may have
-a third method, `lifespan(app)`, an async context manager that is entered when the app starts and left when it stops,
-and a fourth, `describe()`, which says in a few words what it does, for `wampkit check`.
+sees the handshake before the upgrade, and `message`, which sees each CALL, SUBSCRIBE, UNSUBSCRIBE and PUBLISH. The
+first of a list is the outermost. An object in the app's list may have two further methods: `lifespan(app)`, an async
+context manager that is entered when the app starts and left when it stops, and `describe()`, which says in a few
+words what the middleware does, for `wampkit check`.
 """
 
 from __future__ import annotations
@@ -38,17 +36,7 @@ __all__ = [
 ]
 
 
-class Refused(web.HTTPForbidden):
-    """HTTP 403 for a handshake; raise it in a middleware's `connect`.
-
-    Args:
-        text: What the client reads.
-        why: What the log says besides, with whatever the peer sent already quoted. No secrets.
-    """
-
-    def __init__(self, text: str, why: str = "") -> None:
-        super().__init__(text=text)
-        self.why = why
+# ---- what middlewares see
 
 
 class Incoming(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,8 +45,8 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         connection: The client that sent it.
         uri: The full URI of the procedure or topic.
-        route: The declaration that the URI belongs to, or None if there is none; the call is refused then.
-        variables: What the variables of the declared URI matched.
+        route: The route that the URI belongs to, or None if there is none; the message is refused then.
+        variables: The values of the declared URI's variables.
     """
 
     connection: Connection
@@ -68,13 +56,14 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """The URI as it was declared, such as `chat:{room}`: a label with few values, for logs and metrics."""
+        """The declared URI, such as `chat:{room}`: a label of few different values, for logs and metrics."""
         return self.route.declared if self.route is not None else "(unknown)"
 
     def replace(self, **changes: Any) -> Self:
-        """A copy with other arguments or another event, to be passed on in place of this one.
+        """Copy the message with other arguments or another event, for `call_next`.
 
-        The URI has chosen the handler by now and cannot be changed.
+        Raises:
+            TypeError: `uri`, `route`, `connection` or `variables` is to change: the handler is chosen by now.
         """
         refused = changes.keys() & {"uri", "route", "connection", "variables"}
         if refused:
@@ -90,7 +79,7 @@ class Call(Incoming, frozen=True, kw_only=True):
 
     Attributes:
         id: The call id, chosen by the client; any text.
-        args: The arguments as they came, not converted.
+        args: The arguments from JSON, not converted to the handler's types.
     """
 
     id: str
@@ -115,9 +104,9 @@ class Publish(Incoming, frozen=True, kw_only=True):
     """A PUBLISH.
 
     Attributes:
-        event: The event as it came, not converted.
-        exclude_me: Whether the sender asked to be left out; None if it did not say.
-        exclude: Session ids that shall not receive it, or None.
+        event: The event from JSON, not converted to the handler's type.
+        exclude_me: Whether the publisher asked not to receive it; None if it did not say.
+        exclude: Session ids that do not receive it, or None.
         eligible: The only session ids that may receive it, or None for all.
     """
 
@@ -129,8 +118,10 @@ class Publish(Incoming, frozen=True, kw_only=True):
     __repr__ = Incoming.__repr__
 
 
+# ---- their shapes
+
 CallNext: TypeAlias = Callable[[Incoming], Awaitable[Any]]
-"""The rest of the way to the handler. For a call it returns the handler's result."""
+"""The next middleware, or the handler. For a CALL it returns the handler's result."""
 
 
 @runtime_checkable
@@ -138,10 +129,16 @@ class ConnectMiddleware(Protocol):
     """Acts on the handshake, before the upgrade."""
 
     async def connect(self, connection: Connection) -> str | None:
-        """Look at `connection.request`; fill `connection.attributes`, or raise to refuse: an
-        `aiohttp.web.HTTPException` with its status, a `Refused` with 403 and a reason for the log, or a `WampError`
-        with 403 and its description. What it returns is a note of what it found, which `wampkit check` shows: without
-        secrets, and with whatever the peer sent quoted."""
+        """Check `connection.request`, and fill `connection.attributes`.
+
+        Returns:
+            A note for `wampkit check`, or None: no secrets, and what the peer sent is quoted.
+
+        Raises:
+            aiohttp.web.HTTPException: Refuses the handshake with its status.
+            Refused: Refuses it with 403, and a reason for the log.
+            WampError: Refuses it with 403 and its description.
+        """
 
 
 @runtime_checkable
@@ -149,29 +146,47 @@ class MessageMiddleware(Protocol):
     """Acts on each message."""
 
     async def message(self, message: Incoming, call_next: CallNext) -> Any:
-        """Pass on with `await call_next(message)`, change with `message.replace(...)`, answer a call by returning
-        without `call_next`, or refuse by raising `WampError`."""
+        """Return `await call_next(message)`, with `message.replace(...)` if it is to be changed.
+
+        A CALL is answered by returning a result without `call_next`; raising `WampError` refuses any message.
+        """
 
 
 Middleware: TypeAlias = ConnectMiddleware | MessageMiddleware | Callable[[Any, Any], Awaitable[Any]]
 
 
+class Refused(web.HTTPForbidden):
+    """HTTP 403 for a handshake; raise it in a middleware's `connect`.
+
+    Args:
+        text: What the client reads.
+        why: What the log says besides. No secrets; what the peer sent must be quoted.
+    """
+
+    def __init__(self, text: str, why: str = "") -> None:
+        super().__init__(text=text)
+        self.why = why
+
+
+# ---- lists of them
+
+
 def middleware_name(middleware: Any) -> str:
-    """What a middleware is called in listings and errors."""
+    """The name of a middleware in listings and errors."""
     name = getattr(middleware, "__qualname__", None)
     return name if isinstance(name, str) else type(middleware).__qualname__
 
 
 def middlewares_of(given: Any, owner: str, *, gates: bool) -> tuple[Any, ...]:
-    """A list of middlewares as it was declared.
+    """Check a list of middlewares as it was declared.
 
     Args:
-        given: What was declared.
-        owner: Who declared it, for errors.
-        gates: Whether handshakes pass here; they do only at the app.
+        given: The list.
+        owner: What it belongs to, for errors.
+        gates: Whether it may act on handshakes, as only the app's may.
 
     Raises:
-        DeclarationError: It is no list, or an entry is no middleware, or acts on handshakes where none pass.
+        DeclarationError: It is no list, or an entry is no middleware, or acts on handshakes without `gates`.
     """
     middlewares = listed(given, owner)
     split_middlewares(middlewares, owner, gates=gates)
@@ -179,15 +194,15 @@ def middlewares_of(given: Any, owner: str, *, gates: bool) -> tuple[Any, ...]:
 
 
 def split_middlewares(middlewares: Iterable[Any], owner: str, *, gates: bool) -> tuple[list[Any], list[Any]]:
-    """The handshake's functions and the messages' functions of one list, in its order.
+    """Split a list into the functions that act on handshakes and those that act on messages, each in order.
 
     Args:
-        middlewares: The list as declared.
-        owner: Who declared it, for errors.
-        gates: Whether handshakes pass here; they do only at the app.
+        middlewares: The list.
+        owner: What it belongs to, for errors.
+        gates: Whether it may act on handshakes, as only the app's may.
 
     Raises:
-        DeclarationError: An entry is no middleware, or acts on handshakes where none pass.
+        DeclarationError: An entry is no middleware, or acts on handshakes without `gates`.
     """
     connects: list[Any] = []
     messages: list[Any] = []
@@ -216,6 +231,7 @@ def split_middlewares(middlewares: Iterable[Any], owner: str, *, gates: bool) ->
 
 
 def _checked(function: Any, label: str, count: int) -> Any:
+    """A function that is `async` and takes `count` arguments. Raises DeclarationError if it is another."""
     target = function if inspect.isroutine(function) else type(function).__call__
     if not inspect.iscoroutinefunction(inspect.unwrap(target)) and not inspect.iscoroutinefunction(target):
         raise DeclarationError(f"{label} must be async def")
@@ -228,7 +244,7 @@ def _checked(function: Any, label: str, count: int) -> Any:
 
 
 def fold(messages: Iterable[Any], innermost: CallNext) -> CallNext:
-    """One function that passes a message through all middlewares, the first outermost, to `innermost`."""
+    """Fold middlewares around `innermost`, the first outermost: a function that passes a message through all."""
     chain = innermost
     for middleware in reversed(list(messages)):
         chain = _link(middleware, chain)

@@ -1,7 +1,7 @@
-"""Who may call, subscribe and publish: what a route requires, checked before its handler and its dependencies.
+"""Rules about who may call, subscribe and publish, checked before the handler and its dependencies run.
 
-Rules add up: those of the routers around a route, its own, and those of its handler must all hold. The app's own is
-for routes that have none.
+Rules add up: those of the routers around a route, its own and those of its handler must all hold. The app's default
+applies to routes that have none.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ F = TypeVar("F")
 _MARK = "__wampkit_requires__"
 
 ROUNDS = 10
-"""How often rules are asked about one message, if rights change while they are asked."""
+"""How often the rules are checked for one message, if the connection's rights change meanwhile."""
 
 
 class Rule(Protocol):
-    """Something that must hold for a message."""
+    """A condition that must hold for a message."""
 
     async def check(self, message: Incoming) -> None:
-        """Raises NotAllowed if the message may not pass."""
+        """Refuse a message by raising NotAllowed or another `WampError`."""
 
 
 Rules: TypeAlias = Rule | Iterable[Rule]
@@ -65,7 +65,7 @@ def _mark(handler: F, rule: Rule) -> F:
 
 
 class Requirement:
-    """What `requires` makes: a rule for `requires=`, `subscribe=` and `publish=`, and a decorator for handlers."""
+    """The rule that `requires` makes: for `requires=`, `subscribe=` and `publish=`, and a decorator of handlers."""
 
     def __init__(self, roles: frozenset[str], users: frozenset[Any] | None, conditions: tuple[Condition, ...]) -> None:
         self._roles = roles
@@ -74,7 +74,7 @@ class Requirement:
         self._login = users is not None or not (roles or conditions)
 
     async def check(self, message: Incoming) -> None:
-        """Raises NotAllowed if the message may not pass."""
+        """Raises NotAllowed if the message does not fulfil it."""
         connection = message.connection
         if self._login and connection.user is None:
             raise NotAllowed("this needs a login")
@@ -86,12 +86,12 @@ class Requirement:
             answer = condition(message)
             if inspect.isawaitable(answer):
                 answer = await answer
-            # Whatever else a condition returns is more likely a mistake than a yes.
+            # Any other value that a condition returns is more likely a mistake than a yes.
             if answer is not True:
                 raise NotAllowed("this is not allowed here")
 
     def __call__(self, handler: F) -> F:
-        """Let a handler require this on every route that it serves, above or below `@app.rpc` and `@app.topic`."""
+        """Require this on every route that a handler serves, above or below `@app.rpc` and `@app.topic`."""
         return _mark(handler, self)
 
     def _role_names(self) -> str:
@@ -111,7 +111,7 @@ class Requirement:
 
 
 _ANY_USER: Any = object()
-"""Stands for `user` that was not given: None, which a variable of the environment may be, must not mean that."""
+"""The default of `user`. It is not None, which `os.environ.get` may return: that must not let every user pass."""
 
 
 @explain_options("requires")
@@ -119,8 +119,8 @@ def requires(*conditions: str | Condition, user: Any = _ANY_USER) -> Requirement
     """A rule about who may do something.
 
     `requires()` asks for a user, `requires("admin", "editor")` for one of these roles, `requires(user="ann")` for one
-    user or one of a list, `requires(is_member)` for a function of the message that returns True. Everything that is
-    given must hold; stacked decorators add up.
+    user or one of a list, `requires(is_member)` for a function of the message that returns True. All conditions must
+    hold; stacked decorators add up.
 
     Args:
         conditions: Role names, of which the connection must have one, and functions of the message, `async` too, all
@@ -168,18 +168,18 @@ def _check_condition(condition: Any) -> None:
             f"requires: {location(condition)} is a condition only if it takes one argument, the message; a handler is "
             "decorated with @requires(), with parentheses"
         ) from None
-    except ValueError:  # no signature to be read; the first message will tell
+    except ValueError:  # its signature cannot be read; the first message will show whether it can be called
         pass
 
 
 class _Anyone:
-    """Opens a route, whatever the app or WAMP-CRA require of others; the rules of routers around it still hold."""
+    """Opens a route to all, despite the app's default and WAMP-CRA; the rules of routers around it still hold."""
 
     async def check(self, message: Incoming) -> None:
-        """Nothing is refused."""
+        """Refuses nothing."""
 
     def __call__(self, *handlers: F) -> F:
-        """The same for every route that a handler serves."""
+        """Open every route that a handler serves."""
         if len(handlers) != 1:
             raise DeclarationError("write anyone without parentheses: requires=anyone, or @anyone above a function")
         return _mark(handlers[0], self)
@@ -195,10 +195,10 @@ anyone = _Anyone()
 
 
 class _CraRule:
-    """What WAMP-CRA granted, or all for a user whom the door established."""
+    """Allows what WAMP-CRA granted, and all to a user who was known at the handshake."""
 
     async def check(self, message: Incoming) -> None:
-        """Raises NotFound before a login, as nothing else exists then, and NotAllowed for what was not granted."""
+        """Raises NotFound before a login, so that nobody can find out what there is, and NotAllowed after it."""
         connection, permissions = message.connection, message.connection.permissions
         if permissions is None:
             if connection.user is None:
@@ -221,7 +221,7 @@ cra_rule = _CraRule()
 
 
 def requirements_of(handler: Any) -> tuple[Any, ...]:
-    """The rules with which a handler was decorated, through wrappers that keep `__wrapped__`."""
+    """The rules with which a handler was decorated, also below decorators that set `__wrapped__`."""
     rules: tuple[Any, ...] = ()
     while handler is not None:
         rules += vars(handler).get(_MARK, ()) if hasattr(handler, "__dict__") else ()
@@ -230,11 +230,11 @@ def requirements_of(handler: Any) -> tuple[Any, ...]:
 
 
 def combine_rules(own: Iterable[Any], default: tuple[Rule, ...], *, cra: bool) -> tuple[Any, ...]:
-    """The rules that are checked, of those that were declared.
+    """The rules to check: the route's own, else the app's default, plus WAMP-CRA's unless `anyone` opens the route.
 
     Args:
-        own: What routers, route and handler require, outermost first.
-        default: What the app requires of routes without rules.
+        own: The rules of routers, route and handler, outermost first.
+        default: The app's rules for routes that have none.
         cra: Whether WAMP-CRA grants what may be done.
     """
     rules = tuple(own)
@@ -246,13 +246,13 @@ def combine_rules(own: Iterable[Any], default: tuple[Rule, ...], *, cra: bool) -
 
 
 async def check_all(rules: Sequence[Rule], message: Incoming) -> int:
-    """Ask all rules about a message; all over again if the connection's rights change while one of them is asked.
+    """Check a message by all rules, and again if the connection's rights change meanwhile.
 
     Returns:
-        The `rights_version` of the connection for which all of them hold.
+        The connection's `rights_version` for which all of them hold.
 
     Raises:
-        NotAllowed: One of them does not hold, or the rights do not come to rest.
+        NotAllowed: A rule does not hold, or the rights changed during each of `ROUNDS` checks.
     """
     connection = message.connection
     for _ in range(ROUNDS):
@@ -265,7 +265,7 @@ async def check_all(rules: Sequence[Rule], message: Incoming) -> int:
 
 
 def with_rules(rules: Sequence[Any], call_next: CallNext) -> CallNext:
-    """`call_next`, for messages for which all rules hold."""
+    """Check the rules before `call_next`."""
     if not rules:
         return call_next
 

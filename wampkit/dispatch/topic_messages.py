@@ -9,8 +9,8 @@ from ..concurrency.cancellation import must_propagate
 from ..concurrency.threads import ThreadPools
 from ..connection.connection import Connection
 from ..errors import LimitExceeded, NotAllowed, NotFound, WampError, quote
-from ..handlers.binding import Plan
 from ..handlers.hooks import ErrorReporter
+from ..handlers.plan import Plan
 from ..limits import Limits
 from ..protocol import messages
 from ..protocol.messages import encode, encode_value

@@ -1,21 +1,22 @@
-"""The arguments of a call as a handler's values: bound, converted, validated, and explained when they do not fit.
+"""Binds a message's arguments to a handler's parameters: converts, validates, and explains what does not fit.
 
-They become one msgspec struct whose fields are the handler's annotations, so that all of it is a single call into
-C; only when something does not fit is time spent on saying what.
+They are converted to one msgspec struct whose fields are the handler's annotations: a single call into C. Only if
+that fails is time spent on the reason.
 """
 
 from __future__ import annotations
 
 import re
+import typing
 from collections.abc import Sequence
 from inspect import Parameter
 from typing import Any
 
 import msgspec
 
-from ..errors import InvalidArgument, quote
+from ..errors import DeclarationError, InvalidArgument, quote
 
-__all__ = ["Arguments", "problem_of"]
+__all__ = ["Arguments", "check_convertible", "problem_of"]
 
 _EMPTY = Parameter.empty
 
@@ -28,7 +29,7 @@ class Arguments:
     """The parameters of one handler that a message fills.
 
     Args:
-        owner: What errors call the handler.
+        owner: The handler's name in errors.
     """
 
     __slots__ = (
@@ -59,7 +60,7 @@ class Arguments:
         self._exactly = -1  # the number of arguments that are converted in one step
 
     def add(self, name: str, annotation: Any, default: Any) -> None:
-        """Enter a parameter; those with a default come last."""
+        """Add a parameter; those with a default come last."""
         self.names.append(name)
         self.annotations.append(annotation)
         self.defaults.append(default)
@@ -82,11 +83,11 @@ class Arguments:
             self._rest = msgspec.defstruct("Rest", [("p0", list[rest])], array_like=True)
 
     def fits(self, count: int) -> bool:
-        """Whether this number of arguments can be bound from left to right."""
+        """Whether `count` arguments can be bound from left to right."""
         return self.required <= count and (self.variadic is not None or count <= len(self.names))
 
     def convert(self, args: list[Any]) -> list[Any]:
-        """The handler's values. Raises msgspec.ValidationError; the count must fit."""
+        """Convert arguments, whose count must fit. Raises msgspec.ValidationError."""
         named = len(self.names)
         values: list[Any] = []
         if self._struct is not None:
@@ -100,7 +101,7 @@ class Arguments:
         return values
 
     def convert_named(self, named: dict[str, Any]) -> list[Any]:
-        """The same from one object whose keys are parameter names."""
+        """Convert one object whose keys are parameter names. Raises msgspec.ValidationError."""
         assert self._named is not None
         values = msgspec.structs.astuple(msgspec.convert(named, self._named))
         return [
@@ -109,16 +110,16 @@ class Arguments:
         ]
 
     def bind(self, args: list[Any]) -> Sequence[Any]:
-        """The wire's arguments converted to what the handler declares.
+        """Convert the arguments of a message to what the handler declares.
 
         Raises:
-            InvalidArgument: They do not fit; says which, and what was expected.
+            InvalidArgument: They do not fit; says which one, and what was expected.
         """
         if len(args) == self._exactly:
             try:
                 return _as_tuple(_convert(args, self._struct))
             except msgspec.ValidationError:
-                pass  # what follows finds out why
+                pass  # the code below finds the reason
         if not self.fits(len(args)):
             if self._may_spread(args):
                 return self._bind_spread(args[0])
@@ -193,7 +194,7 @@ def _fits_all(arguments: Arguments, args: list[Any]) -> bool:
 
 
 def problem_of(error: msgspec.ValidationError) -> str:
-    """What a conversion error says, without the path to where it happened."""
+    """The text of a conversion error, without its path."""
     return _read_path(str(error))[0]
 
 
@@ -201,7 +202,7 @@ _PATH = re.compile(r" - at (?:`key` in )?`\$(?:\[(\d+)\]|\.([^.\[`]+))?([^`]*)`$
 
 
 def _read_path(message: str) -> tuple[str, str, str]:
-    """msgspec's message without its path, the path's first step and what follows it."""
+    """Split msgspec's message into its text, the first step of its path and the rest of the path."""
     found = _PATH.search(message)
     text = message[: found.start()] if found else message
     text = text.replace("`", "")
@@ -226,3 +227,40 @@ def _shown(value: Any) -> str | None:
         return None
     text = msgspec.json.encode(value).decode()
     return text if len(text) <= 40 else _CONTAINERS.get(type(value), text[:40] + "…")
+
+
+# ---- types, checked at start
+
+
+def check_convertible(annotation: Any, label: str) -> None:
+    """Refuse a type that JSON cannot be converted to. Raises DeclarationError."""
+    try:
+        unknown = _unknown_class(msgspec.inspect.type_info(annotation))
+    except TypeError as error:
+        raise DeclarationError(f"{label}: {str(error).splitlines()[0]}") from None
+    if unknown is not None:
+        raise DeclarationError(
+            f"{label}: JSON cannot be converted to {unknown.__qualname__}; use a dataclass, a msgspec.Struct or a "
+            f"built-in type, or provide it with Annotated[{unknown.__qualname__}, Depends(...)]"
+        )
+
+
+def _unknown_class(info: Any, seen: tuple[Any, ...] = ()) -> type | None:
+    """A class inside a type that msgspec cannot convert to."""
+    if isinstance(info, msgspec.inspect.CustomType):
+        cls = typing.get_origin(info.cls) or info.cls
+        if cls is object:  # everything is one
+            return None
+        return cls if isinstance(cls, type) else type(cls)
+    if info in seen:
+        return None
+    parts: list[Any] = []
+    for attribute in ("item_type", "item_types", "key_type", "value_type", "types", "type", "fields"):
+        part = getattr(info, attribute, None)
+        parts.extend(part if isinstance(part, tuple) else [part])
+    for part in parts:
+        if isinstance(part, msgspec.inspect.Type | msgspec.inspect.Field):
+            found = _unknown_class(part, (*seen, info))
+            if found is not None:
+                return found
+    return None

@@ -1,4 +1,4 @@
-"""Dependencies: what a handler is given rather than sent, made once a message and cleaned up after it."""
+"""Dependency injection: `Depends`, and the scope of one message, which makes dependencies once and ends them."""
 
 from __future__ import annotations
 
@@ -6,26 +6,32 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ..concurrency.cancellation import must_propagate
 from ..concurrency.threads import Threads
 from ..errors import WampError, quote
 
-__all__ = ["Depends", "Provider", "Scope"]
+if TYPE_CHECKING:
+    from .plan import Dependency
+
+__all__ = ["Depends", "Scope"]
 
 
 class Depends:
     """Marks a parameter that a function provides: `db: Annotated[Database, Depends(open_database)]`.
 
     The function may be `async def` or `def` (which runs in a worker thread), may take injected parameters and
-    dependencies of its own, and may be a generator, whose code behind `yield` runs when the handler has ended and
-    before its answer is sent: what it raises there, such as a commit that fails, is the answer. Events that are
-    published meanwhile leave when all generators have ended well, and are dropped otherwise; `publish(..., now=True)`
-    does not wait. A dependency runs once a message, however many parameters ask for it.
+    dependencies of its own, and may be a generator: the code after its `yield` runs when the handler has ended and
+    before the answer is sent, so that an exception there, such as a commit that fails, is the answer. Events that are
+    published meanwhile are sent when all generators have ended without an error, and dropped otherwise;
+    `publish(..., now=True)` does not wait. The function runs once a message, however many parameters need its value.
 
     Args:
-        function: What provides the value.
+        function: Provides the value.
+
+    Raises:
+        TypeError: It cannot be called.
     """
 
     __slots__ = ("function",)
@@ -39,39 +45,20 @@ class Depends:
         return f"Depends({getattr(self.function, '__name__', self.function)})"
 
 
-class Provider(Protocol):
-    """A dependency as compiled at start: see `binding.py`."""
-
-    @property
-    def name(self) -> str:
-        """What the log calls it."""
-
-    @property
-    def key(self) -> Any:
-        """What the value is kept under for the rest of the message."""
-
-    async def provide(self, scope: Scope) -> Any:
-        """The value, or a context manager around it where `managed` is set."""
-
-    @property
-    def managed(self) -> bool:
-        """Whether `provide` returns an async context manager."""
-
-
 class Scope:
-    """What one message can be given, and what must be cleaned up after it.
+    """What the parameters of one message's handler are injected from, and the dependencies that must end with it.
 
     Args:
-        connection: The connection that the message came on.
+        connection: The connection that sent the message.
         message: The message, as middlewares see it.
-        topic: The topic it speaks of, for everything but calls.
-        variables: The values of the URI pattern's variables.
-        threads: Where blocking dependencies run.
+        topic: The topic of its URI; unused for a call.
+        variables: The values of the URI's variables.
+        threads: Runs blocking dependencies.
 
     Attributes:
-        values: What has been made for the message, by its provider's key.
-        complete: Whether all of it has been made, so that the handler has begun.
-        endings: What `at_end` added.
+        values: The values of the dependencies so far, by `Dependency.key`.
+        complete: Whether all parameters have their values, so that the handler has begun.
+        endings: The functions that `at_end` added.
     """
 
     __slots__ = ("_entered", "complete", "connection", "endings", "message", "threads", "topic", "values", "variables")
@@ -89,46 +76,46 @@ class Scope:
         self.endings: tuple[Callable[[BaseException | None], Awaitable[None]], ...] = ()
         self._entered: list[tuple[str, contextlib.AbstractAsyncContextManager[Any]]] = []
 
-    async def get(self, provider: Provider) -> Any:
-        """The dependency's value, made on the first request and kept for the message."""
-        if provider.key in self.values:
-            return self.values[provider.key]
-        value = await provider.provide(self)
-        if provider.managed:
+    async def get(self, dependency: Dependency) -> Any:
+        """The value of a dependency, made at the first request."""
+        if dependency.key in self.values:
+            return self.values[dependency.key]
+        value = await dependency.provide(self)
+        if dependency.managed:
             manager: contextlib.AbstractAsyncContextManager[Any] = value
             value = await manager.__aenter__()
-            self._entered.append((provider.name, manager))
-        self.values[provider.key] = value
+            self._entered.append((dependency.name, manager))
+        self.values[dependency.key] = value
         return value
 
     def at_end(self, ending: Callable[[BaseException | None], Awaitable[None]]) -> None:
-        """Run `ending(error)` when the handler has ended, before its answer and before what is entered is left.
+        """Run `ending(error)` when the handler has ended, before its dependencies end and its answer is sent.
 
-        What it raises is what the message ends with.
+        An exception that it raises replaces the handler's outcome.
         """
         self.endings = (*self.endings, ending)
 
     async def end(self, error: BaseException | None) -> None:
-        """The handler has returned, or raised `error`."""
+        """Run the functions that `at_end` added; `error` is what the handler raised, or None."""
         for ending in self.endings:
             await ending(error)
 
     async def __aenter__(self) -> None:
-        """Nothing is entered yet: each dependency is when it is first asked for."""
+        """Enter nothing yet: each dependency is entered at its first request."""
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Clean up in reverse: all dependencies end, even if one of them fails.
+        """End the dependencies in reverse order, all of them even if one fails.
 
-        Each sees what the message ends with so far. That is what the handler raised; where it raised nothing, what a
-        dependency raised at its end; and a `WampError` of a dependency in place of any other exception.
+        Each is given the message's exception so far: the handler's, or else the first of a dependency. A `WampError`
+        of a dependency replaces any other exception.
         """
         outcome = error
         while self._entered:
             name, manager = self._entered.pop()
             try:
-                await manager.__aexit__(*_details(outcome))
+                await manager.__aexit__(*_exc_info(outcome))
             except BaseException as failure:
                 if failure is outcome:
                     continue
@@ -140,7 +127,7 @@ class Scope:
                     _note(failure, f"its dependency {name} failed at its end")
                     outcome = failure
                 else:
-                    self._complain(name, failure)
+                    self._log(name, failure)
         if outcome is not error:
             assert outcome is not None
             try:
@@ -148,19 +135,19 @@ class Scope:
             finally:
                 del outcome, error  # its traceback refers back to it
 
-    def _complain(self, name: str, failure: BaseException) -> None:
-        """Log what a dependency raised when the message had failed already."""
+    def _log(self, name: str, failure: BaseException) -> None:
+        """Log the exception of a dependency of a message that had failed before."""
         what = f"{type(self.message).__name__.upper()} {quote(self.message.uri)}"
         kind = ("cleanup", self.message.name, name, type(failure))
         text = f"{what} failed, and then its dependency {name} failed at its end"
         self.connection.log.add(kind, text, level=logging.ERROR, error=failure)
 
 
-def _details(error: BaseException | None) -> tuple[type[BaseException] | None, BaseException | None, Any]:
+def _exc_info(error: BaseException | None) -> tuple[type[BaseException] | None, BaseException | None, Any]:
     return (None, None, None) if error is None else (type(error), error, error.__traceback__)
 
 
 def _note(error: BaseException, note: str) -> None:
-    """Say where an exception came from, once."""
+    """Add a note to an exception, once."""
     if note not in getattr(error, "__notes__", ()):
         error.add_note(note)

@@ -1,4 +1,4 @@
-"""Reading a function: its parameters with their annotations resolved, and where it stands."""
+"""Reads functions: their parameters and annotations, where they are defined, and how decorators were called."""
 
 from __future__ import annotations
 
@@ -10,14 +10,11 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, TypeVar, cast
 
-import msgspec
-
 from ..errors import DeclarationError, suggestion
 from ..telemetry.source_files import PACKAGE
 
 __all__ = [
     "called_from",
-    "check_convertible",
     "explain_options",
     "is_method",
     "location",
@@ -29,7 +26,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def parameters_of(function: Callable[..., Any], where: str) -> dict[str, tuple[inspect.Parameter, Any]]:
-    """Each parameter with its annotation resolved."""
+    """Each parameter with its annotation resolved. Raises DeclarationError, which begins with `where`."""
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError) as error:
@@ -55,7 +52,7 @@ def _unresolved(signature: inspect.Signature, error: NameError) -> str:
 
 
 def _hinted(function: Callable[..., Any]) -> Any:
-    """The function whose annotations speak for a callable."""
+    """The function whose annotations are those of a callable."""
     function = inspect.unwrap(function)
     while isinstance(function, functools.partial):
         function = function.func
@@ -65,7 +62,7 @@ def _hinted(function: Callable[..., Any]) -> Any:
 
 
 def location(function: Callable[..., Any]) -> str:
-    """A function's name with its file and line, to be found in an editor."""
+    """A function's name, file and line, for errors."""
     inner = inspect.unwrap(function)
     while isinstance(inner, functools.partial):
         inner = inner.func
@@ -75,7 +72,7 @@ def location(function: Callable[..., Any]) -> str:
 
 
 def called_from() -> str:
-    """File and line of the user's code that has called wampkit."""
+    """File and line of the user's code that called wampkit."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename.startswith(PACKAGE):
         frame = frame.f_back
@@ -83,7 +80,7 @@ def called_from() -> str:
 
 
 def is_method(function: Callable[..., Any]) -> bool:
-    """Whether this is a function of a class body that still wants its `self` or `cls`, and not a bound method."""
+    """Whether this is a function of a class that takes `self` or `cls`: a method that is not bound."""
     if not inspect.isfunction(function):
         return False
     owner = function.__qualname__.rpartition(".")[0]
@@ -96,10 +93,10 @@ def is_method(function: Callable[..., Any]) -> bool:
 
 
 def explain_options(name: str) -> Callable[[F], F]:
-    """Have a function say "did you mean" where it is called with an option that it does not have.
+    """Decorate a function so that an unknown option raises DeclarationError with "did you mean".
 
     Args:
-        name: What errors call the function.
+        name: The function's name in errors.
     """
 
     def decorate(function: F) -> F:
@@ -119,10 +116,10 @@ def explain_options(name: str) -> Callable[[F], F]:
 
 
 def without_parentheses(name: str) -> Callable[[F], F]:
-    """Have a decorator method say so where it is called, or given no function.
+    """Decorate a method that is a decorator without arguments, so that `@name(...)` raises DeclarationError.
 
     Args:
-        name: How the decorator is written.
+        name: The decorator's name in errors.
     """
 
     def decorate(method: F) -> F:
@@ -135,37 +132,3 @@ def without_parentheses(name: str) -> Callable[[F], F]:
         return cast(F, checked)
 
     return decorate
-
-
-def check_convertible(annotation: Any, label: str) -> None:
-    """Refuse an annotation that JSON cannot become. Raises DeclarationError."""
-    try:
-        unknown = _unknown_class(msgspec.inspect.type_info(annotation))
-    except TypeError as error:
-        raise DeclarationError(f"{label}: {str(error).splitlines()[0]}") from None
-    if unknown is not None:
-        raise DeclarationError(
-            f"{label}: JSON cannot be converted to {unknown.__qualname__}; use a dataclass, a msgspec.Struct or a "
-            f"built-in type, or provide it with Annotated[{unknown.__qualname__}, Depends(...)]"
-        )
-
-
-def _unknown_class(info: Any, seen: tuple[Any, ...] = ()) -> type | None:
-    """A class inside a type that msgspec only knows by name."""
-    if isinstance(info, msgspec.inspect.CustomType):
-        cls = typing.get_origin(info.cls) or info.cls
-        if cls is object:  # everything is one
-            return None
-        return cls if isinstance(cls, type) else type(cls)
-    if info in seen:
-        return None
-    parts: list[Any] = []
-    for attribute in ("item_type", "item_types", "key_type", "value_type", "types", "type", "fields"):
-        part = getattr(info, attribute, None)
-        parts.extend(part if isinstance(part, tuple) else [part])
-    for part in parts:
-        if isinstance(part, msgspec.inspect.Type | msgspec.inspect.Field):
-            found = _unknown_class(part, (*seen, info))
-            if found is not None:
-                return found
-    return None

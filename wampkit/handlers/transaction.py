@@ -1,4 +1,4 @@
-"""A transactional outbox: what a message publishes leaves when its dependencies have ended well, or not at all."""
+"""A transactional outbox: the events of a message are sent when its dependencies have ended without an error."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ __all__ = ["Transaction", "current_transaction"]
 Send = Callable[[], Awaitable[None]]
 
 current_transaction: ContextVar[Transaction | None] = ContextVar("wampkit_transaction", default=None)
-"""That of the message being handled. Threads and tasks of its handler have it too, also after its end."""
+"""The transaction of the message being handled; also set in its handler's threads and tasks, even after its end."""
 
 
 class Transaction:
-    """What one message publishes until its generator dependencies have ended, such as a database's commit."""
+    """Holds the events of one message until its generator dependencies have ended, such as a database's commit."""
 
     __slots__ = ("_events", "_given_up", "_open")
 
@@ -27,7 +27,7 @@ class Transaction:
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
-        """Around the handling of the message, in its task."""
+        """Make this the current transaction, in the task that handles the message."""
         token = current_transaction.set(self)
         try:
             yield
@@ -35,13 +35,13 @@ class Transaction:
             current_transaction.reset(token)
 
     def hold(self, send: Send) -> bool:
-        """Hold an event back until the end; False if that has come, so that it is to be sent at once.
+        """Hold an event until `commit`; False after it, so that the caller sends the event at once.
 
         Args:
-            send: What sends it.
+            send: Sends the event.
 
         Raises:
-            RuntimeError: The message was given up, and only its thread goes on.
+            RuntimeError: The message was cancelled, and only its thread still runs.
         """
         if self._given_up:
             raise RuntimeError("this call was given up, so what it did is rolled back, and nothing is published for it")
@@ -50,9 +50,9 @@ class Transaction:
         return self._open
 
     async def commit(self) -> None:
-        """Send what was held back, in order, and hold nothing back any more.
+        """Send the held events in order; hold no further ones.
 
-        All events are sent, even if one fails. Raises what the broker raised first.
+        All are sent, even if one fails; then the broker's first exception is raised.
         """
         failure: BaseException | None = None
         while self._events:  # a task of the handler may add more meanwhile
@@ -68,10 +68,10 @@ class Transaction:
                 del failure  # its traceback refers back to it
 
     def roll_back(self, *, given_up: bool) -> None:
-        """Drop what was held back.
+        """Drop the held events; hold no further ones.
 
         Args:
-            given_up: Whether the handler or a dependency may still run in a thread, which cannot be stopped.
+            given_up: Whether `hold` raises from now on: a cancelled handler or dependency may still run in a thread.
         """
         self._events.clear()
         self._open = False

@@ -16,7 +16,7 @@ from ..dispatch.compiler import CompiledProcedure, CompiledTopic
 from ..dispatch.middleware import middleware_name, split_middlewares
 from ..errors import one_line
 from ..handlers.arguments import Arguments
-from ..handlers.binding import Plan
+from ..handlers.plan import Plan
 
 __all__ = ["RouteInfo", "describe_route", "middleware_names", "route_info"]
 
