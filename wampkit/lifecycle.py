@@ -11,7 +11,7 @@ from aiohttp import web
 from .console.console import Console
 from .console.page import serve_console
 from .handlers.hooks import Hooks, entered
-from .router import Declaration, Router, close, gather, warn_of_fragments
+from .router import Route, Router, close, gather, warn_of_fragments
 from .server.handshake import HandshakeHandler
 from .server.mounting import claim_path
 from .server.processes import Processes, check_processes, under_gunicorn
@@ -74,7 +74,7 @@ class Lifecycle:
 
     # ---- without a start
 
-    def routes(self) -> list[Declaration]:
+    def routes(self) -> list[Route]:
         """Everything that the app declares, with full URIs. Raises DeclarationError if a declaration cannot work."""
         routes = gather(self.router, self.settings.prefixes)
         compile_app(self.settings, routes)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .dispatch.requirements import Rules
 
 __all__ = [
-    "Declaration",
+    "Route",
     "Router",
     "TopicDeclaration",
     "TopicHandler",
@@ -42,7 +42,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass(eq=False, slots=True)
-class Declaration:
+class Route:
     """One procedure or topic as it was declared.
 
     Attributes:
@@ -85,7 +85,7 @@ class Declaration:
 class TopicDeclaration:
     """A declared topic: add hooks to it, or use it as a decorator to give it a handler."""
 
-    def __init__(self, declaration: Declaration) -> None:
+    def __init__(self, declaration: Route) -> None:
         self._declaration = declaration
 
     def __call__(self, handler: Callable[P, R]) -> TopicHandler[P, R]:
@@ -127,7 +127,7 @@ class TopicDeclaration:
 class TopicHandler(TopicDeclaration, Generic[P, R]):
     """A topic's handler: still the function it was, with the topic's hooks beside it."""
 
-    def __init__(self, declaration: Declaration, handler: Callable[P, R]) -> None:
+    def __init__(self, declaration: Route, handler: Callable[P, R]) -> None:
         super().__init__(declaration)
         self._handler = handler
         functools.update_wrapper(self, handler)
@@ -154,7 +154,7 @@ class Router:
         self._prefix = prefix
         self._middlewares = listed(middlewares, label)
         self._requires = rules_of(requires, label)
-        self._declarations: list[Declaration] = []
+        self._declarations: list[Route] = []
         self._children: list[tuple[str, Router]] = []
         self._closed = False
 
@@ -195,7 +195,7 @@ class Router:
         _check_handler(handler, f"app.rpc({uri!r})")
         if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout <= 0):
             raise DeclarationError(f"{label}: timeout is a number of seconds above 0, or None")
-        declaration = Declaration("procedure", uri, uri, handler, listed(middlewares, label), timeout=timeout)
+        declaration = Route("procedure", uri, uri, handler, listed(middlewares, label), timeout=timeout)
         declaration.requires = rules_of(requires, label)
         self._add(declaration)
 
@@ -224,7 +224,7 @@ class Router:
             publish: The same for publishing alone.
         """
         _check_name(uri, "topic")
-        declaration = Declaration("topic", uri, uri, None, listed(middlewares, f"topic {uri!r}"), relay=relay)
+        declaration = Route("topic", uri, uri, None, listed(middlewares, f"topic {uri!r}"), relay=relay)
         declaration.requires = rules_of(requires, declaration.label)
         declaration.subscribe = rules_of(subscribe, declaration.label)
         declaration.publish = rules_of(publish, declaration.label)
@@ -247,7 +247,7 @@ class Router:
     def _contains(self, other: Router) -> bool:
         return any(child is other or child._contains(other) for _, child in self._children)
 
-    def _add(self, declaration: Declaration) -> None:
+    def _add(self, declaration: Route) -> None:
         self._check_open(declaration.label)
         declaration.place = called_from()
         if declaration.handler is not None:
@@ -265,7 +265,7 @@ class Router:
 
     def _routes(
         self, prefix: str = "", middlewares: tuple[Any, ...] = (), requires: tuple[Any, ...] = ()
-    ) -> Iterator[Declaration]:
+    ) -> Iterator[Route]:
         """Everything declared here and below, with prefixes, middlewares and rules put together.
 
         A declaration is a template: the ones that come out share its hooks, not its URI.
@@ -362,14 +362,14 @@ def close(router: Router, closed: bool = True) -> None:
     router._close(closed)
 
 
-def gather(router: Router, prefixes: Mapping[str, str]) -> list[Declaration]:
+def gather(router: Router, prefixes: Mapping[str, str]) -> list[Route]:
     """All declarations below `router` with full URIs and compiled patterns.
 
     Raises:
         DeclarationError: A URI is declared twice, a pattern is bad, or a name is wampkit's own.
     """
     declarations = list(router._routes())
-    taken: dict[tuple[str, str], Declaration] = {}
+    taken: dict[tuple[str, str], Route] = {}
     for each in declarations:
         each.uri = expand(each.declared, prefixes)
         if not each.declared:
@@ -390,14 +390,14 @@ def gather(router: Router, prefixes: Mapping[str, str]) -> list[Declaration]:
     return declarations
 
 
-def warn_of_fragments(declarations: Iterable[Declaration]) -> None:
+def warn_of_fragments(declarations: Iterable[Route]) -> None:
     """Log the names that are no valid URIs since they have two `#`; they work, and old clients may need them."""
     for each in declarations:
         if each.uri.count("#") > 1:
             logger.warning("%s: %r has two '#', and a URI has one at most; is one of them meant?", each.label, each.uri)
 
 
-def _pattern(declaration: Declaration) -> Pattern:
+def _pattern(declaration: Route) -> Pattern:
     try:
         return Pattern(declaration.uri)
     except DeclarationError as error:

@@ -22,7 +22,7 @@ from ..errors import WampError, quote
 from ..handlers.hooks import ErrorReporter
 from ..protocol.cra import AUTH, AUTHREQ, ERROR_PREFIX, Permissions, derive_key, make_challenge, to_ascii_json, verify
 from ..protocol.websocket import CloseCode
-from ..router import Declaration
+from ..router import Route
 from ..telemetry.counters import Counters
 from ..telemetry.logs import logger_of
 from .credentials import Cra, Credentials
@@ -108,11 +108,11 @@ class Authenticator:
         self._deadline = None if cra.timeout is None else LoginDeadline(cra.timeout, self._is_logged_in)
         self._warned = False
 
-    def procedures(self) -> tuple[Declaration, ...]:
+    def procedures(self) -> tuple[Route, ...]:
         """The two procedures of WAMP-CRA."""
         return (
-            Declaration("procedure", AUTHREQ, AUTHREQ, self.authreq),
-            Declaration("procedure", AUTH, AUTH, self.auth),
+            Route("procedure", AUTHREQ, AUTHREQ, self.authreq),
+            Route("procedure", AUTH, AUTH, self.auth),
         )
 
     def start_deadline(self, connection: Connection) -> None:

@@ -17,7 +17,7 @@ from ..dispatch.requirements import Rule, requires
 from ..errors import NotFound
 from ..protocol.extensions import RESERVED
 from ..pubsub.broker import Publication
-from ..router import Declaration
+from ..router import Route
 from ..schema.routes import describe_route, middleware_names
 from ..server.runtime import Runtime
 from ..server.settings import Settings
@@ -59,7 +59,7 @@ class Console:
         self._runtime = runtime
         self._figures: deque[dict[str, Any]] = deque(maxlen=MOST_FIGURES)
 
-    def routes(self) -> list[Declaration]:
+    def routes(self) -> list[Route]:
         """The console's procedures and topic, with the rules for all of them."""
         procedures: dict[str, Callable[..., Any]] = {
             "wampkit:console": self._console,
@@ -71,8 +71,8 @@ class Console:
             "wampkit:failure": self._failure,
         }
         rules = _rules(self._runtime.settings)
-        routes = [Declaration("procedure", uri, uri, function, requires=rules) for uri, function in procedures.items()]
-        return [*routes, Declaration("topic", LIVE, LIVE, requires=rules)]
+        routes = [Route("procedure", uri, uri, function, requires=rules) for uri, function in procedures.items()]
+        return [*routes, Route("topic", LIVE, LIVE, requires=rules)]
 
     @functools.cached_property
     def _routes(self) -> list[dict[str, Any]]:

@@ -11,15 +11,15 @@ from ..connection.connection import Connection
 from ..errors import InvalidArgument, ProtocolError, WampError, quote
 from ..protocol import messages
 from ..protocol.extensions import PUBLISH, SUBSCRIPTION
-from ..router import Declaration
+from ..router import Route
 from .topic_messages import TopicMessages
 
 __all__ = ["publish_procedure", "subscription_procedure"]
 
 
-def subscription_procedure() -> Declaration:
+def subscription_procedure() -> Route:
     """The procedure that says whether its caller is subscribed to a topic: WAMP v1 does not answer SUBSCRIBE."""
-    return Declaration("procedure", SUBSCRIPTION, SUBSCRIPTION, _subscription)
+    return Route("procedure", SUBSCRIPTION, SUBSCRIPTION, _subscription)
 
 
 async def _subscription(topic: str, connection: Connection) -> str | None:
@@ -32,7 +32,7 @@ async def _subscription(topic: str, connection: Connection) -> str | None:
     return uri if uri in connection.subscriptions else None
 
 
-def publish_procedure(topic_messages: Callable[[], TopicMessages]) -> Declaration:
+def publish_procedure(topic_messages: Callable[[], TopicMessages]) -> Route:
     """The procedure that publishes and answers: WAMP v1 does not answer PUBLISH.
 
     Args:
@@ -52,7 +52,7 @@ def publish_procedure(topic_messages: Callable[[], TopicMessages]) -> Declaratio
         if error is not None:
             raise error
 
-    return Declaration("procedure", PUBLISH, PUBLISH, publish)
+    return Route("procedure", PUBLISH, PUBLISH, publish)
 
 
 def _publish_message(connection: Connection, topic: str, *rest: Any) -> messages.Publish:

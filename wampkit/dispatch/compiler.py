@@ -23,7 +23,7 @@ from ..protocol.cra import AUTH, AUTHREQ
 from ..protocol.uris import expand
 from ..pubsub.registry import TopicRegistry
 from ..pubsub.topics import Topic
-from ..router import Declaration
+from ..router import Route
 from ..telemetry.counters import Counters
 from .middleware import Call, CallNext, Incoming, Publish, Subscribe, Unsubscribe, fold, split_middlewares
 from .requirements import Rule, combine_rules, requirements_of, with_rules
@@ -53,7 +53,7 @@ class CompiledProcedure:
         builtin: Whether it is wampkit's own; its calls pass no middleware.
     """
 
-    route: Declaration
+    route: Route
     plan: Plan
     middlewares: tuple[Any, ...]
     rules: tuple[Rule, ...]
@@ -75,7 +75,7 @@ class CompiledTopic:
         builtin: Whether it is wampkit's own; its messages pass no middleware.
     """
 
-    route: Declaration
+    route: Route
     plan: Plan | None
     on_subscribe: tuple[Plan, ...]
     on_unsubscribe: tuple[Plan, ...]
@@ -89,8 +89,8 @@ class CompiledTopic:
 
 
 def compile_routes(
-    routes: Iterable[Declaration],
-    *builtins: Declaration,
+    routes: Iterable[Route],
+    *builtins: Route,
     longest: int,
     counters: Counters,
     default: tuple[Rule, ...] = (),
@@ -115,7 +115,7 @@ def compile_routes(
     topics: RouteTable[CompiledTopic] = RouteTable(longest, counters)
     further: Injectables = given or {}
 
-    def add(route: Declaration, default: tuple[Rule, ...], *, cra: bool, builtin: bool) -> None:
+    def add(route: Route, default: tuple[Rule, ...], *, cra: bool, builtin: bool) -> None:
         _, middlewares = split_middlewares(route.middlewares, route.label, gates=False)
         own = (*route.requires, *requirements_of(route.handler))
 
@@ -197,7 +197,7 @@ def _hook_injectables(message: type[Incoming]) -> Injectables:
     }
 
 
-def _procedure_plan(route: Declaration, further: Injectables) -> Plan:
+def _procedure_plan(route: Route, further: Injectables) -> Plan:
     assert route.handler is not None
     plan = compile_handler(
         route.declared, route.handler, {**_CALL, **further}, variables=_variables(route), all_variables=True
@@ -206,7 +206,7 @@ def _procedure_plan(route: Declaration, further: Injectables) -> Plan:
     return plan
 
 
-def _topic_plans(route: Declaration, further: Injectables) -> tuple[Plan | None, tuple[Plan, ...], tuple[Plan, ...]]:
+def _topic_plans(route: Route, further: Injectables) -> tuple[Plan | None, tuple[Plan, ...], tuple[Plan, ...]]:
     """The plans of the handler and of both kinds of hooks."""
     variables, handler = _variables(route), None
     if route.handler is not None:
@@ -226,11 +226,11 @@ def _topic_plans(route: Declaration, further: Injectables) -> tuple[Plan | None,
     )
 
 
-def _variables(route: Declaration) -> Sequence[str]:
+def _variables(route: Route) -> Sequence[str]:
     return route.pattern.names if route.pattern is not None else ()
 
 
-def _refuse_generator(route: Declaration, handler: Callable[..., Any]) -> None:
+def _refuse_generator(route: Route, handler: Callable[..., Any]) -> None:
     if inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler):
         raise DeclarationError(
             f"{route.label}: a handler returns its result, it does not yield; publish events instead"
@@ -286,7 +286,7 @@ def _refuse_unknown(message: Incoming) -> Awaitable[Any]:
     raise NotFound(f"no such procedure: {quote(message.uri)}")
 
 
-def _with_message(route: Declaration | None, chain: CallNext) -> CallChain:
+def _with_message(route: Route | None, chain: CallNext) -> CallChain:
     def run(connection: Connection, message: messages.Call, variables: Mapping[str, str]) -> Awaitable[Any]:
         return chain(
             Call(
@@ -302,7 +302,7 @@ def _with_message(route: Declaration | None, chain: CallNext) -> CallChain:
     return run
 
 
-def _limited(run: CallChain, route: Declaration, seconds: float, uri: str) -> CallChain:
+def _limited(run: CallChain, route: Route, seconds: float, uri: str) -> CallChain:
     async def limited(connection: Connection, message: messages.Call, variables: Mapping[str, str]) -> Any:
         try:
             async with asyncio.timeout(seconds) as limit:

@@ -18,7 +18,7 @@ from aiohttp import web
 
 from ..connection.connection import Connection
 from ..errors import DeclarationError
-from ..router import Declaration, listed
+from ..router import Route, listed
 
 __all__ = [
     "Call",
@@ -51,7 +51,7 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True):
 
     connection: Connection
     uri: str
-    route: Declaration | None
+    route: Route | None
     variables: Mapping[str, str]
 
     @property

@@ -8,7 +8,7 @@ from typing import Generic, TypeAlias, TypeVar
 
 from ..errors import LimitExceeded
 from ..protocol.uris import Pattern
-from ..router import Declaration
+from ..router import Route
 from ..telemetry.counters import Counters
 
 __all__ = ["RouteTable"]
@@ -43,7 +43,7 @@ class RouteTable(Generic[T]):
         self._patterns: list[tuple[Pattern, T, Fits | None]] = []
         self._match = functools.lru_cache(REMEMBERED)(self._first_match)
 
-    def add(self, route: Declaration, compiled: T, fits: Fits | None) -> None:
+    def add(self, route: Route, compiled: T, fits: Fits | None) -> None:
         """Add a compiled route; call `sort` after the last one.
 
         Args:

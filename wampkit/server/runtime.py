@@ -29,7 +29,7 @@ from ..protocol.extensions import RESTART
 from ..protocol.websocket import CloseCode
 from ..pubsub.broker import Deliver, broker_from_url
 from ..pubsub.registry import TopicRegistry
-from ..router import Declaration
+from ..router import Route
 from ..sessions.middleware import reads_sessions
 from ..sessions.session import Session, session_of
 from ..telemetry.counters import Counters
@@ -79,7 +79,7 @@ class Monitor(Protocol):
     @property
     def meter(self) -> Meter: ...
 
-    def routes(self) -> Iterable[Declaration]:
+    def routes(self) -> Iterable[Route]:
         """The procedures and topics that it serves beside the app's."""
 
     def page(self, request: web.Request) -> web.Response:
@@ -106,7 +106,7 @@ class Runtime:
     def __init__(
         self,
         settings: Settings,
-        routes: Iterable[Declaration],
+        routes: Iterable[Route],
         hooks: Hooks,
         error_handlers: ErrorHandlers,
         monitor: Callable[[Runtime], Monitor] | None = None,
@@ -179,7 +179,7 @@ class Runtime:
         recheck = lambda connection: self.topic_messages.recheck(connection)  # noqa: E731
         return Authenticator(cra, self.threads.logins, errors, self.counters, recheck)
 
-    def _builtin_routes(self) -> list[Declaration]:
+    def _builtin_routes(self) -> list[Route]:
         routes = [
             subscription_procedure(),
             publish_procedure(lambda: self.topic_messages),
@@ -399,7 +399,7 @@ def _cut_unless_it_reads(connection: Connection) -> None:
 
 
 def compile_app(
-    settings: Settings, routes: Iterable[Declaration], *builtins: Declaration, counters: Counters | None = None
+    settings: Settings, routes: Iterable[Route], *builtins: Route, counters: Counters | None = None
 ) -> tuple[RouteTable[CompiledProcedure], RouteTable[CompiledTopic]]:
     """The procedures and topics of an app, ready to run.
 
