@@ -12,7 +12,7 @@ from types import FrameType
 
 import aiohttp
 
-from ..telemetry.http_logs import tell_of_descriptors
+from ..telemetry.http_logs import log_accept_error
 from ..telemetry.logs import LogThrottle, logger_of
 from ..telemetry.source_files import PACKAGE, folder_of
 
@@ -111,4 +111,4 @@ def _check_descriptors() -> None:
         os.close(os.open(os.devnull, os.O_RDONLY))
     except OSError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE):
-            tell_of_descriptors(error)
+            log_accept_error(error)

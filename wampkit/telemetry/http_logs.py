@@ -1,8 +1,8 @@
-"""What aiohttp and asyncio log, made fit for a public port.
+"""Filters for the logs of aiohttp and asyncio, for servers that strangers can reach.
 
-aiohttp writes an error with a traceback, and what the client sent, for each request that is no HTTP: a port scan fills
-the log. And its access log shows each request's query, which may hold a ticket. asyncio writes hundreds of tracebacks a
-second while clients come and no descriptor is left.
+aiohttp logs a traceback, and the client's bytes, for each request that is no HTTP: a port scan fills the log. Its
+access log holds each request's query, which may be a ticket. asyncio logs hundreds of tracebacks a second while clients
+connect and the process has no file descriptor left.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from aiohttp.http_exceptions import HttpProcessingError
 from ..errors import quote
 from .logs import LogThrottle, logger_of
 
-__all__ = ["quiet_accept_errors", "quiet_http_errors", "redact_query_parameter", "tell_of_descriptors"]
+__all__ = ["log_accept_error", "quiet_accept_errors", "quiet_http_errors", "redact_query_parameter"]
 
 logger = logger_of(__name__)
 
 
-class _NoHttp(logging.Filter):
-    """Turns those records into one line now and then, with their count."""
+class _InvalidRequestFilter(logging.Filter):
+    """Replaces the records of requests that are no HTTP by throttled lines with their count."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,45 +43,45 @@ class _NoHttp(logging.Filter):
 
 
 def quiet_http_errors() -> None:
-    """Let aiohttp's server log go through the filter, once a process."""
+    """Filter aiohttp's server log, once in a process."""
     target = logging.getLogger("aiohttp.server")
-    if not any(isinstance(each, _NoHttp) for each in target.filters):
-        target.addFilter(_NoHttp())
+    if not any(isinstance(each, _InvalidRequestFilter) for each in target.filters):
+        target.addFilter(_InvalidRequestFilter())
 
 
 ACCEPT_PAUSE = 1.0
-"""Seconds between two lines about clients that cannot be taken in: as long does asyncio wait until it tries again."""
+"""Seconds between two lines about clients that cannot be accepted; asyncio tries again after the same time."""
 
 
-class _NoDescriptors(logging.Filter):
-    """Turns what asyncio logs when it cannot accept a client into a line a second."""
+class _AcceptErrorFilter(logging.Filter):
+    """Replaces asyncio's records of clients that it cannot accept by one line a second."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         text = str(record.msg)
         if text.startswith("socket.accept() out of system resource"):
             error = record.exc_info[1] if record.exc_info else None
-            tell_of_descriptors(error if isinstance(error, OSError) else None)
+            log_accept_error(error if isinstance(error, OSError) else None)
             return False
         # The socket was closed while asyncio waited to try again.
         return not ("_start_serving" in text and record.exc_info and "file descriptor: -1" in str(record.exc_info[1]))
 
 
-_no_descriptors = _NoDescriptors()
+_accept_errors = _AcceptErrorFilter()
 
-_told = -math.inf
+_last_line = -math.inf
 
 
-def tell_of_descriptors(error: OSError | None) -> None:
-    """Log that no client can be taken in, once a second at most; from any thread.
+def log_accept_error(error: OSError | None) -> None:
+    """Log that no client can be accepted, once a second at most; from any thread.
 
     Args:
-        error: What the system says.
+        error: The system's error, if known.
     """
-    global _told
+    global _last_line
     now = time.monotonic()
-    if now - _told < ACCEPT_PAUSE:
+    if now - _last_line < ACCEPT_PAUSE:
         return
-    _told = now
+    _last_line = now
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     logger.error(
         "no further client can be taken in: %s (this process may have %d files and sockets open); raise `ulimit -n`, "
@@ -92,15 +92,15 @@ def tell_of_descriptors(error: OSError | None) -> None:
 
 
 def quiet_accept_errors() -> None:
-    """Let asyncio's log go through the filter, once a process."""
+    """Filter asyncio's log, once in a process."""
     target = logging.getLogger("asyncio")
-    if _no_descriptors not in target.filters:
-        # Before others, which would make each of thousands of records fit to be written.
-        target.filters.insert(0, _no_descriptors)
+    if _accept_errors not in target.filters:
+        # Before other filters, which would format each of thousands of records.
+        target.filters.insert(0, _accept_errors)
 
 
-class _Blots(logging.Filter):
-    """Puts `***` in the place of the values of some query parameters, however a record holds them.
+class _RedactingFilter(logging.Filter):
+    """Replaces the values of some query parameters by `***`, wherever a record holds them.
 
     Attributes:
         parameters: Their names.
@@ -114,32 +114,32 @@ class _Blots(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         for name, value in list(vars(record).items()):
-            vars(record)[name] = self._without(value)
+            vars(record)[name] = self._redacted(value)
         return True
 
-    def _without(self, value: Any) -> Any:
+    def _redacted(self, value: Any) -> Any:
         if isinstance(value, str):
-            return self._PAIR.sub(self._blot, value) if "=" in value else value
+            return self._PAIR.sub(self._redact, value) if "=" in value else value
         if isinstance(value, tuple):
-            return tuple(self._without(each) for each in value)
+            return tuple(self._redacted(each) for each in value)
         if isinstance(value, dict):
-            return {key: self._without(each) for key, each in value.items()}
+            return {key: self._redacted(each) for key, each in value.items()}
         return value
 
-    def _blot(self, pair: re.Match[str]) -> str:
+    def _redact(self, pair: re.Match[str]) -> str:
         return f"{pair[1]}***" if unquote_plus(pair[2]) in self.parameters else pair[0]
 
 
-_blots = _Blots()
+_redacting = _RedactingFilter()
 
 
 def redact_query_parameter(parameter: str) -> None:
-    """Keep the values of a query parameter out of aiohttp's access log, and gunicorn's, from now on.
+    """Keep the values of a query parameter out of the access logs of aiohttp and gunicorn, until the process ends.
 
-    It is not taken back: the line of a socket is written after its end, which may be after that of the app.
+    The line of a WebSocket is written when it closes, which may be after the app has stopped.
     """
-    _blots.parameters.add(parameter)
+    _redacting.parameters.add(parameter)
     for name in ("aiohttp.access", "gunicorn.access"):
         target = logging.getLogger(name)
-        if _blots not in target.filters:
-            target.addFilter(_blots)
+        if _redacting not in target.filters:
+            target.addFilter(_redacting)
