@@ -13,6 +13,7 @@ import logging
 import os
 import secrets
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -41,39 +42,41 @@ MAX_EXTRA = 16_384
 NO_PERMISSIONS = Permissions()
 
 
-class Stage(enum.Enum):
-    """The state of a connection's login: no challenge, being processed, challenge sent, logged in."""
+class _Stage(enum.Enum):
+    """The state of a connection's login; while it is PROCESSING, a lookup or a derivation is awaited."""
 
-    NONE = enum.auto()
-    BUSY = enum.auto()
-    PENDING = enum.auto()
-    DONE = enum.auto()
+    IDLE = enum.auto()
+    PROCESSING = enum.auto()
+    CHALLENGED = enum.auto()
+    LOGGED_IN = enum.auto()
 
 
+@dataclass(slots=True)
 class _Claim:
     """What a client claims to be, from its challenge until its answer; an anonymous claim has no authkey."""
 
-    __slots__ = ("authkey", "challenge", "credentials", "expires", "known", "permissions")
+    authkey: str | None
+    permissions: Permissions | None
+    credentials: Credentials | None = None
+    known: bool = True
+    challenge: str | None = None
+    expires: float = 0.0
 
-    def __init__(self, authkey: str | None, permissions: Permissions | None) -> None:
-        self.authkey = authkey
-        self.permissions = permissions
-        self.credentials: Credentials | None = None
-        self.known = True
-        self.challenge: str | None = None
-        self.expires = 0.0
+    @property
+    def is_valid(self) -> bool:
+        """Whether its challenge can still be answered."""
+        return asyncio.get_running_loop().time() < self.expires
 
 
+@dataclass(slots=True)
 class _Login:
     """The login of one connection."""
 
-    __slots__ = ("claim", "derived", "failures", "stage")
-
-    def __init__(self) -> None:
-        self.stage = Stage.NONE
-        self.claim: _Claim | None = None
-        self.derived: tuple[tuple[Any, ...], str] | None = None  # the arguments of the last derivation, and the key
-        self.failures = 0
+    stage: _Stage = _Stage.IDLE
+    claim: _Claim | None = None
+    failures: int = 0
+    derived: tuple[tuple[Any, ...], str] | None = None
+    """The arguments of the last derivation, and the key."""
 
 
 class Authenticator:
@@ -123,7 +126,7 @@ class Authenticator:
     def _is_logged_in(self, connection: Connection) -> bool:
         """Whether a connection has logged in, anonymously too, or has a user from elsewhere."""
         login = self._logins.get(connection)
-        return connection.user is not None or (login is not None and login.stage is Stage.DONE)
+        return connection.user is not None or (login is not None and login.stage is _Stage.LOGGED_IN)
 
     def close(self) -> None:
         """Stop the timer."""
@@ -147,51 +150,40 @@ class Authenticator:
         if login is None:
             login = self._logins[connection] = _Login()
         self._check_state(connection, login, authkey)
-        extra = self._checked_extra(extra)
-        if authkey is None and self._cra.anonymous is False:
-            raise _error("anonymous-auth-forbidden", "log in with an authkey: anonymous logins are not allowed")
-        if not isinstance(authkey, str | None):
-            raise _error("invalid-argument", "the authkey is a string, or null for an anonymous login")
-        if authkey is not None and len(authkey) > MAX_AUTHKEY:
-            raise _error("invalid-argument", f"the authkey is longer than {MAX_AUTHKEY} characters")
+        extra = _checked_extra(extra)
+        self._check_authkey(authkey)
         if authkey is not None and self._throttle.is_exhausted(connection.remote, authkey):
             raise self._too_many_failures(connection, authkey)
-        login.stage, login.claim = Stage.BUSY, None
+        login.stage, login.claim = _Stage.PROCESSING, None
         try:
             if authkey is None:
                 claim = await self._anonymous_claim(connection, extra)
             else:
                 claim = await self._keyed_claim(connection, login, authkey, extra)
         except BaseException:
-            login.stage = Stage.NONE
+            login.stage = _Stage.IDLE
             raise
         claim.expires = asyncio.get_running_loop().time() + self._cra.challenge_ttl
-        login.stage, login.claim = Stage.PENDING, claim
+        login.stage, login.claim = _Stage.CHALLENGED, claim
         return claim.challenge
 
     def _check_state(self, connection: Connection, login: _Login, authkey: object) -> None:
-        if login.stage is Stage.DONE:
+        if login.stage is _Stage.LOGGED_IN:
             raise _error("already-authenticated", "this connection has logged in already")
-        if login.stage is Stage.BUSY or _is_valid(login):
+        if login.stage is _Stage.PROCESSING or (login.claim is not None and login.claim.is_valid):
             raise _error("authentication-already-requested", "answer the challenge of this connection first")
         if authkey is None and connection.user is not None:
             raise _error("already-authenticated", "this connection has its user already, and shall not lose it")
         if login.failures >= self._cra.attempts:
             raise _error("too-many-attempts", "too many logins have failed on this connection")
 
-    @staticmethod
-    def _checked_extra(extra: object) -> dict[str, Any]:
-        if extra is None:
-            return {}
-        if not isinstance(extra, dict):
-            raise _error("invalid-argument", "what is sent along must be an object, or null")
-        try:
-            size = len(to_ascii_json(extra))
-        except ValueError:
-            raise _error("invalid-argument", "what is sent along cannot be written as JSON") from None
-        if size > MAX_EXTRA:
-            raise _error("invalid-argument", f"what is sent along is longer than {MAX_EXTRA} characters")
-        return extra
+    def _check_authkey(self, authkey: object) -> None:
+        if authkey is None and self._cra.anonymous is False:
+            raise _error("anonymous-auth-forbidden", "log in with an authkey: anonymous logins are not allowed")
+        if not isinstance(authkey, str | None):
+            raise _error("invalid-argument", "the authkey is a string, or null for an anonymous login")
+        if authkey is not None and len(authkey) > MAX_AUTHKEY:
+            raise _error("invalid-argument", f"the authkey is longer than {MAX_AUTHKEY} characters")
 
     async def _anonymous_claim(self, connection: Connection, extra: dict[str, Any]) -> _Claim:
         anonymous = self._cra.anonymous
@@ -217,23 +209,21 @@ class Authenticator:
         hide = self._cra.hide_unknown_keys
         if found is None and not hide:
             self._throttle.take(connection.remote, authkey)
-            self._log_failure(connection, login, f"unknown authkey {quote(authkey, 64)}")
+            self._record_failure(connection, login, f"unknown authkey {quote(authkey, 64)}")
             raise _error("no-such-authkey", "no such authkey")
         decoy = self._decoy(authkey)  # for known keys too, as it takes time
         credentials = found or decoy
         if hide:
             self._warn_if_unlike_decoy(authkey, credentials)
-        claim = _Claim(authkey, credentials.permissions)
-        claim.credentials, claim.known = credentials, found is not None
         shown = NO_PERMISSIONS if hide or credentials.permissions is None else credentials.permissions
-        claim.challenge = make_challenge(
+        challenge = make_challenge(
             authkey=authkey,
             session_id=connection.id,
             extra=extra,
             permissions=shown.as_json(),
             authextra=_authextra(credentials),
         )
-        return claim
+        return _Claim(authkey, credentials.permissions, credentials, known=found is not None, challenge=challenge)
 
     # ---- decoys for unknown authkeys
 
@@ -283,20 +273,20 @@ class Authenticator:
             WampError: The client is not logged in.
         """
         login = self._logins.get(connection)
-        if login is not None and login.stage is Stage.DONE:
+        if login is not None and login.stage is _Stage.LOGGED_IN:
             raise _error("already-authenticated", "this connection has logged in already")
-        if login is None or login.claim is None or not _is_valid(login):
+        if login is None or login.claim is None or not login.claim.is_valid:
             raise _error("no-authentication-requested", "ask for a challenge first; one lasts only for a while")
         if not isinstance(signature, str | None):
             raise _error("invalid-argument", "the signature is a string, or null for an anonymous login")
-        claim, login.claim, login.stage = login.claim, None, Stage.BUSY
+        claim, login.claim, login.stage = login.claim, None, _Stage.PROCESSING
         try:
             verified = await self._verify(connection, login, claim, signature)
         finally:
-            login.stage = Stage.NONE
+            login.stage = _Stage.IDLE
         if not verified:
             who = "an anonymous login" if claim.authkey is None else quote(claim.authkey, 64)
-            self._log_failure(connection, login, f"wrong signature for {who}")
+            self._record_failure(connection, login, f"wrong signature for {who}")
             raise _error("invalid-signature", "the signature is wrong; ask for another challenge")
         granted = self._log_in(connection, login, claim)
         if connection.subscriptions:
@@ -331,13 +321,13 @@ class Authenticator:
             connection.user = claim.authkey if user is None else user
             connection.roles = frozenset(claim.credentials.roles)
         connection.permissions = claim.permissions
-        login.stage, login.derived = Stage.DONE, None
+        login.stage, login.derived = _Stage.LOGGED_IN, None
         self._counters.logins += 1
         return (claim.permissions or NO_PERMISSIONS).as_json()
 
     # ---- failures
 
-    def _log_failure(self, connection: Connection, login: _Login, what: str) -> None:
+    def _record_failure(self, connection: Connection, login: _Login, what: str) -> None:
         self._counters.failed_logins += 1
         connection.log.add("login", f"login failed: {what}", level=logging.INFO)
         self._count_failure(connection, login)
@@ -357,10 +347,18 @@ class Authenticator:
             )
 
 
-def _is_valid(login: _Login) -> bool:
-    """Whether the login has a challenge that can still be answered."""
-    claim = login.claim
-    return claim is not None and asyncio.get_running_loop().time() < claim.expires
+def _checked_extra(extra: object) -> dict[str, Any]:
+    if extra is None:
+        return {}
+    if not isinstance(extra, dict):
+        raise _error("invalid-argument", "what is sent along must be an object, or null")
+    try:
+        size = len(to_ascii_json(extra))
+    except ValueError:
+        raise _error("invalid-argument", "what is sent along cannot be written as JSON") from None
+    if size > MAX_EXTRA:
+        raise _error("invalid-argument", f"what is sent along is longer than {MAX_EXTRA} characters")
+    return extra
 
 
 def _authextra(credentials: Credentials) -> dict[str, Any] | None:
