@@ -33,7 +33,7 @@ class Lifecycle:
         settings: Its options.
 
     Attributes:
-        settings: The options as they are now.
+        settings: The present options.
         router: What the app declares.
         hooks: Its hooks.
         error_handlers: What turns its exceptions into answers, by class.
@@ -86,10 +86,10 @@ class Lifecycle:
 
     @contextlib.asynccontextmanager
     async def dry_run(self, middlewares: Iterable[Any]) -> AsyncIterator[HandshakeHandler]:
-        """A handler that can be asked about handshakes and lets nobody in, for `wampkit check`.
+        """A handshake handler that checks requests without opening a connection, for `wampkit check`.
 
         Args:
-            middlewares: What stands in place of the app's.
+            middlewares: The middlewares in place of the app's.
 
         Raises:
             DeclarationError: A declaration cannot work.

@@ -154,17 +154,16 @@ class Outbox:
         self.flush()
 
     def forget(self) -> None:
-        """Take nothing more and let go of everything, the owner too: cycles would wait for the garbage collector."""
+        """Discard all frames and references, and accept no more: a cycle would wait for the garbage collector."""
         self.closed = True
         self._frames = []
         self.owner = NOBODY
 
 
 class DroppingOutbox(Outbox):
-    """An outbox that drops the oldest events where more waits than may, and gives up only where answers do.
+    """An outbox that drops the oldest events beyond the bound of its queue, and is cut only where answers exceed it.
 
-    What waits stays here, where it can still be dropped: the transport gets more only when it has let go of what it
-    had.
+    Frames wait here, where they can still be dropped: the transport gets more only when it has written what it had.
     """
 
     __slots__ = ("_dropped", "_kept", "_kept_bytes", "_retry")
@@ -216,7 +215,7 @@ class DroppingOutbox(Outbox):
         self._flusher.soon(self)
 
     def _next(self, size: int) -> bytes:
-        """About so many bytes of what waits, oldest first."""
+        """About `size` bytes of the waiting frames, oldest first."""
         taken: list[bytes] = []
         while self._kept and size > 0:
             frames, _ = self._kept.popleft()

@@ -61,9 +61,9 @@ class Connections:
 
     @property
     def arriving(self) -> list[Connection]:
-        """Those that are at the door: some gates have let them in, others have not been asked yet.
+        """Connections whose handshake is being checked: some middlewares have accepted them, others are still to come.
 
-        Whoever closes the connections of somebody looks here too; `close` makes the door refuse them.
+        To close all connections of a user, close these too; `close` makes the handshake fail.
         """
         return list(self._arriving)
 
@@ -87,7 +87,7 @@ class Connections:
         return self._by_id.get(session)
 
     def __call__(self, *, user: Any = None, session_id: str | None = None) -> list[Connection]:
-        """The connections that belong to somebody, those at the door too: `app.connections(user="alice")`.
+        """The connections of a user, those in the handshake too: `app.connections(user="alice")`.
 
         Args:
             user: A user, as in `Connection.user`.

@@ -218,7 +218,7 @@ class ConnectionTasks:
         return {*self._calls} if self._running is None else {*self._calls, self._running}
 
     def forget(self) -> None:
-        """Let go of the connection, which refers to this: cycles would wait for the garbage collector."""
+        """Drop the reference to the connection, which refers to this: a cycle would wait for the garbage collector."""
         self._owner = None
 
 

@@ -42,8 +42,8 @@ class Topic:
         Args:
             event: Anything JSON can carry, dataclasses, structs, dates and UUIDs included.
             exclude: Session ids that shall not receive it.
-            eligible: If given, only these session ids may receive it; an empty list means nobody.
-            now: Whether it leaves at once, whatever becomes of the message that is being handled.
+            eligible: If given, only these session ids may receive it; an empty list reaches none.
+            now: Whether it is sent at once, even if the message that is being handled fails later.
 
         Raises:
             TypeError: JSON cannot carry the event.
@@ -136,7 +136,7 @@ class ToUser:
         Args:
             topic: A URI or a CURIE of the app's prefixes.
             event: Anything JSON can carry.
-            now: Whether it leaves at once, whatever becomes of the message that is being handled.
+            now: Whether it is sent at once, even if the message that is being handled fails later.
 
         Raises:
             ValueError: No such topic is declared.

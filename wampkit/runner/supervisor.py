@@ -150,7 +150,7 @@ def _longer(delay: float) -> float:
 # ---- --reload
 
 DRAIN = 0.5
-"""Seconds that calls under way are given: a developer does not want to wait for them."""
+"""Seconds for running calls to end: a developer does not want to wait for them."""
 
 RELOAD_TIMEOUT = 3.0
 """Seconds after which a child that does not stop is killed."""
