@@ -1,1 +1,1 @@
-"""Topics, their subscribers, and what carries events."""
+"""Topics, their subscribers, and the brokers that carry events."""

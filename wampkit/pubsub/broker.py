@@ -1,8 +1,7 @@
-"""The seam through which everything published goes, and the broker that needs nothing: memory.
+"""The interface of brokers, which carry publications between nodes, and the default that serves one process.
 
-A broker carries a `Publication` to every node that has subscribers; on each node it hands it to `deliver`, which
-`topics.py` provides. The app's own node hears of it through the same call, so handlers cannot tell one broker from
-another.
+A broker carries a `Publication` to every node that has subscribers, the publishing one included, and there calls
+`deliver`, which sends it to them.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ class Publication(msgspec.Struct, frozen=True):
         topic: The full topic URI.
         event: The event as JSON text in UTF-8, encoded once.
         exclude: Session ids that do not receive it.
-        eligible: If not None, only these session ids may receive it; `exclude` wins over it.
+        eligible: If not None, only these session ids may receive it, unless `exclude` names them too.
     """
 
     topic: str
@@ -43,26 +42,26 @@ Deliver = Callable[[Publication], None]
 
 
 class Broker(Protocol):
-    """What carries publications between nodes. Subclassing is not needed, having these methods is enough."""
+    """Carries publications between nodes. A class needs these methods only, it need not be a subclass."""
 
     async def start(self, deliver: Deliver) -> None:
-        """Connect; call `deliver`, on the loop, for each publication to a subscribed topic from now on."""
+        """Connect; from now on call `deliver`, on the loop, for each publication to a subscribed topic."""
 
     async def publish(self, publication: Publication) -> None:
-        """Carry a publication to all nodes, this one included. Never waits for a receiver's socket."""
+        """Carry a publication to all nodes, this one included. Must not wait for a receiver's socket."""
 
     async def subscribe(self, topic: str) -> None:
-        """This node has its first subscriber to `topic`; when it returns, publications to it are heard."""
+        """Begin to receive publications to `topic`, which has its first subscriber on this node, before returning."""
 
     async def unsubscribe(self, topic: str) -> None:
-        """This node's last subscriber to `topic` has left."""
+        """Receive no more publications to `topic`, which has no subscriber on this node any more."""
 
     async def close(self) -> None:
-        """Disconnect and free everything."""
+        """Disconnect and free all resources."""
 
 
 class MemoryBroker(Broker):
-    """The default: one process, no server. `publish` has delivered when it returns."""
+    """The default broker, for one process: `publish` delivers before it returns."""
 
     def __init__(self, url: str = "memory://") -> None:
         self._deliver: Deliver | None = None
@@ -85,11 +84,11 @@ class MemoryBroker(Broker):
 
 
 SCHEMES: dict[str, str] = {"memory": "wampkit.pubsub.broker:MemoryBroker"}
-"""URL scheme to the broker class, which takes the URL; imported only when it is asked for."""
+"""The class of each URL scheme, which takes the URL; its module is imported at the first use."""
 
 
 def broker_from_url(url: str) -> Broker:
-    """The broker that a URL such as `memory://` names.
+    """Make the broker of a URL such as `memory://`.
 
     Raises:
         DeclarationError: No broker has this scheme.
@@ -104,7 +103,7 @@ _METHODS = ("start", "publish", "subscribe", "unsubscribe", "close")
 
 
 def check_broker(broker: Any) -> Any:
-    """A broker as it was declared: a URL or an object. Raises DeclarationError if it can be none."""
+    """Check a broker as it was declared, a URL or an object. Raises DeclarationError."""
     if isinstance(broker, str):
         scheme = urlsplit(broker).scheme
         if scheme not in SCHEMES:

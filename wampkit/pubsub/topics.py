@@ -1,4 +1,4 @@
-"""What handlers and the app see of topics: one topic, the mapping of all, and the connections of one user."""
+"""What handlers and the app use: one topic, the mapping of all topics with subscribers, and one user."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["ToUser", "Topic", "Topics"]
 
 
 class Topic:
-    """A topic, as handlers see it.
+    """A topic: publish to it, or see who is subscribed.
 
     Attributes:
         uri: The full URI.
@@ -36,14 +36,14 @@ class Topic:
     ) -> None:
         """Send an event to the subscribers. Never waits for slow receivers.
 
-        In a handler or hook with a generator dependency it leaves when all of these have ended well, and is dropped
-        if one of them or the handler fails.
+        In a handler or hook with a generator dependency the event is sent when all of these have ended without an
+        error, and dropped if one of them or the handler fails.
 
         Args:
-            event: Anything JSON can carry, dataclasses, structs, dates and UUIDs included.
-            exclude: Session ids that shall not receive it.
-            eligible: If given, only these session ids may receive it; an empty list reaches none.
-            now: Whether it is sent at once, even if the message that is being handled fails later.
+            event: Any value that JSON can carry, dataclasses, structs, dates and UUIDs included.
+            exclude: Session ids that do not receive it.
+            eligible: If given, only these session ids may receive it; an empty list means none.
+            now: Whether to send it at once, even if the handler or a dependency fails later.
 
         Raises:
             TypeError: JSON cannot carry the event.
@@ -52,7 +52,7 @@ class Topic:
 
     @property
     def subscribers(self) -> list[Connection]:
-        """The connections of this node that are subscribed now."""
+        """The connections in this process that are subscribed now."""
         return self._registry.subscribers(self.uri)
 
     def __len__(self) -> int:
@@ -79,7 +79,7 @@ class Topic:
 
 
 class Topics(Mapping[str, Topic]):
-    """The topics that have subscribers in this process, by URI: a mapping that can be walked at any time.
+    """The topics that have subscribers in this process, by URI. It may change while it is iterated.
 
     A topic without subscribers is not in it. A CURIE finds its topic too: `app.topics["chat:lobby"]`.
     """
@@ -107,7 +107,7 @@ class Topics(Mapping[str, Topic]):
 
 
 class ToUser:
-    """What `app.to_user(user)` gives: it reaches the connections that the user has at the moment of each use.
+    """The connections of one user, looked up at each use; made by `app.to_user(user)`.
 
     Attributes:
         user: The user.
@@ -125,18 +125,18 @@ class ToUser:
 
     @property
     def connections(self) -> list[Connection]:
-        """The user's connections on this node, those at the door too."""
+        """The user's connections in this process, those included whose handshake is not finished."""
         return self._connections(user=self.user)
 
     async def publish(self, topic: str, event: Any, *, now: bool = False) -> None:
         """Send an event to those of the user's connections that are subscribed to a topic.
 
-        In a handler or hook with a generator dependency it leaves as `App.publish` says.
+        In a handler or hook with a generator dependency it is sent as `Topic.publish` says.
 
         Args:
             topic: A URI or a CURIE of the app's prefixes.
-            event: Anything JSON can carry.
-            now: Whether it is sent at once, even if the message that is being handled fails later.
+            event: Any value that JSON can carry.
+            now: Whether to send it at once, even if the handler or a dependency fails later.
 
         Raises:
             ValueError: No such topic is declared.
@@ -148,11 +148,11 @@ class ToUser:
     def close(
         self, code: int = CloseCode.POLICY_VIOLATION, reason: str = "the server closed this user's connections"
     ) -> int:
-        """Close all of the user's connections; does not wait. Gives how many there were.
+        """Close all of the user's connections, without waiting; returns how many there were.
 
         Args:
-            code: The WebSocket close code. wampkit's own clients do not come back after 1008.
-            reason: Why, for the client and the log.
+            code: The WebSocket close code. wampkit's own clients do not reconnect after 1008.
+            reason: The reason, for the client and the log.
         """
         connections = self.connections
         for connection in connections:
@@ -163,7 +163,7 @@ class ToUser:
         return len(self.connections)
 
     def __bool__(self) -> bool:
-        # A user who is not there is still a user.
+        # A user without connections is still a user.
         return True
 
     def __repr__(self) -> str:

@@ -1,1 +1,1 @@
-"""An app described: its routes with their parameters."""
+"""Descriptions of an app: its routes with their parameters."""

@@ -1,4 +1,4 @@
-"""Each route described from its declaration: what it takes, what it passes, who may use it."""
+"""Describes routes: their parameters as written and as JSON Schema, their middlewares and their rules."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ __all__ = ["RouteInfo", "describe_route", "middleware_names", "route_info"]
 
 @dataclass(frozen=True, slots=True)
 class RouteInfo:
-    """A procedure or a topic, as it is listed.
+    """The description of a procedure or a topic in listings.
 
     Attributes:
         kind: "procedure" or "topic".
         declared: The URI as the user wrote it.
         uri: The full URI or URI pattern.
-        publish: Who may publish, and how: "handler", "relay" or "server only"; None for a procedure.
-        signature: What a client sends and receives, as the user wrote it; None where there is no handler.
+        publish: How clients publish: "handler", "relay" or "server only"; None for a procedure.
+        signature: The handler's parameters and result, as the user wrote them; None without a handler.
         timeout: Seconds a call may take, or None.
         doc: The first line of the handler's docstring, possibly empty.
-        middlewares: What each of its messages passes, outermost first, the app's own included.
-        requires: The rules for each type of message that can be sent to it, by "call", "subscribe" or "publish".
+        middlewares: The names of its message middlewares, outermost first, the app's included.
+        requires: The rules for each type of message, by "call", "subscribe" or "publish".
     """
 
     kind: str
@@ -49,12 +49,7 @@ class RouteInfo:
 
 
 def route_info(compiled: CompiledProcedure | CompiledTopic, outer: list[str]) -> RouteInfo:
-    """A route as it is listed.
-
-    Args:
-        compiled: The route, ready to run.
-        outer: The names of the app's message middlewares.
-    """
+    """Describe a compiled route; `outer` are the names of the app's message middlewares."""
     declaration, plan = compiled.route, compiled.plan
     handler = declaration.handler
     publish = None
@@ -74,11 +69,11 @@ def route_info(compiled: CompiledProcedure | CompiledTopic, outer: list[str]) ->
 
 
 def describe_route(compiled: CompiledProcedure | CompiledTopic, outer: list[str]) -> dict[str, Any]:
-    """The same with all that a page needs to make a form of it, as JSON can carry it.
+    """Describe a compiled route as JSON, with what a page needs to make a form of it.
 
-    Besides the attributes of `RouteInfo` it has `documentation`, the whole docstring; `variables`, the names of those
-    in the URI pattern; `parameters`, each with `name`, `schema` (JSON Schema, 2020-12), `required`, `default` and
-    `variadic`; and `definitions`, what the schemas refer to as `#/$defs/...`.
+    Besides the attributes of `RouteInfo` it has `documentation`, the whole docstring; `variables`, the names in the
+    URI pattern; `parameters`, each with `name`, `schema` (JSON Schema, 2020-12), `required`, `default` and
+    `variadic`; and `definitions`, which the schemas refer to as `#/$defs/...`.
     """
     declaration, plan = compiled.route, compiled.plan
     pattern = declaration.pattern
@@ -93,7 +88,7 @@ def describe_route(compiled: CompiledProcedure | CompiledTopic, outer: list[str]
 
 
 def middleware_names(middlewares: Iterable[Any], *, gates: bool) -> tuple[list[str], list[str]]:
-    """The names of those that act on handshakes, and of those that act on messages."""
+    """The names of the middlewares that act on handshakes, and of those that act on messages."""
     handshake: list[str] = []
     message: list[str] = []
     for middleware in middlewares:
@@ -131,7 +126,7 @@ def _parameters(wire: Arguments) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 
 def _schemas(annotations: list[Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """A schema for each annotation; an empty one, which says nothing, where msgspec has none."""
+    """A schema for each annotation, an empty one if msgspec has none, and the definitions that they share."""
     known = [each if _has_schema(each) else Any for each in annotations]
     schemas, definitions = msgspec.json.schema_components(known)
     return list(schemas), dict(definitions)
@@ -146,7 +141,7 @@ def _has_schema(annotation: Any) -> bool:
 
 
 def _default(value: Any) -> Any:
-    """A default as JSON can carry it; None, like a missing one, where it cannot."""
+    """A default as JSON values; None if JSON cannot carry it."""
     try:
         return msgspec.json.decode(msgspec.json.encode(value))
     except (TypeError, ValueError):
@@ -175,7 +170,7 @@ def _signature(handler: Callable[..., Any], plan: Plan) -> str:
 
 
 def _source(function: Any) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
-    """The function as it was written, where that can be had: annotations and defaults read best so."""
+    """The function's source, if available: annotations and defaults are shown as they were written."""
     try:
         node = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
     except (OSError, TypeError, SyntaxError, IndexError):
