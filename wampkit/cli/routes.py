@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -28,16 +28,16 @@ def routes(app: str | None, middlewares: bool, log_level: str, json: bool) -> No
     """List what an app serves: kinds, URIs, signatures."""
     with inspecting(log_level):
         loaded = load_app(app, Path.cwd())
-        lines = [json_text(_as_json(loaded))] if json else _as_text(loaded, middlewares=middlewares)
+        compiled = _compiled(loaded)
+        gates, outer = middleware_names(lifecycle_of(loaded).settings.arranged, gates=True)
+        if json:
+            described = [describe_route(each, outer) for each in compiled]
+            lines = [json_text({"prefixes": dict(loaded.prefixes), "handshake": gates, "routes": described})]
+        else:
+            infos = [route_info(each, outer) for each in compiled]
+            lines = _as_text(loaded.prefixes, infos, gates if middlewares else None)
     for line in lines:
         click.echo(line)
-
-
-def _as_json(app: App) -> dict[str, Any]:
-    compiled = _compiled(app)
-    handshake, message = middleware_names(lifecycle_of(app).settings.arranged, gates=True)
-    described = [describe_route(each, message) for each in compiled]
-    return {"prefixes": dict(app.prefixes), "handshake": handshake, "routes": described}
 
 
 def _compiled(app: App) -> list[CompiledProcedure | CompiledTopic]:
@@ -52,25 +52,28 @@ def _compiled(app: App) -> list[CompiledProcedure | CompiledTopic]:
 # ---- text
 
 
-def _as_text(app: App, *, middlewares: bool) -> list[str]:
-    """A line for each prefix and route, in columns, and with `middlewares` what its messages pass below it."""
-    compiled = _compiled(app)
-    handshake, message = middleware_names(lifecycle_of(app).settings.arranged, gates=True)
-    infos = [route_info(each, message) for each in compiled]
-    rows = [("prefix", prefix, uri, "") for prefix, uri in app.prefixes.items()]
-    rows += [(info.kind, info.declared, _usage(info), info.doc) for info in infos]
+def _as_text(prefixes: Mapping[str, str], routes: list[RouteInfo], gates: list[str] | None) -> list[str]:
+    """A line for each prefix and route, in columns.
+
+    Args:
+        prefixes: Prefix to URI.
+        routes: The routes.
+        gates: What handshakes pass, outermost first; what messages pass is then listed too. None for neither.
+    """
+    rows = [("prefix", prefix, uri, "") for prefix, uri in prefixes.items()]
+    rows += [(route.kind, route.declared, _usage(route), route.doc) for route in routes]
     lines = _columns([(kind, one_line(uri), one_line(usage), doc) for kind, uri, usage, doc in rows])
-    if not middlewares:
+    if gates is None:
         return lines
-    prefixes, listed = lines[: len(app.prefixes)], lines[len(app.prefixes) :]
-    below = [part for line, info in zip(listed, infos, strict=True) for part in (line, *_passed(info))]
-    return [f"handshake  {_chain(handshake)}", *prefixes, *below]
+    first, rest = lines[: len(prefixes)], lines[len(prefixes) :]
+    below = [part for line, route in zip(rest, routes, strict=True) for part in (line, *_passed(route))]
+    return [f"handshake  {_chain(gates)}", *first, *below]
 
 
-def _usage(info: RouteInfo) -> str:
-    if info.kind == "procedure":
-        return f"{info.signature}" + (f" within {info.timeout:g} s" if info.timeout is not None else "")
-    return f"{info.publish} {info.signature}" if info.signature is not None else f"{info.publish}"
+def _usage(route: RouteInfo) -> str:
+    if route.kind == "procedure":
+        return f"{route.signature}" + (f" within {route.timeout:g} s" if route.timeout is not None else "")
+    return f"{route.publish} {route.signature}" if route.signature is not None else f"{route.publish}"
 
 
 def _columns(rows: list[tuple[str, str, str, str]]) -> list[str]:
@@ -80,9 +83,9 @@ def _columns(rows: list[tuple[str, str, str, str]]) -> list[str]:
     ]
 
 
-def _passed(info: RouteInfo) -> list[str]:
-    rules = [f"           {kind} requires {' and '.join(rules)}" for kind, rules in info.requires.items()]
-    return [f"           through {_chain(info.middlewares)}", *rules]
+def _passed(route: RouteInfo) -> list[str]:
+    rules = [f"           {kind} requires {' and '.join(rules)}" for kind, rules in route.requires.items()]
+    return [f"           through {_chain(route.middlewares)}", *rules]
 
 
 def _chain(names: list[str]) -> str:

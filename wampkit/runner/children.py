@@ -16,14 +16,15 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
 from ..telemetry.logs import logger_of
+from .process import first_of
 from .serve import RunOptions, ServerInfo, bind
 
-__all__ = ["STOP_TIMEOUT", "Child", "Children", "ParentLink", "first_of"]
+__all__ = ["STOP_TIMEOUT", "Child", "Children", "ParentLink"]
 
 logger = logger_of(__name__)
 
@@ -253,17 +254,3 @@ def _no_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-
-
-async def first_of(*works: Coroutine[Any, Any, Any] | asyncio.Future[Any]) -> None:
-    """Wait until one of them is done, and cancel the others. Raises what one of them raised."""
-    tasks = [asyncio.ensure_future(work) for work in works]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
-    for task in tasks:
-        if not task.cancelled():
-            task.result()

@@ -1,4 +1,4 @@
-"""The process that a server lives in: its signals, its log, its event loop, and an end that does not wait for ever."""
+"""The process of a server: its signals, its log, its event loop, and an end that does not wait for blocked threads."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from ..telemetry.logs import logger_of, make_safe, set_level
 from .errors import CommandError
 from .stderr import QueuedStderr
 
-__all__ = ["Signals", "leave", "loop_factory", "run_loop", "set_up_logging"]
+__all__ = ["Signals", "first_of", "leave", "loop_factory", "run_loop", "set_up_logging"]
 
 logger = logger_of(__name__)
 
 AIOHTTP = ("aiohttp.access", "aiohttp.internal", "aiohttp.server", "aiohttp.web", "aiohttp.websocket")
 """The loggers of aiohttp's server, which write what a client sent."""
 
-PATIENCE = 0.5
-"""Seconds in which tasks and threads that serve nobody any more must have ended."""
+END_TIMEOUT = 0.5
+"""Seconds that tasks and threads are given to end when the server has stopped."""
 
 
 def set_up_logging(level: str) -> None:
@@ -52,9 +52,9 @@ class Signals:
     have blocked. Until `attach`, the first one raises KeyboardInterrupt.
 
     Args:
-        at_once: What must be done even when the process ends at once.
-        supervised: Whether a supervisor decides. SIGINT, which a terminal sends to both, then does nothing, and
-            neither does a second signal, which may be the first one sent to both.
+        at_once: Called before the process ends at once.
+        supervised: Whether a supervisor decides when to stop. SIGINT, which a terminal sends to both, then does
+            nothing, and neither does a second signal, which may be the first one sent to both.
     """
 
     def __init__(self, at_once: Callable[[], object] = lambda: None, *, supervised: bool = False) -> None:
@@ -69,7 +69,7 @@ class Signals:
             signal.signal(signal.SIGHUP, self._take)
 
     def attach(self) -> asyncio.Event:
-        """From now on the first signal sets the returned event, in the running loop."""
+        """An event of the running loop that the first signal sets from now on."""
         self._event = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         if self.name:  # it came, and the user's code swallowed the KeyboardInterrupt
@@ -91,14 +91,14 @@ class Signals:
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:
-    """Nothing; unlike SIG_IGN it is not inherited by the processes that the app starts."""
+    """Ignore the signal; unlike SIG_IGN this is not inherited by the processes that the app starts."""
 
 
 # ---- the loop, and the end
 
 
 def loop_factory(choice: str) -> Callable[[], asyncio.AbstractEventLoop]:
-    """What makes the event loop: "asyncio", "uvloop", or "auto" for uvloop where it is installed.
+    """The function that makes the event loop: "asyncio", "uvloop", or "auto" for uvloop where it is installed.
 
     Raises:
         CommandError: uvloop is wanted and not installed.
@@ -115,44 +115,58 @@ def loop_factory(choice: str) -> Callable[[], asyncio.AbstractEventLoop]:
 
 
 def run_loop(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, None]) -> None:
-    """What `asyncio.run` does, without its waits for tasks and threads that may never end."""
+    """Run `main` as `asyncio.run` does, but without waiting for tasks and threads that may never end."""
     executor = ThreadPoolExecutor(thread_name_prefix="wampkit-loop")
     loop.set_default_executor(executor)
     try:
         loop.run_until_complete(main)
     finally:
-        loop.run_until_complete(_wind_up(loop))
+        loop.run_until_complete(_cancel_all(loop))
         executor.shutdown(wait=False, cancel_futures=True)
         loop.close()
+
+
+async def first_of(*works: Coroutine[Any, Any, Any] | asyncio.Future[Any]) -> None:
+    """Wait until one of them is done, and cancel the others. Raises what one of them raised."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+    for task in tasks:
+        if not task.cancelled():
+            task.result()
 
 
 _stuck: set[asyncio.Task[Any]] = set()
 
 
-async def _wind_up(loop: asyncio.AbstractEventLoop) -> None:
+async def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
         task.cancel()
     if tasks:
-        _, stuck = await asyncio.wait(tasks, timeout=PATIENCE)
+        _, stuck = await asyncio.wait(tasks, timeout=END_TIMEOUT)
         _stuck.update(stuck)
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(loop.shutdown_asyncgens(), PATIENCE)
+        await asyncio.wait_for(loop.shutdown_asyncgens(), END_TIMEOUT)
 
 
 def leave(code: int) -> NoReturn:
-    """End the process, although functions may still run that block, or tasks that refused to be cancelled.
+    """End the process, even if blocking functions still run, or tasks that refused to be cancelled.
 
-    Python would wait for the ones and complain about the others.
+    Python would wait for the first and complain about the second.
     """
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + END_TIMEOUT
     workers = [each for each in threading.enumerate() if each.name.startswith("wampkit")]
     for thread in workers:
         thread.join(max(0.0, end - time.monotonic()))
     blocked = sum(thread.is_alive() for thread in workers)
     if not blocked and not _stuck:
         sys.exit(code)
-    logger.warning("ending without %d blocking functions and %d tasks that go on and on", blocked, len(_stuck))
+    logger.warning("ending without %d blocking functions and %d tasks that do not end", blocked, len(_stuck))
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):

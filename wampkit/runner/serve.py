@@ -19,7 +19,7 @@ from aiohttp import web, web_response
 from ..access.hosts import socket_url
 from ..access.origins import AllowOrigins
 from ..access.proxies import TrustedProxies
-from ..app import DEFAULT_PATH, App, lifecycle_of
+from ..app import App, lifecycle_of
 from ..auth.tickets import Tickets, is_shared
 from ..concurrency.background import BackgroundTask
 from ..console.console import console_is_open
@@ -30,7 +30,7 @@ from ..sessions.middleware import key_fingerprints
 from ..telemetry.logs import logger_of
 from .errors import CommandError, describe_error
 from .loading import load_app
-from .process import Signals, loop_factory, run_loop, set_up_logging
+from .process import Signals, first_of, loop_factory, run_loop, set_up_logging
 from .watchdog import BLOCKED, BLOCKED_IN_DEVELOPMENT, Watchdog
 
 __all__ = ["RunOptions", "ServerInfo", "bind", "serve", "trust"]
@@ -45,7 +45,7 @@ ACCEPTS_A_TURN = 16
 descriptor is left, with a log record for each."""
 
 BEATS = 8
-"""Signs of life that a worker gives in its timeout."""
+"""Signs of life of a worker in each `worker_timeout`."""
 
 HANDSHAKE_TIMEOUT = 15.0
 """Seconds in which a new connection must have sent its request; aiohttp's own default is an hour."""
@@ -77,19 +77,19 @@ class RunOptions:
         first: Whether this is the first of several workers.
     """
 
-    app: str | None = None
-    host: str = "127.0.0.1"
-    port: int = 8080
-    path: str = DEFAULT_PATH
-    drain: float = 10.0
-    worker_timeout: float = 30.0
-    broker: str | None = None
-    trusted_proxies: tuple[str, ...] | None = None
-    debug: bool = False
-    reload: bool = False
-    loop: Literal["auto", "asyncio", "uvloop"] = "auto"
-    log_level: str = "info"
-    workers: int = 1
+    app: str | None
+    host: str
+    port: int
+    path: str
+    drain: float
+    worker_timeout: float
+    broker: str | None
+    trusted_proxies: tuple[str, ...] | None
+    debug: bool
+    reload: bool
+    loop: Literal["auto", "asyncio", "uvloop"]
+    log_level: str
+    workers: int
     shared: bool = False
     first: bool = True
 
@@ -105,8 +105,8 @@ class ServerInfo:
 
     Attributes:
         url: The URL that clients connect to.
-        procedures: How many procedures are declared.
-        topics: How many topics are declared.
+        procedures: The number of procedures.
+        topics: The number of declared topics.
         any_origin: Whether the pages of any site may connect.
         console: The URL of the console, or None without one.
         exposed: Whether the console is open to every client, in production or from other machines.
@@ -302,10 +302,10 @@ async def _serve(
         keepalive_timeout=HANDSHAKE_TIMEOUT,
         shutdown_timeout=SHUTDOWN_TIMEOUT,
     )
-    patience = BLOCKED_IN_DEVELOPMENT if options.development or app.debug else BLOCKED
-    watchdog = Watchdog(asyncio.get_running_loop(), patience)
+    timeout = BLOCKED_IN_DEVELOPMENT if options.development or app.debug else BLOCKED
+    watchdog = Watchdog(asyncio.get_running_loop(), timeout)
     try:
-        await _until(stop, _start(runner))
+        await first_of(stop.wait(), _start(runner))
         if not stop.is_set():
             _tune_collector()
             await _listen(runner, sockets, options)
@@ -375,18 +375,6 @@ async def _listen(runner: web.AppRunner, sockets: list[socket.socket], options: 
             each.listen(BACKLOG)
     except OSError as error:
         raise _cannot_listen(error, options.host, options.port) from None
-
-
-async def _until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
-    """Run `work`, and cancel it if `stop` is set first."""
-    task, stopped = asyncio.create_task(work), asyncio.create_task(stop.wait())
-    await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
-    if not task.done():
-        task.cancel()
-        await asyncio.wait({task})
-    stopped.cancel()
-    if not task.cancelled():
-        task.result()
 
 
 def _tune_collector() -> None:

@@ -1,4 +1,4 @@
-"""The log on stderr, written by a thread of its own: a stderr that is not read stops nothing."""
+"""A log handler for stderr that writes in a thread of its own, so that a full pipe blocks nothing else."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ __all__ = ["QueuedStderr", "is_read"]
 MOST_LINES = 5000
 """Log lines that wait to be written; further ones are dropped and counted."""
 
-PATIENCE = 0.5
-"""Seconds in which lines that wait must have been written when the process ends."""
+TIMEOUT = 0.5
+"""Seconds to wait for stderr to be read, and for waiting lines to be written when the process ends."""
 
 
 def is_read() -> bool:
-    """Whether a line can be written to stderr without waiting for a pipe that is not read."""
+    """Whether a line can be written to stderr at once: it is no full pipe that is not read."""
     for handler in logging.getLogger().handlers:
         handler.flush()
     try:
-        return bool(select.select([], [sys.stderr], [], PATIENCE)[1])
+        return bool(select.select([], [sys.stderr], [], TIMEOUT)[1])
     except (AttributeError, OSError, ValueError):  # it is no file, or its number is too high for select
         return True
 
@@ -33,8 +33,8 @@ def is_read() -> bool:
 class QueuedStderr(logging.Handler):
     """Formats each record at once and writes it to stderr later, in order.
 
-    A pipe that is full blocks its writer. Here that is a thread on which nothing waits, neither a log call nor the end
-    of the process. When the pipe is read again, a line tells how many were dropped.
+    A full pipe blocks its writer: a thread for which neither a log call nor the end of the process waits. When the pipe
+    is read again, a line says how many records were dropped.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class QueuedStderr(logging.Handler):
         threading.Thread(target=self._write_all, name="log", daemon=True).start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take a record, or count it if too many wait."""
+        """Queue a record, or count it as dropped if too many wait."""
         try:
             if self._lines.qsize() >= MOST_LINES:
                 self._dropped += 1
@@ -58,8 +58,8 @@ class QueuedStderr(logging.Handler):
             self.handleError(record)
 
     def flush(self) -> None:
-        """Wait until what waits has been written, `PATIENCE` seconds at most."""
-        end = time.monotonic() + PATIENCE
+        """Wait until all queued lines have been written, `TIMEOUT` seconds at most."""
+        end = time.monotonic() + TIMEOUT
         while (self._writing or not self._lines.empty()) and time.monotonic() < end:
             time.sleep(0.005)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ..telemetry.logs import logger_of, set_level
-from .children import STOP_TIMEOUT, Child, Children, first_of
+from .children import STOP_TIMEOUT, Child, Children
 from .errors import USAGE, CommandError
-from .process import Signals, set_up_logging
+from .process import Signals, first_of, set_up_logging
 from .serve import RunOptions, ServerInfo
 
 __all__ = ["run_reloading", "run_workers"]

@@ -1,4 +1,4 @@
-"""A thread that tells when the event loop stands still, and what holds it up."""
+"""A thread that logs when the event loop is blocked, and which function blocks it."""
 
 from __future__ import annotations
 
@@ -21,53 +21,53 @@ __all__ = ["BLOCKED", "BLOCKED_IN_DEVELOPMENT", "Watchdog"]
 logger = logger_of(__name__)
 
 BLOCKED = 1.0
-"""Seconds for which a loop must have stood still before it is told of."""
+"""Seconds for which a loop must have been blocked to be logged."""
 
 BLOCKED_IN_DEVELOPMENT = 0.1
 """The same under `--debug` and `--reload`."""
 
 
 class Watchdog:
-    """Asks the loop for a sign of life twice in each `patience`, and logs whose code has kept it from giving one.
+    """Asks the loop for a sign of life twice in each `timeout`, and logs the function that kept it from answering.
 
     It costs the loop a callback each time, and nothing for a message. A block is found if it lasts one and a half times
-    as long as `patience`, and never if it is shorter than that.
+    as long as `timeout`, and never if it is shorter than `timeout`.
 
     Args:
         loop: The running loop; the caller must be in its thread.
-        patience: Seconds for which it may stand still.
+        timeout: Seconds for which it may be blocked.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, patience: float) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, timeout: float) -> None:
         self._loop = loop
-        self._patience = patience
+        self._timeout = timeout
         self._thread = threading.get_ident()
         self._alive = threading.Event()
         self._over = threading.Event()
         self._throttle = LogThrottle(logger)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def stop(self) -> None:
-        """End; does not wait."""
+        """End the thread; does not wait for it."""
         self._over.set()
         self._alive.set()
 
     def _watch(self) -> None:
-        while not self._over.wait(self._patience / 2):
+        while not self._over.wait(self._timeout / 2):
             self._alive.clear()
             try:
                 self._loop.call_soon_threadsafe(self._alive.set)
             except RuntimeError:  # it has been closed
                 return
-            if not self._alive.wait(self._patience):
-                self._tell()
+            if not self._alive.wait(self._timeout):
+                self._log()
                 self._alive.wait()
             _check_descriptors()
 
-    def _tell(self) -> None:
+    def _log(self) -> None:
         frame = sys._current_frames().get(self._thread)
         culprit = None if frame is None else _culprit(frame)
         if culprit is not None:
@@ -75,7 +75,7 @@ class Watchdog:
             where = f"{getattr(code, 'co_qualname', code.co_name)} ({Path(code.co_filename).name}:{line})"
             self._throttle.add(
                 code,
-                f"{where} has held up the event loop for over {self._patience:g} s, and all clients with it: "
+                f"{where} has held up the event loop for over {self._timeout:g} s, and all clients with it: "
                 "await what takes time, or write the handler with a plain def",
             )
 
@@ -86,7 +86,7 @@ _LIBRARIES = (*_LOOP, PACKAGE, folder_of(aiohttp))
 
 
 def _culprit(innermost: FrameType) -> FrameType | None:
-    """The app's function that the loop is in, else the innermost of what it is in; None if it only waits."""
+    """The app's function that the loop runs, else the innermost function of all; None if the loop only waits."""
     inner: list[FrameType] = []
     frame: FrameType | None = innermost
     while frame is not None and not _runs_the_loop(frame):
@@ -106,7 +106,7 @@ def _runs_the_loop(frame: FrameType) -> bool:
 
 
 def _check_descriptors() -> None:
-    """Tell when the process can open nothing more: uvloop turns clients away then and says nothing."""
+    """Log when the process can open no more files: uvloop then turns clients away silently."""
     try:
         os.close(os.open(os.devnull, os.O_RDONLY))
     except OSError as error:
