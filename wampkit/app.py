@@ -311,7 +311,7 @@ class App:
 
     @property
     def tickets(self) -> Tickets:
-        """What issues one-time tickets, before the app runs too. Raises RuntimeError if no middleware takes them."""
+        """The issuer of one-time tickets, also before the app runs. Raises RuntimeError if no middleware takes them."""
         return tickets_of(self.middlewares)
 
     # ---- serving
@@ -379,7 +379,7 @@ class App:
 
     @property
     def counters(self) -> Counters:
-        """What happened since the start: slow readers cut, events dropped, handshakes refused and the like."""
+        """Counts since the start: slow readers cut, events dropped, handshakes refused and others."""
         return self._running().counters
 
     @property
@@ -464,9 +464,9 @@ class App:
 
 
 _SETTABLE = OPTIONS - {"threads"}
-"""What may be set; `app.threads` are the threads themselves."""
+"""The options that may be set; `app.threads` are the threads themselves."""
 
 
 def lifecycle_of(app: App) -> Lifecycle:
-    """What stands behind an app, for the commands and the test server."""
+    """The lifecycle behind an app, for the commands and the test server."""
     return app._lifecycle

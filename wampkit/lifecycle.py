@@ -1,4 +1,4 @@
-"""What stands behind an `App`: options and declarations, made into a runtime at each start, and ended in order."""
+"""The part behind an `App`: makes a runtime of its options and declarations at each start, and ends it in order."""
 
 from __future__ import annotations
 

@@ -42,12 +42,12 @@ class TokenBucket:
         return True
 
     def give_back(self) -> None:
-        """What was taken does not count."""
+        """Return one token."""
         self._left = min(self._burst, self._left + 1.0)
 
     @property
     def spent(self) -> bool:
-        """Whether nothing may pass now."""
+        """Whether no message may pass now."""
         return self._left + (time.monotonic() - self._filled) * self._rate < 1.0
 
 
@@ -77,7 +77,7 @@ class TokenBuckets:
         return allowance.take()
 
     def give_back(self, name: Hashable) -> None:
-        """What was taken for this name does not count."""
+        """Return one token of this name."""
         allowance = self._by_name.get(name)
         if allowance is not None:
             allowance.give_back()
@@ -93,7 +93,7 @@ class TokenBuckets:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What one client, and all of them together, may ask of the server: `App(limits=Limits(calls=100))`.
+    """Bounds for one client and for all of them together: `App(limits=Limits(calls=100))`.
 
     Args:
         message_size: Bytes of the largest message taken; a larger one closes its connection with 1009. The default

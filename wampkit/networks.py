@@ -28,7 +28,7 @@ Address: TypeAlias = IPv4Address | IPv6Address
 Network: TypeAlias = IPv4Network | IPv6Network
 
 UNIX = "unix"
-"""What stands in a rule for the peers of a unix socket, which have no address."""
+"""The entry of a rule for the peers of a unix socket, which have no address."""
 
 MAPPED_BITS = 96
 """The bits before the IPv4 address in an IPv4-mapped IPv6 address."""

@@ -1,4 +1,4 @@
-"""What is served: procedures and topics by URI, how they are declared, and which one a URI means."""
+"""Declarations of procedures and topics by URI, before the app starts."""
 
 from __future__ import annotations
 

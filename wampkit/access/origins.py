@@ -24,7 +24,7 @@ ANY = "*"
 SAME = "same-origin"
 
 LITERAL = ("null", "file://")
-"""What files and sandboxed frames send; each is an entry that stands for a header of that very text only."""
+"""The Origin headers of files and of sandboxed frames; as an entry each matches exactly that header."""
 
 SHOWN = 3
 """Origins that a refusal names one by one."""
@@ -353,7 +353,7 @@ def _difference(given: _Origin, rules: list[_Origin], own: _Origin | None) -> st
 
 
 def _hint(given: _Origin, differs: list[str]) -> str:
-    """What to do about a page that is not of the server's own origin."""
+    """Advice about a page that is not of the server's own origin, by the parts that differ."""
     if "scheme" in differs and "host" not in differs and given.scheme == "https":
         return "is a TLS proxy in front? name it with trusted_proxies"
     if "host" in differs:

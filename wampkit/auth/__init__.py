@@ -1,1 +1,1 @@
-"""Who is it? WAMP-CRA over the socket, one-time tickets, and the keys behind them."""
+"""Authentication: WAMP-CRA over the socket, one-time tickets, and the keys behind them."""

@@ -53,7 +53,7 @@ class _Stage(enum.Enum):
 
 @dataclass(slots=True)
 class _Claim:
-    """What a client claims to be, from its challenge until its answer; an anonymous claim has no authkey."""
+    """One login from its challenge to its answer; an anonymous one has no authkey."""
 
     authkey: str | None
     permissions: Permissions | None

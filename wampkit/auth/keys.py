@@ -114,7 +114,7 @@ def _fernet(key: Any, number: int) -> Fernet:
 
 
 def _problem(key: Any) -> str | None:
-    """What is wrong with a key, or None; never repeats it."""
+    """The problem of a key as the end of an error, or None; the text never repeats the key."""
     if key is None:
         return "is None: is the environment variable or the setting that holds it not set?"
     if isinstance(key, MultiFernet):

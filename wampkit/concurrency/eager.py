@@ -142,7 +142,7 @@ def _made_spare(loop: asyncio.AbstractEventLoop) -> _SpareTask:
 
 
 class _StartedCoroutine(Coroutine[Any, Any, None]):
-    """What a spare runs: a coroutine that has taken its first step elsewhere, in a context of its own."""
+    """The coroutine of a spare task: continues one whose first step has run elsewhere, in a context of its own."""
 
     __slots__ = ("_context", "_coroutine", "_waits_for")
 

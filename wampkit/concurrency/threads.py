@@ -81,7 +81,7 @@ class _Job:
 
 
 class _Share:
-    """What one connection has in the threads.
+    """The functions of one connection that run in threads or wait for one.
 
     Args:
         owner: The connection, or None for the app itself.
@@ -164,7 +164,7 @@ class Threads:
         return result
 
     async def ask_for(self, owner: Hashable, function: Callable[..., Any], *args: Any) -> Any:
-        """What one of the app's functions says: an `async def` runs on the loop, a `def` here, as `run_for` does it."""
+        """Run one of the app's functions: an `async def` on the loop, a `def` in a thread, as `run_for` does."""
         answer = await function(*args) if is_async(function) else await self.run_for(owner, function, *args)
         # A plain function may wrap an async one, as many decorators make them.
         return await answer if inspect.isawaitable(answer) else answer

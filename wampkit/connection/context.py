@@ -1,4 +1,4 @@
-"""What the connections of a running app share."""
+"""Settings and services that all connections of a running app share."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _forget(error: BaseException, connection: Any) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionContext:
-    """What the connections of a running app share.
+    """Settings and services that all connections of a running app share.
 
     Attributes:
         report: Tells the app's `on_error` hooks of an exception and its connection; does not wait.

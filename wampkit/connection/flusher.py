@@ -39,7 +39,7 @@ class Owner(Protocol):
 
 
 class Receiver(Protocol):
-    """What takes the events for a connection: its outbox, or a stand-in."""
+    """Receives the events for a connection: its outbox, or a stand-in."""
 
     @property
     def owner(self) -> Owner:

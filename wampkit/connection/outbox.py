@@ -48,16 +48,16 @@ NOBODY = _Nobody()
 
 
 class Outbox:
-    """What waits for one connection, up to a bound.
+    """The frames that wait to be sent to one connection, up to a bound.
 
     Args:
-        owner: Who is told when more waits.
-        flusher: What flushes it.
+        owner: The connection, which is told when more waits.
+        flusher: Flushes it.
         bound: Bytes that may wait; the message that passes the bound is still taken.
 
     Attributes:
         bound: Bytes that may wait.
-        closed: Whether it takes nothing more.
+        closed: Whether it accepts no more frames.
     """
 
     __slots__ = ("_flusher", "_frames", "_given", "_marked", "_transport", "_used", "bound", "closed", "owner")
@@ -145,11 +145,11 @@ class Outbox:
         return 0
 
     def provisional(self) -> Provisional:
-        """What takes events for a subscription that may yet be refused."""
+        """A stand-in that keeps events for a subscription that may yet be refused."""
         return Provisional(self)
 
     def close(self) -> None:
-        """Take nothing more; what was sent before still leaves."""
+        """Accept no more frames; those before are still sent."""
         self.closed = True
         self.flush()
 

@@ -54,7 +54,7 @@ class Connections:
         self._users = users
 
     def add(self, connection: Connection) -> None:
-        """Enter a connection."""
+        """Add a connection."""
         self._by_id[connection.id] = connection
         connection.listed = True
         self._users.enter(connection)
@@ -69,7 +69,7 @@ class Connections:
 
     @contextlib.contextmanager
     def arrival(self, connection: Connection) -> Iterator[None]:
-        """Around the time in which a connection is at the door."""
+        """Context manager around the handshake of a connection."""
         self._arriving.add(connection)
         try:
             yield

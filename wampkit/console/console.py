@@ -76,7 +76,7 @@ class Console:
 
     @functools.cached_property
     def _routes(self) -> list[dict[str, Any]]:
-        """What the app serves, described."""
+        """Descriptions of the app's routes."""
         runtime = self._runtime
         outer = middleware_names(runtime.settings.middlewares, gates=True)[1]
         routes = (*runtime.procedures, *runtime.topics)
@@ -84,7 +84,7 @@ class Console:
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _: Any) -> AsyncIterator[None]:
-        """While the app runs, take the figures each second."""
+        """Collect the figures each second while the app runs."""
         self.meter.begin(debug=self._runtime.settings.debug)
         async with self._runtime.background("the console's clock", self._tick):
             yield
@@ -113,7 +113,7 @@ class Console:
     # ---- procedures
 
     async def _console(self) -> dict[str, Any]:
-        """What the app is, and the figures of the last minutes."""
+        """The app's settings, and the figures of the last minutes."""
         from .. import __version__  # not there yet while the package is imported
 
         settings = self._runtime.settings

@@ -1,4 +1,4 @@
-"""What passes through a running app, measured for its console; an app without one pays nothing for it."""
+"""Measures the messages of a running app for its console; an app without a console pays nothing for it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LONGEST_TRACEBACK = 50_000
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What happened in one interval.
+    """The figures of one interval.
 
     Attributes:
         time: When it ended, in seconds since 1970.
@@ -130,7 +130,7 @@ class Meter:
                 self._publishes += 1
 
     def counting(self, registry: TopicRegistry) -> Deliver:
-        """What gives publications to the subscribers, and counts them."""
+        """A function that delivers publications to the subscribers and counts them."""
 
         def deliver(publication: Publication) -> None:
             self._events += 1
@@ -140,7 +140,7 @@ class Meter:
         return deliver
 
     def take(self) -> Figures:
-        """What happened since this was last asked."""
+        """The figures since the last call."""
         seconds = sorted(self._seconds)
         figures = Figures(
             time=time.time(),
@@ -180,9 +180,9 @@ class Meter:
         )
 
     def _told(self, error: BaseException) -> tuple[object, object, str | None]:
-        """What may be told of an error: its URI or class, its text, its traceback.
+        """The parts of an error that may be shown: its URI or class, its text, its traceback.
 
-        An app may have made it of anything.
+        Its text may be of any type.
         """
         if isinstance(error, WampError):
             return error.uri, error.description, None

@@ -22,7 +22,7 @@ from .signatures import is_method, location, parameters_of
 __all__ = ["Injectables", "compile_handler", "fits"]
 
 Injectables = Mapping[Any, Resolver | str]
-"""What injects a parameter, by its annotation: a function of the scope, or the reason why it is not available here."""
+"""The resolvers of injected parameters by annotation; a text is the reason why one is not available here."""
 
 _EMPTY = inspect.Parameter.empty
 

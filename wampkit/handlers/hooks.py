@@ -351,5 +351,5 @@ class ErrorReporter:
 
 
 def _place_of(error: BaseException) -> int:
-    """What the places have in common from which an exception came the same way, be it for another URI."""
+    """A hash of the lines in a traceback: equal for exceptions that were raised in the same way."""
     return hash(tuple((frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)))

@@ -1,4 +1,4 @@
-"""What a wampkit server offers beyond WAMP v1, and how its clients recognise it. Other clients notice none of it."""
+"""Extensions of WAMP v1 by a wampkit server, and how its clients recognise it; other clients do not notice them."""
 
 from __future__ import annotations
 

@@ -159,7 +159,7 @@ _ADVICE = {
     "_asdict": "give its ._asdict() instead",
     "keys": "give dict(...) of it instead",
 }
-"""What to give instead of a value, by an attribute of its type."""
+"""The advice for a value, by an attribute of its type."""
 
 encode_value: Callable[[Any], bytes] = msgspec.json.Encoder(enc_hook=_refuse_type).encode
 """Encode a value as JSON text in UTF-8. NaN and the infinities become null, as in JavaScript's JSON.stringify.
@@ -201,7 +201,7 @@ def publish_elements(message: Publish) -> list[Any]:
 
 
 def event_head(uri: str) -> bytes:
-    """What each EVENT of a topic begins with, for `event_text`."""
+    """The beginning of each EVENT of a topic, for `event_text`."""
     return b"[8," + encode_value(uri) + b","
 
 

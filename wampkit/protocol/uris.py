@@ -86,7 +86,7 @@ def undeclared_prefix(name: str, prefixes: Mapping[str, str]) -> str | None:
 
 
 def prefix_advice(prefix: str) -> str:
-    """What to do about an undeclared prefix, as the end of an error."""
+    """The advice about an undeclared prefix, as the end of an error."""
     return (
         f"the prefix {prefix!r} is declared nowhere; declare it, App(prefixes={{{prefix!r}: "
         f"'http://example.com/{prefix}#'}}), or write the full URI; {{{prefix!r}: '{prefix}:'}} keeps the name as it is"

@@ -90,7 +90,7 @@ def close_frame(code: int, reason: str) -> bytes:
 
 
 def header(first: int, size: int) -> bytes:
-    """What stands before a payload of `size` bytes; the first byte says what it is, such as `TEXT`."""
+    """The header of a frame with a payload of `size` bytes; the first byte tells its type, such as `TEXT`."""
     if size < 126:
         return bytes((first, size))
     if size < 65536:

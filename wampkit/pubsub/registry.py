@@ -45,7 +45,7 @@ class _TopicLock:
 
 
 class TopicRegistry:
-    """Who on this node is subscribed to what, and how events reach them.
+    """The subscribers of each topic on this node, and the delivery of events to them.
 
     A topic is in it from its first subscriber to its last. Publishing to any other topic stores nothing.
 

@@ -69,7 +69,7 @@ def users_frame(error: BaseException) -> traceback.FrameSummary | None:
 
 @functools.cache
 def _python_folders() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What file names of the standard library begin with, and those of installed libraries."""
+    """The beginnings of file names of the standard library, and of installed libraries."""
     import sysconfig  # slow to import, and only an error needs it
 
     stdlib = ("<", *(sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib")))

@@ -40,7 +40,7 @@ class Processes:
 
 
 def under_gunicorn() -> Processes:
-    """What gunicorn knows of its workers, where this process is one of them; else one process.
+    """The worker processes of gunicorn, if this process is one of them; else one process.
 
     A worker is forked in the middle of what its arbiter does, so the arbiter stands further out on the stack, as it was
     when this worker was started.

@@ -344,7 +344,7 @@ class Runtime:
 
     @contextlib.contextmanager
     def may_be_cancelled(self) -> Iterator[None]:
-        """Around what runs before the first read: only a cancellation can end it."""
+        """Context manager around the code before the first read, which only a cancellation can end."""
         task = asyncio.current_task()
         assert task is not None
         self._arrivals.add(task)

@@ -25,7 +25,7 @@ __all__ = ["OPTIONS", "Settings", "arranged"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What an app was told; see `App` for what each means. Make it with `of`, which checks."""
+    """The options of an app; see `App` for each. Made by `of`, which checks them."""
 
     prefixes: Mapping[str, str]
     middlewares: tuple[Middleware, ...]

@@ -1,1 +1,1 @@
-"""What the web site's session says of a client."""
+"""Web sessions: the client's session on the web site, read and written through its storage."""

@@ -59,7 +59,7 @@ ANONYMOUS = SessionIdentity(None, None, frozenset(), "")
 
 
 class SessionSource:
-    """What the sessions of one `Sessions` share.
+    """The settings and services that all sessions of one `Sessions` share.
 
     Args:
         storage: Reads and writes the sessions.

@@ -1,1 +1,1 @@
-"""What a running app tells of itself: log lines and counters."""
+"""Telemetry of a running app: log lines and counters."""

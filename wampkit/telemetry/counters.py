@@ -1,4 +1,4 @@
-"""What happened since the app started, in numbers."""
+"""Counters since the start of the app."""
 
 from __future__ import annotations
 

@@ -9,10 +9,10 @@ from types import ModuleType
 __all__ = ["PACKAGE", "folder_of"]
 
 PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
-"""What the names of wampkit's own files begin with."""
+"""The beginning of the names of wampkit's own files."""
 
 
 def folder_of(package: ModuleType) -> str:
-    """What the names of a package's files begin with."""
+    """The beginning of the names of a package's files."""
     assert package.__file__ is not None
     return f"{Path(package.__file__).parent}{os.sep}"
