@@ -9,7 +9,7 @@ letters or a backslash, and such differences let strangers in.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..connection.connection import Connection
@@ -17,7 +17,7 @@ from ..dispatch.middleware import Refused
 from ..errors import DeclarationError, quote
 from .hosts import default_port, is_address, normal_host, read_host, read_port, split_port
 
-__all__ = ["SAME", "AllowOrigins", "Origins"]
+__all__ = ["SAME", "AllowOrigins"]
 
 ANY = "*"
 
@@ -51,128 +51,71 @@ class AllowOrigins:
         if not origins and not allow_missing:
             raise DeclarationError('AllowOrigins() would let nobody in; name origins, or "same-origin"')
         try:
-            self._origins = Origins(origins)
+            self._literal = {text: None for text in origins if isinstance(text, str) and _is_literal(text)}
+            self._rules = [_read_entry(text) for text in origins if text not in (ANY, SAME, *self._literal)]
         except ValueError as error:
             raise DeclarationError(f"AllowOrigins: {error}") from None
+        self._any = ANY in origins
+        self._same = SAME in origins
+        self._exact = frozenset(str(rule) for rule in self._rules if not rule.wild)
+        self._wild = [rule for rule in self._rules if rule.wild]
         self._allow_missing = allow_missing
 
     @property
     def any(self) -> bool:
         """Whether the pages of any site may connect."""
-        return self._origins.any
+        return self._any
 
     async def connect(self, connection: Connection) -> str:
         """Check the Origin header. Raises Refused."""
         headers = connection.request.headers
-        origins, hosts = headers.getall("Origin", []), headers.getall("Host", [])
-        verdict = self._origins.judge(origins, hosts, secure=connection.secure)
-        if verdict.allowed:
-            return verdict.why
-        if not verdict.missing:
-            raise Refused("pages of this origin may not connect", verdict.why)
-        if not self._allow_missing:
-            raise Refused("clients without an Origin may not connect", f"{verdict.why}; allow_missing=True lets it in")
-        return "no Origin came, so that this is no page"
+        origins = headers.getall("Origin", [])
+        if self._any:
+            return "any origin may connect"
+        if not origins and self._allow_missing:
+            return "no Origin came, so that this is no page"
+        if not origins:
+            why = "no Origin came, which browsers always send; allow_missing=True lets it in"
+            raise Refused("clients without an Origin may not connect", why)
+        try:
+            return self._check(origins, headers.getall("Host", []), connection.secure)
+        except ValueError as error:
+            raise Refused("pages of this origin may not connect", str(error)) from None
 
     def describe(self) -> str:
         """What it does, for `wampkit check`."""
-        if self.any:
+        if self._any:
             return "lets in the pages of any site"
-        shown = {SAME: "the server's own origin"}
-        pages = ", ".join(shown.get(each, each) for each in self._origins if each not in self._origins.literal)
+        pages = ", ".join([*(["the server's own origin"] if self._same else []), *map(str, self._rules)])
         kinds = [f"pages of {pages}"] if pages else []
-        kinds += [f"the Origin {each!r}" for each in self._origins.literal]
+        kinds += [f"the Origin {each!r}" for each in self._literal]
         return f"lets in {' and '.join([*kinds, *(['clients without Origin'] if self._allow_missing else [])])}"
 
-
-# ---- the list
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """The decision about a handshake.
-
-    Attributes:
-        allowed: Whether the page may connect.
-        why: The reason, fit for a log.
-        missing: Whether there was no Origin header at all, as of clients that are no browsers.
-    """
-
-    allowed: bool
-    why: str
-    missing: bool = False
-
-
-class Origins:
-    """The origins whose pages may connect; see `AllowOrigins` for the entries.
-
-    Args:
-        entries: The origins.
-
-    Raises:
-        ValueError: One of them is no origin.
-
-    Attributes:
-        any: Whether all pages may connect.
-        literal: The entries that are no origins, and stand for a header of that very text.
-    """
-
-    def __init__(self, entries: Iterable[str]) -> None:
-        texts = list(entries)
-        self.any = ANY in texts
-        self.literal = {text: None for text in texts if isinstance(text, str) and _is_literal(text)}
-        self._same = SAME in texts
-        self._rules = [_read_entry(text) for text in texts if text not in (ANY, SAME, *self.literal)]
-        self._exact = frozenset(str(rule) for rule in self._rules if not rule.wild)
-        self._wild = [rule for rule in self._rules if rule.wild]
-
-    def __iter__(self) -> Iterator[str]:
-        """The entries in their normal form."""
-        rest = [*self.literal, *([ANY] if self.any else [])]
-        return iter([*([SAME] if self._same else []), *map(str, self._rules), *rest])
-
-    def judge(self, headers: Sequence[str], hosts: Sequence[str], *, secure: bool) -> Verdict:
-        """Decide whether the sender of a handshake may connect.
-
-        Args:
-            headers: Its Origin headers.
-            hosts: Its Host headers.
-            secure: Whether the client speaks TLS, to this server or to a proxy before it.
-        """
-        if self.any:
-            return Verdict(True, "any origin may connect")
-        if not headers:
-            return Verdict(False, "no Origin came, which browsers always send", missing=True)
+    def _check(self, headers: Sequence[str], hosts: Sequence[str], secure: bool) -> str:
+        """Why the page of these Origin and Host headers may connect. Raises ValueError with the reason if not."""
         if len(headers) > 1:
-            return Verdict(False, f"{len(headers)} Origin headers came")
+            raise ValueError(f"{len(headers)} Origin headers came")
         origin = headers[0]
-        if origin in self.literal:
-            return Verdict(True, f"the text {quote(origin)} is in the list")
+        if origin in self._literal:
+            return f"the text {quote(origin)} is in the list"
         # Programs write the root's slash, which no browser does: it changes nothing.
         origin = origin[:-1] if _SLASHED.fullmatch(origin) else origin
         fault = _fault(origin)
         if fault is not None:
-            return Verdict(False, fault)
+            raise ValueError(fault)
         if origin in self._exact or any(rule.matches(origin) for rule in self._wild):
-            return Verdict(True, f"the origin {quote(origin)} is in the list")
-        return self._compare(origin, hosts, secure)
-
-    def _compare(self, origin: str, hosts: Sequence[str], secure: bool) -> Verdict:
-        """The verdict on an origin that no entry names."""
-        rules, given = list(self._rules), _read_origin(origin)
-        own = None
-        if self._same:
-            try:
-                own = _own_origin(hosts, secure)
-            except ValueError as error:
-                return Verdict(False, str(error))
-            if origin == str(own):
-                return Verdict(True, f"the origin {quote(origin)} is the server's own")
-            rules.append(own)
-        why = _difference(given, rules, own)
-        if given.host in self.literal:
+            return f"the origin {quote(origin)} is in the list"
+        own = _own_origin(hosts, secure) if self._same else None
+        if origin == str(own):
+            return f"the origin {quote(origin)} is the server's own"
+        given = _read_origin(origin)
+        why = _difference(given, self._rules if own is None else [*self._rules, own], own)
+        if given.host in self._literal:
             why += f"; {given.host!r} in the list is a header of that text alone: write {given} for its pages"
-        return Verdict(False, why)
+        raise ValueError(why)
+
+
+# ---- the entries
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,9 +148,6 @@ class _Origin:
 
 
 _LABELS = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)*")
-
-
-# ---- reading the entries
 
 _ENTRY = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[^\s\[\]]*\]|[^\s/?#@\\:\[\]]+)(?::([0-9]{1,5}))?")
 
@@ -262,7 +202,7 @@ def _own_origin(hosts: Sequence[str], secure: bool) -> _Origin:
     return _Origin(scheme, host, port if port is not None else default_port(scheme))
 
 
-# ---- reading a header
+# ---- a header
 
 _SLASHED = re.compile(r"[a-z][a-z0-9+.-]*://[^/]+/")
 
