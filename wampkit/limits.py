@@ -118,14 +118,14 @@ class Limits:
             PONGs that answer no ping, have the same rate and burst for themselves.
         burst: How many messages it may send at once, after a pause that was long enough; None for as many as it
             may send in one second. Only with `messages_per_second`.
-        flood: What becomes of messages beyond that: "refuse" answers calls with the error kind
+        flood: The effect of messages beyond that: "refuse" answers calls with the error kind
             `too_many_messages` and drops the rest with a line in the log, PREFIX and PING too; "close" closes the
             connection with 1008. Where compression was negotiated, "refuse" also reads no faster than the rate.
         threads_per_connection: How many of its blocking functions (written with `def`) run at once; None for a
             quarter of `App(threads=...)`. The rest of its calls wait while those of others run.
         queue: Bytes that may wait for a client that reads slowly; events that wait for `on_subscribe` to accept a
             subscription count too.
-        slow_reader: What becomes of a client for which more waits: "close" cuts it, with `close_code` 4008, "drop"
+        slow_reader: The effect on a client for which more waits: "close" cuts it, with `close_code` 4008, "drop"
             drops the oldest events that wait for it and keeps the connection, unless it is answers that pile up.
         thread_queue: How many calls of blocking functions may wait for a thread; further ones are refused with the
             error kind `busy`, unless it is the only one of its connection that waits.

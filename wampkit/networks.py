@@ -103,7 +103,7 @@ class Networks:
     Asking costs a look-up for each length of prefix in it, however many networks it holds.
 
     Args:
-        entries: What it holds at first.
+        entries: The first entries.
 
     Raises:
         ValueError: One of them is no address, no network and not "unix".

@@ -50,7 +50,7 @@ class Route:
         declared: The URI as the user wrote it.
         uri: The full URI or URI pattern.
         handler: The function, or None for a topic without one.
-        middlewares: Those of the routers around it and its own, outermost first; the app's are not among them.
+        middlewares: The middlewares of the routers around it and its own, outermost first, without the app's.
         relay: Whether clients publish to each other without a handler.
         timeout: Seconds a call may take, or None.
         requires: The rules of the routers around it and its own; see `requirements.py`.
@@ -311,8 +311,8 @@ def _check_handler(handler: Any, decorated: str) -> None:
     """Refuse what cannot be called with what a message brings.
 
     Args:
-        handler: What was registered.
-        decorated: What registers it, as it would be written for a bound method.
+        handler: The registered handler.
+        decorated: The call that registers it, as it would be written for a bound method.
     """
     if hasattr(handler, "check") and not inspect.isroutine(handler):
         raise DeclarationError(f"{decorated}: {handler!r} is a rule, not a handler; write @requires() with parentheses")

@@ -140,7 +140,7 @@ class Authenticator:
 
         Args:
             connection: The client.
-            authkey: Who it claims to be: a string, or None for an anonymous login.
+            authkey: The authkey, a string, or None for an anonymous login.
             extra: An object for the lookup, or None.
 
         Raises:

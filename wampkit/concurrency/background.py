@@ -30,9 +30,9 @@ class BackgroundTask:
     and a second later it runs again.
 
     Args:
-        name: What the log calls it.
+        name: Its name in the log.
         work: Makes its coroutine.
-        report: Told of what it raises, or None.
+        report: Called with each exception that it raises, or None.
     """
 
     def __init__(self, name: str, work: Callable[[], Coroutine[Any, Any, None]], report: Report | None = None) -> None:

@@ -105,8 +105,8 @@ class Threads:
         share: How many of one connection's functions run at once; None for `limit`.
         queue: How many functions may wait; None for any number. When as many wait, a connection may still have one
             wait, so that others cannot keep it out.
-        counters: Where it is counted what was refused.
-        what: What runs here, for the log.
+        counters: Count the refused functions.
+        what: The kind of functions that run here, for the log.
 
     Attributes:
         limit: How many functions run at once.
@@ -344,7 +344,7 @@ class ThreadPools:
 
     Args:
         limit: How many functions of each of the three run at once.
-        counters: Where it is counted what was refused.
+        counters: Count the refused functions.
         share: How many of one connection's; None for a quarter of `limit`.
         queue: How many of the handlers' may wait for a thread.
 

@@ -120,7 +120,7 @@ async def keep_alive(connections: Iterable[C], interval: float, failed: Callable
     Args:
         connections: The live connections.
         interval: Seconds between two pings of one connection.
-        failed: Told of a connection that raised; the others are looked at all the same.
+        failed: Called for a connection that raised; the others are checked as usual.
     """
     loop = asyncio.get_running_loop()
     tick = interval / TICKS

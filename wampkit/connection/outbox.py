@@ -289,7 +289,7 @@ class Provisional:
     What it keeps counts as what waits for the client, by the bound and the policy of its outbox.
 
     Args:
-        outbox: Where the events go then.
+        outbox: Receives the events once the subscription stands.
     """
 
     __slots__ = ("_events", "_outbox", "_size")

@@ -83,7 +83,7 @@ class ConnectionTasks:
         """Run a call concurrently with the others; it is cancelled when the connection ends.
 
         Args:
-            call: What to run.
+            call: The function to run.
             text: The message that it came in, whose size counts while it runs.
         """
         task = self._eager.start(call, self._context.copy())
@@ -103,7 +103,7 @@ class ConnectionTasks:
         """Run a job after those given before it.
 
         Args:
-            function: What to run.
+            function: The function to run.
             args: Its arguments.
             finish_after_close: Run it even if the connection closes first: a received PUBLISH still counts.
             text: The message that it came in, whose size counts while it waits or runs.

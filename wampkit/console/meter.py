@@ -66,10 +66,10 @@ class Failure:
         route: The URI as it was declared, or "(unknown)".
         uri: The full URI that the client asked for.
         error: The error URI, or the class of an unexpected exception.
-        description: What it says; empty for an unexpected one, unless the app is in debug.
+        description: Its text; empty for an unexpected one, unless the app is in debug.
         user: The client's user, as text, or None.
         connection: The client's session id.
-        traceback: That of an unexpected exception if the app is in debug, else None.
+        traceback: The traceback of an unexpected exception if the app is in debug, else None.
     """
 
     number: int

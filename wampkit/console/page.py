@@ -61,7 +61,7 @@ def serve_console(web_app: web.Application, path: str, ident: str) -> None:
     Args:
         web_app: The aiohttp application.
         path: The socket's path.
-        ident: What the Server header says.
+        ident: The Server header.
     """
     headers = {"Server": ident, "Cross-Origin-Resource-Policy": "same-origin"}
     files = {each.relative_to(FOLDER).as_posix(): each for each in sorted(FOLDER.rglob("*.*"))}

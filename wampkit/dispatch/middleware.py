@@ -159,8 +159,8 @@ class Refused(web.HTTPForbidden):
     """HTTP 403 for a handshake; raise it in a middleware's `connect`.
 
     Args:
-        text: What the client reads.
-        why: What the log says besides. No secrets; what the peer sent must be quoted.
+        text: The text for the client.
+        why: A further reason for the log. No secrets; quote the texts of a peer.
     """
 
     def __init__(self, text: str, why: str = "") -> None:
@@ -182,7 +182,7 @@ def middlewares_of(given: Any, owner: str, *, gates: bool) -> tuple[Any, ...]:
 
     Args:
         given: The list.
-        owner: What it belongs to, for errors.
+        owner: The app or route that it belongs to, for errors.
         gates: Whether it may act on handshakes, as only the app's may.
 
     Raises:
@@ -198,7 +198,7 @@ def split_middlewares(middlewares: Iterable[Any], owner: str, *, gates: bool) ->
 
     Args:
         middlewares: The list.
-        owner: What it belongs to, for errors.
+        owner: The app or route that it belongs to, for errors.
         gates: Whether it may act on handshakes, as only the app's may.
 
     Raises:

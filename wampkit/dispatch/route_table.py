@@ -48,7 +48,7 @@ class RouteTable(Generic[T]):
 
         Args:
             route: The route.
-            compiled: What `find` gives for it.
+            compiled: The result of `find` for it.
             fits: Whether the values of the URI's variables are of the declared types; None if any are.
         """
         if route.pattern is None:

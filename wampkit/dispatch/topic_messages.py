@@ -43,7 +43,7 @@ class TopicMessages:
         limits: How many topics one connection may be subscribed to, and how many session ids one PUBLISH may name.
         exclude_publisher: Whether an event is not sent to its publisher, if the PUBLISH does not say.
         explain: Whether a refused client receives an EVENT on that topic that says why.
-        empty_eligible: Who receives the event of a PUBLISH whose list `eligible` is empty.
+        empty_eligible: The receivers of a PUBLISH whose list `eligible` is empty.
     """
 
     def __init__(

@@ -24,7 +24,7 @@ class Plan:
     """How to call one handler.
 
     Attributes:
-        name: What errors call it: the URI it is declared under, or the function's name.
+        name: Its name in errors: the URI that it is declared under, or the function's name.
         function: The handler itself.
         is_async: Whether it runs on the loop; otherwise it runs in a worker thread.
         wire: The parameters that a message fills.
@@ -119,7 +119,7 @@ class Dependency:
 
     Attributes:
         key: The function; a message has one value of it.
-        name: What the log calls it.
+        name: Its name in the log.
         plan: How to call it.
         managed: Whether it is a generator, so that `provide` gives a context manager around its value.
     """

@@ -101,7 +101,7 @@ class Child:
     """A process that runs this very command again, to serve.
 
     Attributes:
-        server: What it serves, once `ready` has returned; None if it ended before.
+        server: Its addresses and routes, once `ready` has returned; None if it ended before.
     """
 
     def __init__(self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, end: Any) -> None:

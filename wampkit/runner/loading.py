@@ -26,7 +26,7 @@ def load_app(name: str | None, directory: Path) -> App:
     Args:
         name: `module:attribute`, whose attribute may be dotted and may be a function that makes the app; or a module
             that has one app; or None for the one app in `app.py` or `main.py`.
-        directory: Where modules are looked for first; it is put on the Python path.
+        directory: The first directory to import modules from; it is put on the Python path.
 
     Raises:
         CommandError: There is no such app, or the user's code fails.

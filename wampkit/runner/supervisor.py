@@ -45,7 +45,7 @@ def run_workers(options: RunOptions, announce: Callable[[ServerInfo], None]) -> 
     """Serve an app in `options.workers` processes until a signal ends them.
 
     Args:
-        options: What to serve, and where.
+        options: The options of `wampkit run`.
         announce: Called once when all of them serve.
 
     Returns:
@@ -160,7 +160,7 @@ def run_reloading(options: RunOptions, announce: Callable[[ServerInfo], None]) -
     """Serve an app, anew whenever a Python file or `pyproject.toml` below the working directory changes.
 
     Args:
-        options: What to serve, and where.
+        options: The options of `wampkit run`.
         announce: Called each time that clients can connect.
 
     Returns:

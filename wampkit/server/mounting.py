@@ -49,7 +49,7 @@ def hide_versions(web_app: web.Application, ident: str) -> None:
 
     Args:
         web_app: The aiohttp application.
-        ident: What `Server` says instead.
+        ident: The Server header in its place.
     """
 
     async def prepare(_: web.Request, response: web.StreamResponse) -> None:

@@ -19,7 +19,7 @@ class TextFile:
 
     Args:
         text: The text.
-        content_type: What it is, without the charset.
+        content_type: The content type without the charset.
         headers: Further headers of its answers.
     """
 
@@ -72,7 +72,7 @@ def serve_javascript(web_app: web.Application, path: str, ident: str) -> None:
     Args:
         web_app: The aiohttp application.
         path: The socket's path.
-        ident: What the Server header says.
+        ident: The Server header.
     """
     module = (STATIC / "wampkit.js").read_text(encoding="utf-8")
     types = (STATIC / "wampkit.d.ts").read_text(encoding="utf-8")

@@ -155,7 +155,7 @@ class SessionRecord:
     Every `Session` that handlers, hooks and middlewares of the connection are given is a view of it.
 
     Attributes:
-        source: What all sessions share.
+        source: The settings and services that all sessions share.
         threads: Runs the app's plain functions that are asked about the session.
         data: Keys and values; a new mapping each time.
         key: The key in a storage on the server, or None.

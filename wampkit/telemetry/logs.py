@@ -122,7 +122,7 @@ class LogThrottle:
     bounded.
 
     Args:
-        logger: Where they are written.
+        logger: Writes the lines.
         kinds: How many kinds one owner may have at a time.
     """
 
@@ -144,12 +144,12 @@ class LogThrottle:
         """Write a line, or count it if one of its kind has just been written.
 
         Args:
-            kind: What makes two lines the same; made of short texts.
+            kind: A key of short texts: lines with the same kind count as repetitions.
             text: The line.
-            owner: Who caused it, as `networks.client_network` has it; None for lines that are counted for all together.
+            owner: The address that caused it, as `networks.client_network` has it; None for lines counted together.
             level: The logging level.
             error: An exception whose traceback belongs to the line.
-            logger: Where this kind is written, if it is not the throttle's own logger.
+            logger: Writes this kind in place of the throttle's own logger.
         """
         now = time.monotonic()
         self._kind(owner, kind, level, now, logger or self._logger).add(text, level, error, now)
@@ -242,10 +242,10 @@ class PeerLog:
     """Writes what is told of one peer through the throttle that all of them share.
 
     Args:
-        throttle: What decides how often a line is written.
-        subject: What each line begins with.
+        throttle: Decides how often a line is written.
+        subject: The beginning of each line.
         owner: For whose address the lines are counted, as `networks.client_network` has it.
-        logger: Where they are written, if not where the throttle's are.
+        logger: Writes the lines in place of the throttle's own logger.
     """
 
     __slots__ = ("_logger", "_owner", "_subject", "_throttle")
