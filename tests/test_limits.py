@@ -242,10 +242,10 @@ async def test_the_client_learns_that_a_subscription_was_refused() -> None:
 # ---- calls in flight
 
 
-@pytest.mark.parametrize("road", ["direct", "public"])
-async def test_calls_in_flight_are_bounded_and_none_is_lost(road: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("reader", ["direct", "queued"])
+async def test_calls_in_flight_are_bounded_and_none_is_lost(reader: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With as many calls under way as may be, reading pauses; each call is answered in the end, in time for others."""
-    monkeypatch.setenv("WAMPKIT_INLET", road)
+    monkeypatch.setenv("WAMPKIT_READER", reader)
     app = make(calls=10)
     gate = asyncio.Event()
     running: set[int] = set()
@@ -273,10 +273,10 @@ async def test_calls_in_flight_are_bounded_and_none_is_lost(road: str, monkeypat
         assert most == 10
 
 
-@pytest.mark.parametrize("road", ["direct", "public"])
-async def test_a_flood_of_topic_messages_waits_in_the_wire(road: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("reader", ["direct", "queued"])
+async def test_a_flood_of_topic_messages_waits_in_the_wire(reader: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Publishing to a slow handler pauses reading too, keeps the order and loses nothing."""
-    monkeypatch.setenv("WAMPKIT_INLET", road)
+    monkeypatch.setenv("WAMPKIT_READER", reader)
     app = make(calls=5)
     gate = asyncio.Event()
     got: list[int] = []
@@ -298,10 +298,10 @@ async def test_a_flood_of_topic_messages_waits_in_the_wire(road: str, monkeypatc
         assert got == list(range(100))
 
 
-@pytest.mark.parametrize("road", ["direct", "public"])
-async def test_a_client_that_waits_for_its_turn_is_not_cut(road: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("reader", ["direct", "queued"])
+async def test_a_client_that_waits_for_its_turn_is_not_cut(reader: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keepalive does not hold it against a client that nobody reads its pongs."""
-    monkeypatch.setenv("WAMPKIT_INLET", road)
+    monkeypatch.setenv("WAMPKIT_READER", reader)
     app = make(calls=1)
     app.keepalive = 0.1
     gate = asyncio.Event()
@@ -651,9 +651,9 @@ async def test_calls_that_wait_are_bounded_by_what_they_take_in_memory(kind: str
             assert tasks._bytes == 0
 
 
-@pytest.mark.parametrize("road", ["direct", "public"])
+@pytest.mark.parametrize("reader", ["direct", "queued"])
 @on_each_loop
-async def test_a_client_that_is_lost_behind_calls_that_never_end_leaves_nothing(road: str) -> None:
+async def test_a_client_that_is_lost_behind_calls_that_never_end_leaves_nothing(reader: str) -> None:
     """Its end is seen though as much as may be is under way by the time that what it sent has been read."""
     app = App(limits=Limits(calls=100))
     began = asyncio.Event()
@@ -670,7 +670,7 @@ async def test_a_client_that_is_lost_behind_calls_that_never_end_leaves_nothing(
     procedures = ["wait"] * 60 + ["answer"] + ["wait"] * 139
     calls = b"".join(message(CALL, str(number), each) for number, each in enumerate(procedures))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WAMPKIT_INLET", road)
+        patch.setenv("WAMPKIT_READER", reader)
         async with serve(app) as server:
             peer = await server.raw()
             await peer.send(calls)

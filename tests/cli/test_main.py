@@ -274,7 +274,7 @@ def test_variables_that_are_no_options(project: Path) -> None:
 
 def test_variables_that_are_no_options_but_mean_something(project: Path) -> None:
     """What wampkit itself reads from the environment is not complained of."""
-    done = wampkit("routes", "shop:app", cwd=project, env={"WAMPKIT_INLET": "public", "WAMPKIT_SECRET": "x"})
+    done = wampkit("routes", "shop:app", cwd=project, env={"WAMPKIT_READER": "queued", "WAMPKIT_SECRET": "x"})
     assert done.returncode == 0
     assert "is no option" not in done.stderr
 

@@ -253,10 +253,10 @@ def test_a_loop_with_a_spare_ends_quietly(caplog: pytest.LogCaptureFixture) -> N
     assert caplog.records == []
 
 
-@pytest.mark.parametrize("road", ["direct", "public"])
-async def test_a_call_sees_the_subscribe_before_it(road: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("reader", ["direct", "queued"])
+async def test_a_call_sees_the_subscribe_before_it(reader: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Messages of one connection are taken in order on either way in, handlers that start at once or not."""
-    monkeypatch.setenv("WAMPKIT_INLET", road)
+    monkeypatch.setenv("WAMPKIT_READER", reader)
     app = App()
     topic = app.topic("t")
 

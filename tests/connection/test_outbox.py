@@ -31,12 +31,12 @@ def make(**options: Any) -> App:
 # ---- order
 
 
-@pytest.mark.parametrize("road", ["direct", "public"])
+@pytest.mark.parametrize("reader", ["direct", "queued"])
 async def test_each_client_receives_in_the_order_in_which_the_app_sent(
-    road: str, monkeypatch: pytest.MonkeyPatch
+    reader: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Under load, events of several topics and results reach each connection exactly as the handlers sent them."""
-    monkeypatch.setenv("WAMPKIT_INLET", road)
+    monkeypatch.setenv("WAMPKIT_READER", reader)
     app = make()
     sent: list[Any] = []
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from wampkit import App, Limits
-from wampkit.connection.reader import BATCH
-from wampkit.connection.reader_choice import direct_road
+from wampkit.connection.reader import can_read_directly
+from wampkit.connection.sockets import BATCH
 
 from ..interop.demo_app import make_app
 from ..support.loops import on_uvloop
@@ -24,29 +24,32 @@ FLOOD = message(CALL, "f", "note", "flood") * FLOODING
 """Calls that come to the server in one chunk."""
 
 
-@pytest.fixture(params=["direct", "public"])
-def road(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Each of the two ways in."""
-    monkeypatch.setenv("WAMPKIT_INLET", request.param)
+@pytest.fixture(params=["direct", "queued"])
+def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each of the two readers."""
+    monkeypatch.setenv("WAMPKIT_READER", request.param)
     return str(request.param)
 
 
 def test_the_environment_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The direct road is taken on the aiohttp that it was written for, unless the public one is asked for."""
-    monkeypatch.delenv("WAMPKIT_INLET", raising=False)
-    assert direct_road()
+    """The direct reader serves the aiohttp that it was written for, unless either name asks for the queued one."""
+    monkeypatch.delenv("WAMPKIT_READER", raising=False)
+    assert can_read_directly()
+    monkeypatch.setenv("WAMPKIT_READER", "queued")
+    assert not can_read_directly()
+    monkeypatch.delenv("WAMPKIT_READER")
     monkeypatch.setenv("WAMPKIT_INLET", "public")
-    assert not direct_road()
+    assert not can_read_directly()
 
 
-def test_another_aiohttp_takes_the_public_road(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_aiohttp_takes_the_queued_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     """An aiohttp whose private names are not known is used through its public ones."""
-    monkeypatch.delenv("WAMPKIT_INLET", raising=False)
+    monkeypatch.delenv("WAMPKIT_READER", raising=False)
     for version in ("3.14.4", "3.15.0", "4.0.0a2"):
         monkeypatch.setattr("aiohttp.__version__", version)
-        assert not direct_road(), version
+        assert not can_read_directly(), version
     monkeypatch.setattr("aiohttp.__version__", "3.14.9")
-    assert direct_road()
+    assert can_read_directly()
 
 
 CHANGED = {
@@ -62,35 +65,35 @@ import sys, aiohttp, aiohttp.web
 import logging
 logging.basicConfig(format="%(message)s")
 import wampkit
-from wampkit.connection import reader_choice as roads
-print(roads.direct_road())
+from wampkit.connection.reader import can_read_directly
+print(can_read_directly())
 app = wampkit.App()
 app.setup(aiohttp.web.Application(), "/ws")
-assert roads.direct_road() is None
+assert not can_read_directly()
 """
 
 
-def test_an_aiohttp_that_is_different_inside_is_told_once_and_used_by_the_public_road() -> None:
+def test_an_aiohttp_that_is_different_inside_is_told_once_and_read_by_the_queued_reader() -> None:
     """Whatever private name is missing, the package can be imported, and one line says what that costs."""
     wrong = {}
-    environment = {name: value for name, value in os.environ.items() if name != "WAMPKIT_INLET"}
+    environment = {name: value for name, value in os.environ.items() if name != "WAMPKIT_READER"}
     for name, change in CHANGED.items():
         done = subprocess.run(
             [sys.executable, "-c", SERVE.format(change=change)], capture_output=True, text=True, env=environment
         )
         lines = done.stderr.splitlines()
-        if done.returncode or done.stdout != "None\n" or len(lines) != 1 or "a slower way in" not in lines[0]:
+        if done.returncode or done.stdout != "False\n" or len(lines) != 1 or "a slower way in" not in lines[0]:
             wrong[name] = (done.stdout, done.stderr)
     assert wrong == {}
 
 
-def test_the_public_road_that_was_asked_for_is_no_complaint(
+def test_the_queued_reader_that_was_asked_for_is_no_complaint(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Neither the direct road nor the public one where it is asked for leaves a line."""
-    for road in ("public", ""):
-        monkeypatch.setenv("WAMPKIT_INLET", road)
-        direct_road()
+    """Neither the direct reader nor the queued one where it is asked for leaves a line."""
+    for reader in ("queued", ""):
+        monkeypatch.setenv("WAMPKIT_READER", reader)
+        can_read_directly()
     assert caplog.records == []
 
 
@@ -101,10 +104,10 @@ def segments_of(sock: socket.socket) -> int:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="TCP_INFO and TCP_CORK are Linux's")
 async def test_the_answer_and_the_welcome_arrive_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that reads once has the answer to its handshake and WELCOME, on either road and where it compresses."""
+    """A client that reads once has the response and WELCOME, with either reader and where it compresses."""
     wrong = []
-    for road, compression in (("direct", False), ("public", False), ("direct", True)):
-        monkeypatch.setenv("WAMPKIT_INLET", road)
+    for reader, compression in (("direct", False), ("queued", False), ("direct", True)):
+        monkeypatch.setenv("WAMPKIT_READER", reader)
         async with serve(make_app(compression=compression)) as server:
             for _ in range(5):
                 peer = await server.tcp()
@@ -112,7 +115,7 @@ async def test_the_answer_and_the_welcome_arrive_together(monkeypatch: pytest.Mo
                 await peer.read_head()
                 await peer.read_frame()
                 if (count := segments_of(peer.sock)) != 1:
-                    wrong.append((road, compression, count))
+                    wrong.append((reader, compression, count))
     assert wrong == []
 
 
@@ -123,7 +126,7 @@ MASKED = frame(1, b'[2,"c","ping"]')
 async def test_unmasked_frames_end_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first frame that is not masked closes with 1002, wherever it stands and however it is cut, and is not taken;
     what came before it is answered."""
-    monkeypatch.setenv("WAMPKIT_INLET", "direct")
+    monkeypatch.setenv("WAMPKIT_READER", "direct")
     long = frame(1, json.dumps([2, "c", "ping"]).encode().ljust(70_000))
     medium = frame(1, b'[2,"c","ping"]'.ljust(200))
     cases = {
@@ -155,7 +158,7 @@ async def test_unmasked_frames_end_the_connection(monkeypatch: pytest.MonkeyPatc
 
 async def test_masked_frames_pass_however_they_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """Frames of every length of head, in chunks of every small size, are all taken."""
-    monkeypatch.setenv("WAMPKIT_INLET", "direct")
+    monkeypatch.setenv("WAMPKIT_READER", "direct")
     sizes = (14, 125, 126, 127, 300, 66_000, 14)
     stream = b"".join(frame(1, b'[2,"c","ping"]'.ljust(size)) for size in sizes) + frame(9)
     async with serve(make_app()) as server:
@@ -174,7 +177,7 @@ async def test_masked_frames_pass_however_they_are_cut(monkeypatch: pytest.Monke
             peer.close()
 
 
-async def test_close_codes_that_are_not_for_the_wire_are_not_echoed(road: str) -> None:
+async def test_close_codes_that_are_not_for_the_wire_are_not_echoed(reader: str) -> None:
     """A close frame with such a code, of one byte or with a reason that is no text, is answered with 1002 or 1007 and
     a reason in plain words."""
     bad_code = (1002, "broken frame: a close code that may not be sent")
@@ -196,7 +199,7 @@ async def test_close_codes_that_are_not_for_the_wire_are_not_echoed(road: str) -
     assert wrong == {}
 
 
-async def test_broken_frames_are_told_in_plain_words(road: str) -> None:
+async def test_broken_frames_are_told_in_plain_words(reader: str) -> None:
     """The reason of the close says what was wrong, and neither names of Python nor bytes."""
     cases = {
         "an unknown opcode": (1002, frame(3)),
@@ -228,7 +231,7 @@ async def test_compressed_data_that_is_none_is_told_too() -> None:
         assert await peer.read_close() == (1007, "broken frame: compressed data that cannot be inflated")
 
 
-async def test_what_comes_before_the_welcome_is_kept(road: str) -> None:
+async def test_what_comes_before_the_welcome_is_kept(reader: str) -> None:
     """Messages that arrive while on_connect runs are taken after it, in order, and none is lost."""
     app = make_app()
     gate = asyncio.Event()
@@ -246,7 +249,7 @@ async def test_what_comes_before_the_welcome_is_kept(road: str) -> None:
         assert [(await peer.next())[1] for _ in range(5 * BATCH)] == [str(number) for number in range(5 * BATCH)]
 
 
-async def test_a_flood_in_one_chunk_leaves_turns_to_others(road: str) -> None:
+async def test_a_flood_in_one_chunk_leaves_turns_to_others(reader: str) -> None:
     """Thousands of calls that arrive at once do not keep another client's call waiting until all are done."""
     app = make_app()
     ran: list[str] = []
@@ -264,7 +267,7 @@ async def test_a_flood_in_one_chunk_leaves_turns_to_others(road: str) -> None:
         await eventually(lambda: len(ran) == FLOODING + 1)
 
 
-async def test_a_flood_that_was_kept_leaves_turns_to_others(road: str) -> None:
+async def test_a_flood_that_was_kept_leaves_turns_to_others(reader: str) -> None:
     """Thousands of calls that came before the welcome are taken in turns with what others send after it."""
     app = make_app()
     ran: list[str] = []
@@ -316,7 +319,7 @@ async def test_a_flood_of_empty_fragments_leaves_turns_to_others() -> None:
         assert turns > len(flood) / 256_000 / 4  # what the kernel still holds was not read
 
 
-async def test_fragments_and_control_frames_between(road: str) -> None:
+async def test_fragments_and_control_frames_between(reader: str) -> None:
     """A message in fragments with a ping between them is put together, and the ping answered first."""
     async with serve(make_app()) as server:
         peer = await server.raw()
@@ -329,7 +332,7 @@ async def test_fragments_and_control_frames_between(road: str) -> None:
         assert await peer.read_message() == [3, "c", "pong"]
 
 
-async def test_a_client_that_vanishes_while_it_is_held_back_is_noticed(road: str) -> None:
+async def test_a_client_that_vanishes_while_it_is_held_back_is_noticed(reader: str) -> None:
     """A client that resets while the server reads nothing more of it leaves neither call nor connection."""
     app = App(limits=Limits(calls=3))
     running: list[int] = []
@@ -352,7 +355,7 @@ async def test_a_client_that_vanishes_while_it_is_held_back_is_noticed(road: str
         await eventually(lambda: len(app.connections) == 0)
 
 
-async def test_a_client_that_vanishes_is_noticed(road: str) -> None:
+async def test_a_client_that_vanishes_is_noticed(reader: str) -> None:
     """A reset connection leaves no topic and no connection behind."""
     app = App()
     app.topic("t", relay=True)
@@ -365,8 +368,8 @@ async def test_a_client_that_vanishes_is_noticed(road: str) -> None:
         await eventually(lambda: len(app.topics) == len(app.connections) == 0)
 
 
-async def test_signals_of_the_aiohttp_app_reach_the_handshake(road: str) -> None:
-    """Headers that `on_response_prepare` of the surrounding application adds are in the answer, on either road."""
+async def test_signals_of_the_aiohttp_app_reach_the_handshake(reader: str) -> None:
+    """Headers that `on_response_prepare` of the surrounding application adds are in the answer, with either reader."""
     from aiohttp import web
 
     async def sign(request: web.Request, response: web.StreamResponse) -> None:

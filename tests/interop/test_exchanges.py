@@ -27,13 +27,13 @@ CORPUS = json.loads(Path(__file__).with_name("exchanges.json").read_text())["exc
 DEMO = [exchange for exchange in CORPUS if exchange["server"] == "demo"]
 CRA = [exchange for exchange in CORPUS if exchange["server"] != "demo"]
 
-HOSTS = ["asyncio-direct", "asyncio-public", "uvloop-direct", "uvloop-public"]
+HOSTS = ["asyncio-direct", "asyncio-queued", "uvloop-direct", "uvloop-queued"]
 Urls = Callable[[str], str]
 
 
 @pytest.fixture(scope="module", params=HOSTS)
 def url(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The demo app, served in a thread for all exchanges, on each loop and each way in: none may harm the next."""
+    """The demo app, served in a thread for all exchanges, on each loop and with each reader: none may harm the next."""
     with hosted(request.param, make_app()) as url:
         yield url
 
@@ -49,10 +49,10 @@ def cra_url(request: pytest.FixtureRequest) -> Iterator[Urls]:
 
 @contextlib.contextmanager
 def hosted(host: str, app: App) -> Iterator[str]:
-    """The URL of an app on a kind of loop and of way in."""
-    name, road = host.split("-")
+    """The URL of an app on a kind of loop, with one of the readers."""
+    name, reader = host.split("-")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WAMPKIT_INLET", road)
+        patch.setenv("WAMPKIT_READER", reader)
         yield from served(LOOPS[name](), app)
 
 

@@ -187,7 +187,7 @@ ODD = (
 )
 
 
-@pytest.mark.parametrize("compression", [False, True], ids=["direct", "public"])
+@pytest.mark.parametrize("compression", [False, True], ids=["direct", "queued"])
 async def test_odd_bytes_in_a_handshake_get_a_plain_answer(compression: bool, caplog: pytest.LogCaptureFixture) -> None:
     """Whatever stands in any header or in the URL: 101 or a 4xx, no 500, no traceback, no versions."""
     fernet = Fernet(Fernet.generate_key())
@@ -313,7 +313,7 @@ async def test_a_client_that_leaves_during_its_gates_leaves_nothing() -> None:
         assert seen == []
 
 
-@pytest.mark.parametrize("compression", [False, True], ids=["direct", "public"])
+@pytest.mark.parametrize("compression", [False, True], ids=["direct", "queued"])
 @pytest.mark.parametrize("behind", [b"", message(CALL, "1", "one") * 5000], ids=["silent", "talking"])
 @pytest.mark.parametrize("vanish", [RawPeer.close, RawPeer.reset], ids=["close", "reset"])
 async def test_clients_that_leave_while_a_gate_hangs_free_their_places_at_once(
@@ -351,7 +351,7 @@ async def test_clients_that_leave_while_a_gate_hangs_free_their_places_at_once(
     assert [record.getMessage() for record in caplog.records if "as many clients" not in record.getMessage()] == []
 
 
-@pytest.mark.parametrize("compression", [False, True], ids=["direct", "public"])
+@pytest.mark.parametrize("compression", [False, True], ids=["direct", "queued"])
 @pytest.mark.parametrize("behind", [b"", message(CALL, "1", "one")], ids=["silent", "talking"])
 async def test_a_client_that_leaves_while_on_connect_hangs_frees_its_place_at_once(
     compression: bool, behind: bytes, caplog: pytest.LogCaptureFixture
@@ -517,8 +517,8 @@ async def test_a_request_after_the_stop_gets_an_answer() -> None:
 async def test_subprotocols_in_several_lines_are_one_offer(monkeypatch: pytest.MonkeyPatch) -> None:
     """`wamp` in a second Sec-WebSocket-Protocol line is taken, as RFC 6455 wants, and answered."""
     wrong = {}
-    for road in ("direct", "public"):
-        monkeypatch.setenv("WAMPKIT_INLET", road)
+    for reader in ("direct", "queued"):
+        monkeypatch.setenv("WAMPKIT_READER", reader)
         async with serve(make_app()) as server:
             for lines in (
                 ["wamp.2.json", "wamp"],
@@ -531,7 +531,7 @@ async def test_subprotocols_in_several_lines_are_one_offer(monkeypatch: pytest.M
                 await peer.send(handshake("/ws", *offer, protocol=None))
                 head = (await peer.read_head()).decode()
                 if not head.startswith("HTTP/1.1 101 ") or "Sec-WebSocket-Protocol: wamp\r\n" not in head + "\r\n":
-                    wrong[road, str(lines)] = head
+                    wrong[reader, str(lines)] = head
                     continue
                 assert (await peer.read_message())[0] == 0
                 await peer.send_message(2, "c", "ping")
@@ -544,14 +544,14 @@ async def test_another_version_of_websocket_is_told_which_one_is_spoken(monkeypa
     """Any version but 13 is answered with 426 and the version that is spoken: older clients name their origin in a
     header that no gate looks at."""
     wrong = {}
-    for road in ("direct", "public"):
-        monkeypatch.setenv("WAMPKIT_INLET", road)
+    for reader in ("direct", "queued"):
+        monkeypatch.setenv("WAMPKIT_READER", reader)
         async with serve(make_app()) as server:
             for lines in (["8"], ["7"], ["0"], ["14"], ["13, 8"], ["013"], [""], ["x"], ["13", "8"], ["8", "13"]):
                 whole = handshake("/ws", *[f"Sec-WebSocket-Version: {line}" for line in lines])
                 answer = await server.ask(whole.replace(b"Sec-WebSocket-Version: 13\r\n", b"", 1))
                 if not answer.startswith(b"HTTP/1.1 426 ") or b"Sec-WebSocket-Version: 13\r\n" not in answer:
-                    wrong[road, str(lines)] = answer
+                    wrong[reader, str(lines)] = answer
             peer = await server.tcp()
             await peer.send(handshake("/ws", "Sec-WebSocket-Version: 13"))
             assert b" 101 " in await peer.read_head()

@@ -146,13 +146,13 @@ async def test_a_peer_whose_path_is_lost_under_load_is_cut() -> None:
             await eventually(lambda: wire.in_kernel() == [], "the kernel keeps nothing of it either", timeout=FOUND)
 
 
-@pytest.mark.parametrize("road", ["direct", "public"])
+@pytest.mark.parametrize("reader", ["direct", "queued"])
 @on_each_loop
 async def test_a_peer_whose_path_is_lost_while_it_is_held_back_is_cut(
-    road: str, monkeypatch: pytest.MonkeyPatch
+    reader: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A client that is not read from, as too many of its calls are under way, is found all the same."""
-    monkeypatch.setenv("WAMPKIT_INLET", road)
+    monkeypatch.setenv("WAMPKIT_READER", reader)
     app, ends = make(limits=Limits(calls=3))
     log: list[str] = []
 

@@ -626,15 +626,15 @@ async def test_a_frozen_client_that_thaws_too_late_is_cut_cleanly() -> None:
 # ---- S11, S13: healthy clients of a busy server
 
 
-@pytest.fixture(params=["direct", "public"])
-def road(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+@pytest.fixture(params=["direct", "queued"])
+def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Each of the two ways in."""
-    monkeypatch.setenv("WAMPKIT_INLET", request.param)
+    monkeypatch.setenv("WAMPKIT_READER", request.param)
     return str(request.param)
 
 
 @pytest.mark.parametrize("where", ["publish", "on_subscribe"])
-async def test_a_client_that_waits_for_a_busy_server_stays(road: str, where: str) -> None:
+async def test_a_client_that_waits_for_a_busy_server_stays(reader: str, where: str) -> None:
     """A client whose messages wait behind a handler, a megabyte and more, for many pings, is not cut; then they run."""
     interval = 0.2
     app, ends = make(keepalive=interval)
@@ -666,7 +666,7 @@ async def test_a_client_that_waits_for_a_busy_server_stays(road: str, where: str
 
 
 @pytest.mark.parametrize("busy", ["call", "thread", "publish", "on_subscribe"])
-async def test_pings_are_answered_whatever_handlers_do(road: str, busy: str) -> None:
+async def test_pings_are_answered_whatever_handlers_do(reader: str, busy: str) -> None:
     """A client's pings are answered, each with its payload and in order, while what it asked for takes its time."""
     app, _ = make()
     gate, began, release = asyncio.Event(), asyncio.Event(), threading.Event()

@@ -25,7 +25,7 @@ import threading
 import pytest
 
 from wampkit import App, Limits
-from wampkit.connection.reader import BATCH
+from wampkit.connection.sockets import BATCH
 
 from ..support.wire import CALL, PUBLISH, RESULT, Peer, eventually, message, serve
 
@@ -145,11 +145,11 @@ async def test_a_bomb_of_calls_is_answered_call_by_call() -> None:
 # ---- H07: a storm of publishes
 
 
-@pytest.mark.parametrize("road", ["direct", "public"])
-async def test_a_storm_of_publishes_leaves_turns_to_others(road: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("reader", ["direct", "queued"])
+async def test_a_storm_of_publishes_leaves_turns_to_others(reader: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """While thousands of one client's events go to all, another's come through within a few batches of them, and
     every subscriber receives all of them in the one order in which the server took them."""
-    monkeypatch.setenv("WAMPKIT_INLET", road)
+    monkeypatch.setenv("WAMPKIT_READER", reader)
     app = App()
     taken: list[int | str] = []
     news = asyncio.Event()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from aiohttp import web
 
-from ..connection.sockets import asked
+from ..connection.sockets import extra_info
 from ..errors import DeclarationError, quote
 from ..networks import UNIX, Address, Networks, describe_address, read_address, read_network, read_peer
 from ..telemetry.logs import PeerLog
@@ -237,7 +237,7 @@ def peer_address(request: web.BaseRequest) -> str | None:
 
     A unix peer may have bound its own socket to a file whose name looks like an address.
     """
-    peername = asked(request.transport, "peername")
+    peername = extra_info(request.transport, "peername")
     if isinstance(peername, str | bytes):
         return None
     return str(peername[0]) if peername else request.remote
@@ -245,6 +245,10 @@ def peer_address(request: web.BaseRequest) -> str | None:
 
 def _address_from_site(request: web.BaseRequest, peer: str | None) -> str | None:
     """The client's address that the surrounding web application has set on the request, or else the peer's."""
-    if peer is None and request.transport is not None and request.remote == str(asked(request.transport, "peername")):
+    if (
+        peer is None
+        and request.transport is not None
+        and request.remote == str(extra_info(request.transport, "peername"))
+    ):
         return None
     return request.remote or None

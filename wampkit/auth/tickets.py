@@ -16,7 +16,7 @@ from aiohttp import web
 from cryptography.fernet import InvalidToken
 
 from ..connection.connection import Connection
-from ..connection.reader import is_handshake
+from ..connection.sockets import is_handshake
 from ..dispatch.middleware import Refused
 from ..errors import DeclarationError, quote
 from ..limits import STORE_TIMEOUT

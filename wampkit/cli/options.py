@@ -13,7 +13,7 @@ import click
 from click.core import ParameterSource
 
 from ..access.proxies import TrustedProxies
-from ..connection.reader_choice import INLET
+from ..connection.reader import READER_VARIABLES
 from ..errors import DeclarationError, suggestion
 from ..runner.errors import USAGE, CommandError
 
@@ -161,7 +161,7 @@ def defaults(group: click.Group, directory: Path) -> dict[str, dict[str, Any]]:
 def unknown_variables(group: click.Group) -> Iterator[str]:
     """A line for each environment variable that begins with WAMPKIT_ and belongs to no option of a group's commands."""
     options = {f"{PREFIX}_{name.upper()}" for command in group.commands.values() for name in _names(command)}
-    known = options | {SECRET, INLET}
+    known = options | {SECRET, *READER_VARIABLES}
     for name in sorted(os.environ):
         if name.startswith(f"{PREFIX}_") and name not in known:
             yield f"{name} in the environment is no option{suggestion(name, sorted(known))}"

@@ -27,8 +27,8 @@ from ..telemetry.logs import KIND, PeerLog
 from .context import ConnectionContext
 from .keepalive import Heartbeat
 from .outbox import DeflatingOutbox, Outbox, make_outbox
-from .reader import Reader, Socket, describe_broken
-from .sockets import abort, abort_with_reset, buffered_bytes, has_failed, prepare_socket, uncork
+from .reader import explain_broken_frame
+from .sockets import Reader, Socket, abort, abort_with_reset, buffered_bytes, has_failed, prepare_socket, uncork
 from .tasks import ConnectionTasks
 
 if TYPE_CHECKING:
@@ -355,18 +355,18 @@ class Connection:
         """Too much is under way: let the peer wait."""
         # Once the socket is lost its end stands behind what has been read, where calls that never end would keep it.
         if self._reader is not None and self._transport is not None and not self._transport.is_closing():
-            self._reader.hold()
+            self._reader.pause()
 
     def resume_reading(self) -> None:
         """There is room again."""
         if self._reader is not None and self._pause is None:
-            self._reader.release()
+            self._reader.resume()
 
     def _slow_down(self) -> None:
         """Read nothing for a moment where messages may be compressed: they are inflated before they can be counted."""
         rate = self._context.limits.messages_per_second
         if self._pause is None and self._reader is not None and rate is not None and self._compressed:
-            self._reader.hold()
+            self._reader.pause()
             self._pause = asyncio.get_running_loop().call_later(min(LONGEST_PAUSE, 1 / rate), self._go_on)
 
     def _go_on(self) -> None:
@@ -401,7 +401,7 @@ class Connection:
     def _lost(self, error: object) -> None:
         if self.close_code is not None:
             return
-        broken = describe_broken(error)
+        broken = explain_broken_frame(error)
         if broken is not None:
             self._break_off(*broken)
         else:

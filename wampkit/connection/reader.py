@@ -1,95 +1,136 @@
-"""The way in: how the frames of one socket reach its connection by the public road, which is aiohttp's own.
+"""Opens the WebSocket of a handshake, with the direct reader where aiohttp's version allows it, else the queued one.
 
-A task waits in `socket.receive()` and is woken for each message. `direct.py` has the other road, and `roads.py` says
-which is taken. Both are under the same tests.
+With the queued reader aiohttp queues the frames, and a task in `socket.receive()` is woken for each. It uses public
+names of aiohttp alone. Both readers are under the same tests.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
-from typing import Any, Literal, Protocol
+import os
+from functools import cache
+from typing import Any
 
-from aiohttp import WebSocketError, WSMsgType, web
+import aiohttp
+from aiohttp import WebSocketError, web
 from aiohttp.abc import AbstractStreamWriter
 
 from ..protocol.websocket import CloseCode
-from .sockets import cork, uncork
+from ..telemetry.logs import logger_of
+from .sockets import BATCH, OnFrame, Reader, Socket, cork, uncork
 
-__all__ = ["BATCH", "OnFrame", "Reader", "Socket", "describe_broken", "is_handshake"]
+__all__ = ["READER_VARIABLES", "can_read_directly", "explain_broken_frame", "open_socket"]
 
-OnFrame = Callable[[WSMsgType, Any, Any], bool]
-"""Takes one frame: its type, data and extra; False once there is nothing more to take."""
+logger = logger_of(__name__)
 
-BATCH = 32
-"""Messages taken from one socket before the others have their turn."""
+DIRECT_VERSIONS = ((3, 14, 5), (3, 15))
+"""The aiohttp versions, from the first to before the second, whose private names the direct reader knows."""
 
+READER_VARIABLES = ("WAMPKIT_READER", "WAMPKIT_INLET")
+"""The environment variable by which to choose the reader, and its old name.
 
-def is_handshake(request: web.BaseRequest) -> bool:
-    """Whether a request asks for a WebSocket."""
-    return request.headers.get("Upgrade", "").lower() == "websocket"
-
-
-class Reader(Protocol):
-    """Where the frames of one socket come from."""
-
-    def read_into(self, take: OnFrame) -> Awaitable[None]:
-        """Hand each frame to `take` until it returns False; an ERROR or CLOSED frame is the last."""
-
-    def close(self) -> None:
-        """Hand on nothing any more."""
-
-    def hold(self) -> None:
-        """Hand on nothing more for now, so that TCP holds the peer back."""
-
-    def release(self) -> None:
-        """Go on."""
+The value "queued" (once "public") takes the queued reader in any case.
+"""
 
 
-HELD_LOOK = 0.1
-"""Seconds between two looks at whether a connection that is held back was lost."""
+def can_read_directly() -> bool:
+    """Whether to open sockets with the direct reader; logs why aiohttp does not allow it."""
+    chosen = (os.environ.get(name) for name in READER_VARIABLES)
+    return (
+        not any(value in ("queued", "public") for value in chosen) and _direct_socket(aiohttp.__version__) is not None
+    )
+
+
+@cache
+def _direct_socket(version: str) -> type[Socket] | None:
+    numbers = tuple(int(part) for part in version.split(".")[:3] if part.isdigit())
+    first, before = (".".join(map(str, each)) for each in DIRECT_VERSIONS)
+    if DIRECT_VERSIONS[0] <= numbers < DIRECT_VERSIONS[1]:
+        try:
+            from .direct_reader import DirectSocket
+
+            return DirectSocket
+        except (ImportError, AttributeError, TypeError) as error:
+            reason = str(error)
+    else:
+        reason = f"wampkit knows aiohttp {first} and later, before {before}, from the inside"
+    logger.warning("with aiohttp %s frames take a slower way in, for about a third fewer calls: %s", version, reason)
+    return None
+
+
+def open_socket(directly: bool, *, compress: bool, **options: Any) -> Socket:
+    """A WebSocket that is not upgraded yet; one that may compress has the queued reader in any case."""
+    options |= {"compress": compress, "autoclose": False, "autoping": False, "decode_text": False}
+    direct = _direct_socket(aiohttp.__version__) if directly and not compress else None
+    return (direct or QueuedSocket)(**options)
+
+
+# ---- the queued reader
+
+
+LOST_POLL = 0.1
+"""Seconds between two looks at whether a connection whose reading is paused was lost."""
 
 
 class _QueuedReader(Reader):
-    """The public road: aiohttp queues the frames and pauses the transport when it has many."""
+    """Receives the frames that aiohttp has queued; aiohttp pauses the transport when it has many."""
 
-    __slots__ = ("_free", "_socket", "_transport")
+    __slots__ = ("_resumed", "_socket", "_transport")
 
     def __init__(self, socket: Socket, transport: asyncio.Transport) -> None:
         self._socket = socket
         self._transport = transport
-        self._free = asyncio.Event()
-        self._free.set()
+        self._resumed = asyncio.Event()
+        self._resumed.set()
 
-    async def read_into(self, take: OnFrame) -> None:
-        taken = 0
+    async def read_into(self, on_frame: OnFrame) -> None:
+        count = 0
         while True:
-            taken += 1
-            if taken % BATCH == 0:
+            count += 1
+            if count % BATCH == 0:
                 await asyncio.sleep(0)
-            while not self._free.is_set() and not self._transport.is_closing():
-                # Nobody is told when a socket is lost that nobody receives from.
+            while not self._resumed.is_set() and not self._transport.is_closing():
+                # A socket from which nothing is received does not tell that it is lost.
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._free.wait(), HELD_LOOK)
-            received = await self._socket.receive()
-            if not take(received.type, received.data, received.extra):
+                    await asyncio.wait_for(self._resumed.wait(), LOST_POLL)
+            frame = await self._socket.receive()
+            if not on_frame(frame.type, frame.data, frame.extra):
                 return
 
     def close(self) -> None:
-        self._free.set()
+        self._resumed.set()
 
-    def hold(self) -> None:
-        self._free.clear()
+    def pause(self) -> None:
+        self._resumed.clear()
 
-    def release(self) -> None:
-        self._free.set()
-
-
-# ---- what was wrong with a frame
+    def resume(self) -> None:
+        self._resumed.set()
 
 
-_PLAIN_WORDS = {
+class QueuedSocket(Socket):
+    """A WebSocket with the queued reader."""
+
+    def reader(self, transport: asyncio.Transport) -> Reader:
+        return _QueuedReader(self, transport)
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter:
+        transport = request.transport
+        if transport is None or self.prepared:
+            return await super().prepare(request)
+        # Clients that read once want the response and WELCOME in one piece.
+        cork(transport)
+        try:
+            return await super().prepare(request)
+        except BaseException:
+            uncork(transport)
+            raise
+
+
+# ---- broken frames
+
+
+_EXPLAINED = {
     "Continuation frame for non started": "a continuation of no message",
     "The opcode in non-fin": "a message that begins before the last one has ended",
     "Compressed message has too many": "a compressed message of too many parts",
@@ -104,49 +145,16 @@ _PLAIN_WORDS = {
     "Message size": "a message that is too long",
     "Unmasked frame": "an unmasked frame; clients mask what they send",
 }
-"""What aiohttp says, by how it begins, in words for those who wrote the client."""
+"""aiohttp's messages, by how they begin, in words for the author of the client."""
 
 
-def describe_broken(error: object) -> tuple[int, str] | None:
+def explain_broken_frame(error: object) -> tuple[int, str] | None:
     """The close code and the reason for a frame that could not be read, or None where the connection was lost."""
     if isinstance(error, WebSocketError):
         text = str(error)
-        words = (plain for begin, plain in _PLAIN_WORDS.items() if text.startswith(begin))
+        words = (plain for begin, plain in _EXPLAINED.items() if text.startswith(begin))
         return int(error.code), next(words, "it breaks RFC 6455")
     if error is None or isinstance(error, OSError) or not isinstance(error, Exception):
         return None
-    # zlib's error, or that of what aiohttp uses in its place.
+    # zlib's error, or that of the library that aiohttp uses in its place.
     return CloseCode.INVALID_DATA, "compressed data that cannot be inflated"
-
-
-class Socket(web.WebSocketResponse[Literal[False]]):
-    """A server's WebSocket on the public road, which is closed by its connection alone.
-
-    Attributes:
-        head: What must leave before anything else: the answer to the handshake, if it has not left.
-    """
-
-    head = b""
-
-    def reader(self, transport: asyncio.Transport) -> Reader:
-        """The way in that it has once it is upgraded."""
-        return _QueuedReader(self, transport)
-
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter:
-        transport = request.transport
-        if transport is None or self.prepared:
-            return await super().prepare(request)
-        # Clients that read once want the answer and WELCOME in one piece.
-        cork(transport)
-        try:
-            return await super().prepare(request)
-        except BaseException:
-            uncork(transport)
-            raise
-
-    async def close(self, **options: Any) -> bool:
-        """Leave the close to the connection, which says why and does not wait for the peer without bound."""
-        return False
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        """Nothing is left to be written when aiohttp asks for it."""

@@ -14,9 +14,8 @@ from ..access.addresses import AllowAddresses, BlockAddresses
 from ..access.proxies import Peer, PeerResolver, peer_address
 from ..concurrency.cancellation import must_propagate
 from ..connection.connection import Connection
-from ..connection.reader import Socket, is_handshake
-from ..connection.reader_choice import direct_road, open_socket
-from ..connection.sockets import abort
+from ..connection.reader import can_read_directly, open_socket
+from ..connection.sockets import Socket, abort, is_handshake
 from ..dispatch.compiler import known_names
 from ..dispatch.middleware import Refused, split_middlewares
 from ..errors import WampError, quote
@@ -55,7 +54,7 @@ class HandshakeHandler:
         self._gates = tuple(split_middlewares(middlewares, "App", gates=True)[0])
         self._known = known_names(runtime.procedures, runtime.topics, settings.prefixes)
         self._log = PeerLog(runtime.context.throttle, "handshakes", None, logger)
-        self._direct = direct_road()
+        self._direct = can_read_directly()
         by_address = any(isinstance(each, AllowAddresses | BlockAddresses) for each in middlewares)
         self._peers = PeerResolver(settings.trusted_proxies, self._log if by_address else None)
         self._page = None if runtime.monitor is None else runtime.monitor.page
@@ -224,7 +223,7 @@ class HandshakeHandler:
     async def _welcome(self, connection: Connection, socket: Socket, transport: asyncio.Transport) -> None:
         """Send WELCOME and run the connect hooks; what they raise closes the connection."""
         runtime = self._runtime
-        connection.open(transport, socket.head, window=int(socket.compress))
+        connection.open(transport, socket.pending_response, window=int(socket.compress))
         runtime.connections.add(connection)
         self._runtime.counters.connections += 1
         if runtime.hooks.has_connect:

@@ -8,7 +8,7 @@ from types import TracebackType
 
 from aiohttp import web
 
-from ..connection.sockets import has_left
+from ..connection.sockets import peer_has_closed
 from ..networks import client_network
 
 __all__ = ["ClientLeft", "ConnectionLimiter", "Handshakes"]
@@ -149,7 +149,7 @@ class _Wait:
         if self._error is not None or self._task is None:
             return
         transport = self._request.transport
-        if transport is None or has_left(transport):
+        if transport is None or peer_has_closed(transport):
             self._error = ClientLeft()
         elif self._seconds is not None and now >= self._due:
             text = f"the handshake took longer than {self._seconds:g} s"
