@@ -1,4 +1,4 @@
-"""`App`: what a user declares, how it is configured, started and stopped, and what it offers while it runs."""
+"""`App`: declare procedures and topics, set options, serve, and publish while it runs."""
 
 from __future__ import annotations
 
@@ -73,52 +73,52 @@ class _Option(Generic[Kept, Given]):
 class App:
     """A WAMP v1 application: procedures, topics, middlewares and hooks, served on one WebSocket path.
 
-    Each option is an attribute too, which may be set until the app starts (`console`, `javascript` and `ident` until
-    `setup`); later that is an AttributeError.
+    Each option is an attribute too and may be set until the app starts (`console`, `javascript` and `ident` until
+    `setup`); setting it later raises AttributeError.
 
     Args:
         prefixes: Prefix to URI. They expand the CURIEs of the app's own declarations and are the defaults of
             every connection; a client's PREFIX overrides them for that client.
-        middlewares: The one list, outermost first; see `wampkit.middleware`.
-        trusted_proxies: The addresses and networks of the proxies in front, or "unix" for one on a unix socket: what
-            they say of the client's address in X-Forwarded-For is believed. `TrustedProxies(..., header="Forwarded")`
-            reads the other header.
-        lifespan: An async context manager taking the app, entered at start and left at stop.
-        debug: Whether a caller sees the text of unexpected errors. Not for production.
+        middlewares: The middlewares for handshakes and messages, outermost first.
+        trusted_proxies: Addresses and networks of the proxies in front, or "unix" for one on a unix socket. The
+            client's address is taken from their X-Forwarded-For; `TrustedProxies(..., header="Forwarded")` reads the
+            other header.
+        lifespan: An async context manager that takes the app, entered at start and left at stop.
+        debug: Whether callers see the text of unexpected errors. Not for production.
 
-        cra: Lets clients log in over the socket with WAMP-CRA. Routes then require what was granted, unless they are
-            open with `requires=anyone`.
-        requires: What routes without a rule of their own require, such as `requires()`; a rule, or several.
+        cra: Lets clients log in over the socket with WAMP-CRA. Each route then requires the permission that the login
+            granted, unless it is open with `requires=anyone`.
+        requires: The rule, or rules, of routes without a rule of their own, such as `requires()`.
         explain_refusals: Whether a client whose SUBSCRIBE or PUBLISH was refused receives an EVENT on that topic that
             says why, as BabDev's server sends it; WAMP v1 itself has no answer.
 
-        exclude_publisher: Whether a PUBLISH that says nothing about it leaves out its own sender, as
-            autobahn-python does; False is what the PHP servers do.
+        exclude_publisher: Whether an event is not sent to its publisher when the PUBLISH does not say, as with
+            autobahn-python; False is what the PHP servers do.
         empty_eligible: Who receives an event whose PUBLISH has an empty list of eligible sessions: "nobody", as with
             autobahn-python, or "everybody", as with Ratchet, BabDev and WampSharp, whose clients may always send one.
         require_subprotocol: Whether a client that offers no WebSocket subprotocol is refused with HTTP 400.
-            One that offers others but not `wamp` always is.
-        malformed: What a message that breaks WAMP v1 does: "close" ends its connection with 1002, 1003 or 1007
-            and a reason, "ignore" logs it and goes on.
+            One that offers others but not `wamp` is always refused.
+        malformed: What happens on a message that breaks WAMP v1: "close" ends its connection with 1002, 1003 or
+            1007 and a reason, "ignore" logs it and continues.
         error_uris: Error URIs that replace those of `wampkit.ERROR_URIS`, by kind.
         ident: The server's name in WELCOME.
 
-        broker: What carries events: a `Broker`, or a URL such as `memory://`.
+        broker: Carries events between processes: a `Broker`, or a URL such as `memory://`.
         keepalive: Seconds between WebSocket pings; a peer that does not answer is cut within one and a half
             intervals. None turns them off.
-        limits: Every bound that the server keeps, in one `Limits`.
-        close_timeout: Seconds that a client has to answer a close frame before it is cut.
-        goodbye: How clients are left when the server stops, once their calls are answered: "close" sends a close
-            frame with 1012, "drop" only ends the connection. Autobahn|JS 0.8 reconnects after the latter alone.
-        compression: Whether clients that offer permessage-deflate get it. It saves bytes and costs time: some 10 us
-            an event and no memory, but it goes without the fast way in.
+        limits: All bounds that the server enforces.
+        close_timeout: Seconds for a client to answer a close frame before it is cut.
+        goodbye: How connections end when the server stops, once their calls are answered: "close" sends a close
+            frame with 1012, "drop" only ends the connection. Autobahn|JS 0.8 reconnects only after "drop".
+        compression: Whether clients that offer permessage-deflate get it. It saves bytes and costs some 10 us an
+            event; such connections are not read by the fast reader.
         threads: How many `def` handlers run at once; hooks and logins have as many threads of their own, made when
             they are needed.
 
-        javascript: Whether the browser's client is served beside the socket: `wampkit.js` below its path.
-        console: Whether a browser that opens the socket's address sees what the app serves and how it fares, and can
-            try it. Instead of True a rule (or several), such as `requires("admin")`, says who sees more than an empty
-            page. None is what `wampkit run` decides: only with `--reload` or `--debug`.
+        javascript: Whether the browser's client, `wampkit.js`, is served below the socket's path.
+        console: Whether a browser that opens the socket's address sees the app's routes and figures, and can call and
+            publish. A rule (or several), such as `requires("admin")`, instead of True says who may. None lets
+            `wampkit run` decide: only with `--reload` or `--debug`.
 
     Raises:
         DeclarationError: An option or a middleware cannot work.
@@ -216,7 +216,7 @@ class App:
 
     _made = False
 
-    if not TYPE_CHECKING:  # or else type checkers would take any name for an attribute
+    if not TYPE_CHECKING:  # with it, type checkers would allow any attribute
 
         def __setattr__(self, name: str, value: Any) -> None:
             if self._made and not name.startswith("_") and name not in _SETTABLE:
@@ -353,7 +353,7 @@ class App:
         await self._lifecycle.drain(deadline)
 
     async def stop(self) -> None:
-        """End everything that `start` began; connections that are still there are cut."""
+        """End everything that `start` began, and cut the connections that are left."""
         await self._lifecycle.stop()
 
     # ---- while it runs
@@ -369,7 +369,7 @@ class App:
         return Topics(self._running().registry, self.expand)
 
     def expand(self, name: str) -> str:
-        """The full URI of a CURIE of the app's prefixes; any other name as it is. Works before the start too."""
+        """The full URI of a CURIE of the app's prefixes; any other name unchanged. Works before the start too."""
         return expand(name, self._lifecycle.settings.prefixes)
 
     @property
@@ -413,7 +413,9 @@ class App:
             TypeError: JSON cannot carry the event.
             RuntimeError: The app is not running.
         """
-        await self._running().registry.publish(self.expand(topic), event, exclude=exclude, eligible=eligible, now=now)
+        runtime = self._running()
+        uri = expand(topic, runtime.settings.prefixes)
+        await runtime.registry.publish(uri, event, exclude=exclude, eligible=eligible, now=now)
 
     def to_user(self, user: Any) -> ToUser:
         """All connections of a user: `await app.to_user("ann").publish(...)`, `app.to_user("ann").close()`.
@@ -427,11 +429,11 @@ class App:
     async def recheck(self, connection: Connection) -> list[str]:
         """End the subscriptions that a connection may not have any more, after its user or roles changed.
 
-        Asks the rules of each topic again (`requires`), but no message middlewares, which run once for a message that
-        came. A SUBSCRIBE that is being decided has its rules asked again too, before it is accepted.
+        Checks the rules of each topic again (`requires`), but runs no message middlewares. A SUBSCRIBE that is being
+        decided has its rules checked again too, before it is accepted.
 
         Returns:
-            The topics that it lost, by URI. Nothing that is published to them from now on reaches it.
+            The URIs of the topics that it lost; no later event of them reaches it.
         """
         return await self._running().topic_messages.recheck(connection)
 
@@ -448,11 +450,11 @@ class App:
         return self._running().background(name, work)
 
     def report(self, error: BaseException, connection: Connection | None = None) -> None:
-        """Tell the app's `on_error` hooks of an exception that was not expected; does not wait, and logs nothing.
+        """Give an unexpected exception to the `on_error` hooks; does not wait, and logs nothing.
 
         Args:
             error: The exception.
-            connection: Whose it is, or None.
+            connection: The connection that it belongs to, or None.
         """
         self._running().report(error, connection)
 

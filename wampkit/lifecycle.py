@@ -36,8 +36,8 @@ class Lifecycle:
         settings: The present options.
         router: What the app declares.
         hooks: Its hooks.
-        error_handlers: What turns its exceptions into answers, by class.
-        processes: The processes that serve it, as far as what started them has said so.
+        error_handlers: Turn its exceptions into answers, by class.
+        processes: The processes that serve it, if its runner told; else None.
         runtime: Its parts while it runs, else None.
     """
 

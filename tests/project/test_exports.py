@@ -14,6 +14,15 @@ FACES = [
     (wampkit.AllowAddresses("10.0.0.1"), "allow connect describe disallow lifespan"),
     (wampkit.AllowHosts("example.com"), "connect describe"),
     (wampkit.AllowOrigins("https://example.com"), "any connect describe"),
+    (
+        wampkit.App(),
+        "add_rpc background broker close_timeout compression connections console counters cra debug drain "
+        "empty_eligible error_handler error_uris every exclude_publisher expand explain_refusals goodbye ident include "
+        "javascript keepalive lifespan limits malformed middlewares on_connect on_disconnect on_error on_shutdown "
+        "on_startup prefixes publish recheck report require_subprotocol requires rpc running setup start stop threads "
+        "tickets to_user topic topics trusted_proxies web_app",
+    ),
+    (wampkit.App().topic("news"), "on_subscribe on_unsubscribe require"),
     (wampkit.BlockAddresses(), "block connect describe lifespan unblock"),
     (wampkit.Call, "args connection id name replace route uri variables"),
     (
@@ -32,6 +41,7 @@ FACES = [
     (wampkit.Publish, "connection eligible event exclude exclude_me name replace route uri variables"),
     (wampkit.Refused("no"), "why"),
     (wampkit.requires("admin"), "check"),
+    (wampkit.Router(), "add_rpc include rpc topic"),
     (wampkit.Session, "created expires id refresh save"),
     (wampkit.Sessions(SimpleCookieStorage(max_age=60), plain=True), "connect describe lifespan"),
     (wampkit.Subscribe, "connection name replace route uri variables"),

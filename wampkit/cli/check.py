@@ -221,7 +221,7 @@ def report_on(app: App, attempt: HandshakeAttempt | None) -> Report:
     lifecycle.routes()
     gates = [
         Gate(middleware_name(each), _description(each), default=each not in app.middlewares)
-        for each in lifecycle.settings.arranged
+        for each in lifecycle.settings.with_default_gates
         if is_gate(each)
     ]
     proxies = app.trusted_proxies

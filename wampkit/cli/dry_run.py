@@ -105,7 +105,7 @@ async def dry_run(app: App, attempt: HandshakeAttempt) -> DryRun:
     """
     result = DryRun()
     lifecycle = lifecycle_of(app)
-    gates = tuple(_RecordingGate(each, result) for each in lifecycle.settings.arranged if is_gate(each))
+    gates = tuple(_RecordingGate(each, result) for each in lifecycle.settings.with_default_gates if is_gate(each))
     async with lifecycle.dry_run(gates) as handler, contextlib.AsyncExitStack() as stack:
         # Here, as a lifespan may use the app as if it ran.
         await _enter_lifespans(app, stack)

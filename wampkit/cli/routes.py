@@ -29,7 +29,7 @@ def routes(app: str | None, middlewares: bool, log_level: str, json: bool) -> No
     with inspecting(log_level):
         loaded = load_app(app, Path.cwd())
         compiled = _compiled(loaded)
-        gates, outer = middleware_names(lifecycle_of(loaded).settings.arranged, gates=True)
+        gates, outer = middleware_names(lifecycle_of(loaded).settings.with_default_gates, gates=True)
         if json:
             described = [describe_route(each, outer) for each in compiled]
             lines = [json_text({"prefixes": dict(loaded.prefixes), "handshake": gates, "routes": described})]

@@ -122,7 +122,7 @@ class Runtime:
         self.connections = Connections(users)
         throttle = LogThrottle(logger_of(Connection.__module__), MOST_KINDS_SHOWN if settings.debug else MOST_KINDS)
         self.context = ConnectionContext(
-            settings.sockets, limits, self.counters, self.threads, users, self.report, throttle=throttle
+            settings.connection_options, limits, self.counters, self.threads, users, self.report, throttle=throttle
         )
         errors = ErrorReporter(error_handlers, self.hooks.failed, self.threads.hooks)
         self.monitor = None if monitor is None else monitor(self)
@@ -134,7 +134,7 @@ class Runtime:
 
         self.broker = broker_from_url(settings.broker) if isinstance(settings.broker, str) else settings.broker
         self.registry = TopicRegistry(self.broker, self.context.flusher, self.context.eager, known=self.topics.has)
-        self.middlewares = settings.arranged
+        self.middlewares = settings.with_default_gates
         messages = self._message_middlewares()
         self.calls = Calls(
             self.procedures,

@@ -1,7 +1,8 @@
-"""The options of `App`: checked and brought into one form when they are given, before anything is made of them."""
+"""`Settings`: the options of `App`, checked and brought into one form when they are set."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Self
@@ -20,12 +21,17 @@ from ..protocol.uris import check_prefixes, check_uri, expand, prefix_advice, un
 from ..pubsub.broker import Broker, check_broker
 from ..router import rules_of
 
-__all__ = ["OPTIONS", "Settings", "arranged"]
+__all__ = ["OPTIONS", "Settings"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The options of an app; see `App` for each. Made by `of`, which checks them."""
+    """The options of an app; see `App` for each. Made by `of`, which checks them.
+
+    Attributes:
+        loopback_only: Whether pages must have asked for a host that is this machine by name, as `wampkit run --reload`
+            and `--debug` want it on a loopback address.
+    """
 
     prefixes: Mapping[str, str]
     middlewares: tuple[Middleware, ...]
@@ -60,16 +66,16 @@ class Settings:
 
     @classmethod
     def of(cls, **given: Any) -> Self:
-        """The settings as they were given, by name. Raises DeclarationError if one cannot work."""
+        """Settings from the arguments of `App`. Raises DeclarationError if one cannot work."""
         return cls(**{name: _checked(name, value) for name, value in given.items()})
 
     def changed(self, name: str, value: Any) -> Self:
-        """The same with another value of one option. Raises DeclarationError if it cannot work."""
+        """A copy with one option changed. Raises DeclarationError if the value cannot work."""
         return replace(self, **{name: _checked(name, value)})
 
     @property
-    def sockets(self) -> ConnectionOptions:
-        """How the app's sockets behave."""
+    def connection_options(self) -> ConnectionOptions:
+        """The options that connections read."""
         return ConnectionOptions(
             malformed=self.malformed,
             keepalive=self.keepalive,
@@ -78,9 +84,9 @@ class Settings:
         )
 
     @property
-    def arranged(self) -> tuple[Middleware, ...]:
-        """The middlewares with the gates that an app has by default."""
-        return arranged(self.middlewares, loopback_only=self.loopback_only)
+    def with_default_gates(self) -> tuple[Middleware, ...]:
+        """The middlewares with those gates that an app has by default."""
+        return _with_default_gates(self.middlewares, loopback_only=self.loopback_only)
 
     @property
     def error_uri_of(self) -> dict[str, str]:
@@ -106,12 +112,6 @@ def _cra(value: Any) -> Cra | None:
     return value
 
 
-def _limits(value: Any) -> Limits:
-    if not isinstance(value, Limits):
-        raise DeclarationError(f"limits is a wampkit.Limits, such as Limits(calls=100), not {value!r}")
-    return value
-
-
 def _console(value: Any) -> bool | tuple[Any, ...] | None:
     if value is None or isinstance(value, bool):
         return value
@@ -132,49 +132,31 @@ def _error_uris(value: Any) -> Mapping[str, str]:
     return dict(value)
 
 
-def _text(name: str) -> Callable[[Any], Any]:
+def _expect(name: str, wanted: str, holds: Callable[[Any], bool]) -> Callable[[Any], Any]:
+    """A check that gives the value back, or raises DeclarationError with what is wanted."""
+
     def check(value: Any) -> Any:
-        if not (isinstance(value, str) and value and value.isprintable()):
-            raise DeclarationError(f"{name} is a text of printable characters, not {value!r}")
-        return value
-
-    return check
-
-
-def _choice(name: str, *words: str) -> Callable[[Any], Any]:
-    def check(value: Any) -> Any:
-        if value not in words:
-            raise DeclarationError(f"{name} is {' or '.join(map(repr, words))}, not {value!r}")
-        return value
-
-    return check
-
-
-def _flag(name: str) -> Callable[[Any], Any]:
-    def check(value: Any) -> Any:
-        if not isinstance(value, bool):
-            raise DeclarationError(f"{name} is True or False, not {value!r}")
-        return value
-
-    return check
-
-
-def _seconds(name: str, *, none: bool) -> Callable[[Any], Any]:
-    def check(value: Any) -> Any:
-        if value is None and none:
-            return value
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-            wanted = "a number of seconds above 0" + (", or None" if none else "")
+        if not holds(value):
             raise DeclarationError(f"{name} is {wanted}, not {value!r}")
         return value
 
     return check
 
 
-def _threads(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise DeclarationError(f"threads is a whole number above 0, not {value!r}")
-    return value
+def _flag(name: str) -> Callable[[Any], Any]:
+    return _expect(name, "True or False", lambda value: isinstance(value, bool))
+
+
+def _choice(name: str, *words: str) -> Callable[[Any], Any]:
+    return _expect(name, " or ".join(map(repr, words)), lambda value: value in words)
+
+
+def _is_seconds(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+
+
+def _is_printable(value: Any) -> bool:
+    return isinstance(value, str) and value != "" and value.isprintable()
 
 
 _CHECKS: dict[str, Callable[[Any], Any]] = {
@@ -187,13 +169,15 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "empty_eligible": _choice("empty_eligible", "nobody", "everybody"),
     "malformed": _choice("malformed", "close", "ignore"),
     "error_uris": _error_uris,
-    "ident": _text("ident"),
+    "ident": _expect("ident", "a text of printable characters", _is_printable),
     "broker": check_broker,
-    "keepalive": _seconds("keepalive", none=True),
-    "limits": _limits,
-    "close_timeout": _seconds("close_timeout", none=False),
+    "keepalive": _expect(
+        "keepalive", "a number of seconds above 0, or None", lambda value: value is None or _is_seconds(value)
+    ),
+    "limits": _expect("limits", "a wampkit.Limits, such as Limits(calls=100)", lambda value: isinstance(value, Limits)),
+    "close_timeout": _expect("close_timeout", "a number of seconds above 0", _is_seconds),
     "goodbye": _choice("goodbye", "close", "drop"),
-    "threads": _threads,
+    "threads": _expect("threads", "a whole number above 0", lambda value: type(value) is int and value > 0),
     "console": _console,
     **{
         name: _flag(name)
@@ -210,32 +194,22 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-# ---- the order
+# ---- default gates
 
 
-def arranged(middlewares: Iterable[Any], *, loopback_only: bool = False) -> tuple[Any, ...]:
-    """An app's list with the gates that it has by default: behind those by address and host that it begins with.
+def _with_default_gates(middlewares: tuple[Any, ...], *, loopback_only: bool) -> tuple[Any, ...]:
+    """The middlewares with the default gates, which come after the leading gates by address and host.
 
     So a foreign page costs no look-up of a session, and a blocked address not even a look at its origin.
-
-    Args:
-        middlewares: The list as declared.
-        loopback_only: Whether pages must have asked for a host that is this machine by name.
     """
-    declared = tuple(middlewares)
-    own: list[Any] = []
-    if loopback_only and not _has(declared, AllowHosts):
-        own.append(LoopbackHosts())
-    if not _has(declared, AllowOrigins):
-        own.append(AllowOrigins(SAME, allow_missing=True))
-    leading = _leading(declared, lambda each: isinstance(each, AddressGate | AllowHosts))
-    return (*declared[:leading], *own, *declared[leading:])
+    defaults: list[Any] = []
+    if loopback_only and not _has(middlewares, AllowHosts):
+        defaults.append(LoopbackHosts())
+    if not _has(middlewares, AllowOrigins):
+        defaults.append(AllowOrigins(SAME, allow_missing=True))
+    leading = list(itertools.takewhile(lambda each: isinstance(each, AddressGate | AllowHosts), middlewares))
+    return (*leading, *defaults, *middlewares[len(leading) :])
 
 
 def _has(middlewares: Iterable[Any], kind: type) -> bool:
     return any(isinstance(each, kind) for each in middlewares)
-
-
-def _leading(items: tuple[Any, ...], matches: Callable[[Any], bool]) -> int:
-    """How many items at the beginning match."""
-    return next((index for index, each in enumerate(items) if not matches(each)), len(items))
