@@ -7,6 +7,7 @@ called directly, see `is_plain`.
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any
 from ..concurrency.threads import Threads
 from ..connection.connection import Connection
 from ..errors import DeclarationError, NotFound, WampError, quote
-from ..handlers.binding import Injectables, compile_handler, fits
+from ..handlers.binding import Injectables, compile_handler, variables_check
 from ..handlers.depends import Scope
 from ..handlers.plan import Plan
 from ..protocol import messages
@@ -87,6 +88,9 @@ class CompiledTopic:
 
 # ---- compiling
 
+RulesOf = Callable[[Iterable[Rule]], tuple[Rule, ...]]
+"""The rules to check, of those that were declared."""
+
 
 def compile_routes(
     routes: Iterable[Route],
@@ -113,40 +117,23 @@ def compile_routes(
     """
     procedures: RouteTable[CompiledProcedure] = RouteTable(longest, counters)
     topics: RouteTable[CompiledTopic] = RouteTable(longest, counters)
-    further: Injectables = given or {}
 
-    def add(route: Route, default: tuple[Rule, ...], *, cra: bool, builtin: bool) -> None:
-        _, middlewares = split_middlewares(route.middlewares, route.label, gates=False)
-        own = (*route.requires, *requirements_of(route.handler))
-
-        def rules(*more: Rule) -> tuple[Rule, ...]:
-            return combine_rules((*own, *more), default, cra=cra)
-
+    def add(route: Route, rules_of: RulesOf, *, builtin: bool) -> None:
         if route.kind == "procedure":
-            plan = _procedure_plan(route, further)
-            procedure = CompiledProcedure(route, plan, tuple(middlewares), rules(), builtin)
-            procedures.add(route, procedure, fits([plan]))
+            procedure = _compile_procedure(route, rules_of, given or {}, builtin=builtin)
+            procedures.add(route, procedure, variables_check([procedure.plan]))
         else:
-            handler, on_subscribe, on_unsubscribe = _topic_plans(route, further)
-            topic = CompiledTopic(
-                route,
-                handler,
-                on_subscribe,
-                on_unsubscribe,
-                tuple(middlewares),
-                rules(*route.subscribe),
-                rules(*route.publish),
-                builtin,
-            )
-            topics.add(route, topic, fits([*([handler] if handler else []), *on_subscribe, *on_unsubscribe]))
+            topic = _compile_topic(route, rules_of, given or {}, builtin=builtin)
+            handler = () if topic.plan is None else (topic.plan,)
+            topics.add(route, topic, variables_check([*handler, *topic.on_subscribe, *topic.on_unsubscribe]))
 
     reserved = {*(each.uri for each in builtins), *((AUTHREQ, AUTH) if cra else ())}
     for route in routes:
         if route.kind == "procedure" and route.uri in reserved:
             raise DeclarationError(f"procedure {route.uri!r} is wampkit's own in this app; remove or rename yours")
-        add(route, default, cra=cra, builtin=False)
+        add(route, lambda declared: combine_rules(declared, default, cra=cra), builtin=False)
     for route in builtins:
-        add(route, (), cra=False, builtin=True)
+        add(route, lambda declared: combine_rules(declared, (), cra=False), builtin=True)
     procedures.sort()
     topics.sort()
     return procedures, topics
@@ -197,33 +184,46 @@ def _hook_injectables(message: type[Incoming]) -> Injectables:
     }
 
 
-def _procedure_plan(route: Route, further: Injectables) -> Plan:
+def _compile_procedure(route: Route, rules_of: RulesOf, further: Injectables, *, builtin: bool) -> CompiledProcedure:
     assert route.handler is not None
-    plan = compile_handler(
-        route.declared, route.handler, {**_CALL, **further}, variables=_variables(route), all_variables=True
-    )
+    given = {**_CALL, **further}
+    plan = compile_handler(route.declared, route.handler, given, variables=_variables(route), all_variables=True)
     _refuse_generator(route, route.handler)
-    return plan
+    return CompiledProcedure(route, plan, _middlewares(route), rules_of(_declared_rules(route)), builtin)
 
 
-def _topic_plans(route: Route, further: Injectables) -> tuple[Plan | None, tuple[Plan, ...], tuple[Plan, ...]]:
-    """The plans of the handler and of both kinds of hooks."""
-    variables, handler = _variables(route), None
+def _compile_topic(route: Route, rules_of: RulesOf, further: Injectables, *, builtin: bool) -> CompiledTopic:
+    variables, plan = _variables(route), None
     if route.handler is not None:
         _refuse_generator(route, route.handler)
         given = {**_TOPIC, **further}
-        handler = compile_handler(route.declared, route.handler, given, variables=variables, all_variables=True, most=1)
+        plan = compile_handler(route.declared, route.handler, given, variables=variables, all_variables=True, most=1)
 
     def hooks(kind: str, functions: list[Callable[..., Any]], message: type[Incoming]) -> tuple[Plan, ...]:
         given = {**_hook_injectables(message), **further}
         label = f"{kind} of {route.declared}"
         return tuple(compile_handler(label, function, given, variables=variables, most=0) for function in functions)
 
-    return (
-        handler,
+    declared = _declared_rules(route)
+    return CompiledTopic(
+        route,
+        plan,
         hooks("on_subscribe", route.on_subscribe, Subscribe),
         hooks("on_unsubscribe", route.on_unsubscribe, Unsubscribe),
+        _middlewares(route),
+        rules_of((*declared, *route.subscribe)),
+        rules_of((*declared, *route.publish)),
+        builtin,
     )
+
+
+def _middlewares(route: Route) -> tuple[Any, ...]:
+    return tuple(split_middlewares(route.middlewares, route.label, gates=False)[1])
+
+
+def _declared_rules(route: Route) -> tuple[Rule, ...]:
+    """The rules for every type of message: those of the routers and the route, and those of the handler."""
+    return (*route.requires, *requirements_of(route.handler))
 
 
 def _variables(route: Route) -> Sequence[str]:
@@ -330,7 +330,7 @@ def topic_chain(
         handler: Runs the message.
     """
     layers = outer if topic is None else () if topic.builtin else (*outer, *topic.middlewares)
-    return fold(layers, with_rules(rules, lambda message: handler(topic, message)))
+    return fold(layers, with_rules(rules, functools.partial(handler, topic)))
 
 
 _NO_KEYWORDS: dict[str, Any] = {}

@@ -19,7 +19,7 @@ from .depends import Depends, Scope
 from .plan import Dependency, Plan, Resolver
 from .signatures import is_method, location, parameters_of
 
-__all__ = ["Injectables", "compile_handler", "fits"]
+__all__ = ["Injectables", "compile_handler", "variables_check"]
 
 Injectables = Mapping[Any, Resolver | str]
 """The resolvers of injected parameters by annotation; a text is the reason why one is not available here."""
@@ -218,7 +218,7 @@ def _convert_variable(owner: str, name: str, annotation: Any, scope: Scope) -> A
         raise InvalidArgument(f"{owner}: {{{name}}} in the URI: {problem}") from None
 
 
-def fits(plans: Iterable[Plan]) -> Callable[[Mapping[str, str]], bool] | None:
+def variables_check(plans: Iterable[Plan]) -> Callable[[Mapping[str, str]], bool] | None:
     """A check whether the values of a URI's variables are of the types that the plans declare; None if any are.
 
     A URI with another value belongs to no route: `book/abc` is no procedure where `{number}` is an int.

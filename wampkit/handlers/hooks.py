@@ -35,8 +35,6 @@ logger = logger_of(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-Lifespan = Callable[[Any], contextlib.AbstractAsyncContextManager[Any]]
-
 
 @dataclass(frozen=True, slots=True)
 class _Periodic:
@@ -45,95 +43,65 @@ class _Periodic:
     one_worker: bool | None
 
 
-_MAKE_CONTEXT = "decorate an async generator function with @contextlib.asynccontextmanager"
-
-
-def check_lifespan(lifespan: Any) -> Any:
-    """A lifespan as it was declared, or None. Raises DeclarationError if it can be none."""
-    if lifespan is None:
-        return None
-    if not callable(lifespan):
-        raise DeclarationError(f"lifespan is a function of the app, not {lifespan!r}; {_MAKE_CONTEXT}")
-    if inspect.isgeneratorfunction(lifespan) or inspect.isasyncgenfunction(lifespan) or is_async(lifespan):
-        raise DeclarationError(f"lifespan {location(lifespan)}: this makes no async context manager; {_MAKE_CONTEXT}")
-    try:
-        inspect.signature(lifespan).bind(None)
-    except TypeError:
-        raise DeclarationError(f"lifespan {location(lifespan)}: it must take one argument, the app") from None
-    except ValueError:  # no signature to be read; calling it will tell
-        pass
-    return lifespan
-
-
-def entered(lifespan: Lifespan, app: Any) -> contextlib.AbstractAsyncContextManager[Any]:
-    """The context manager that a lifespan makes for an app. Raises DeclarationError if it makes something else."""
-    manager = lifespan(app)
-    if not isinstance(manager, contextlib.AbstractAsyncContextManager):
-        raise DeclarationError(
-            f"lifespan {location(lifespan)}: it gave {manager!r}, which is no async context manager; {_MAKE_CONTEXT}"
-        )
-    return manager
-
-
 class Hooks:
-    """The hooks of one app, run in the order in which they were added (the closing ones in reverse)."""
+    """The hooks of one app, in the order in which they were added."""
 
     def __init__(self) -> None:
-        self._startup: list[Callable[..., Any]] = []
-        self._shutdown: list[Callable[..., Any]] = []
-        self._connect: list[Callable[..., Any]] = []
-        self._disconnect: list[Callable[..., Any]] = []
-        self._error: list[Callable[..., Any]] = []
-        self._periodic: list[_Periodic] = []
+        self.startup_hooks: list[Callable[..., Any]] = []
+        self.shutdown_hooks: list[Callable[..., Any]] = []
+        self.connect_hooks: list[Callable[..., Any]] = []
+        self.disconnect_hooks: list[Callable[..., Any]] = []
+        self.error_hooks: list[Callable[..., Any]] = []
+        self.periodic_functions: list[_Periodic] = []
 
     # ---- adding
 
     @without_parentheses("app.on_startup")
     def on_startup(self, hook: F) -> F:
         """Run `hook()` when the app starts, before the first client."""
-        return _add(self._startup, hook, 0, "on_startup")
+        return _add(self.startup_hooks, hook, 0, "on_startup")
 
     @without_parentheses("app.on_shutdown")
     def on_shutdown(self, hook: F) -> F:
-        """Run `hook()` when the app has stopped and its last client is gone."""
-        return _add(self._shutdown, hook, 0, "on_shutdown")
+        """Run `hook()` when the app has stopped and its last connection has ended; the hooks run in reverse order."""
+        return _add(self.shutdown_hooks, hook, 0, "on_shutdown")
 
     @without_parentheses("app.on_connect")
     def on_connect(self, hook: F) -> F:
-        """Run `hook(connection)` when a client has been welcomed, before its first message is taken.
+        """Run `hook(connection)` when a client has been welcomed, before its first message is handled.
 
-        What it raises closes the connection: with 1008 and its description for a `WampError`, else with 1011.
+        An exception closes the connection: a `WampError` with 1008 and its description, any other with 1011.
         """
-        return _add(self._connect, hook, 1, "on_connect")
+        return _add(self.connect_hooks, hook, 1, "on_connect")
 
     @without_parentheses("app.on_disconnect")
     def on_disconnect(self, hook: F) -> F:
-        """Run `hook(connection)` when a client that was welcomed has gone and left its topics.
+        """Run `hook(connection)` when a welcomed client has disconnected and its subscriptions have ended.
 
-        `connection.close_code` and `connection.close_reason` say why it went; `app.connections` counts it no more.
-        When the app stops, the hooks are waited for at most 5 seconds, then cancelled.
+        `connection.close_code` and `connection.close_reason` say why; it is no longer in `app.connections`.
+        When the app stops, hooks that take longer than 5 seconds are cancelled.
         """
-        return _add(self._disconnect, hook, 1, "on_disconnect")
+        return _add(self.disconnect_hooks, hook, 1, "on_disconnect")
 
     @without_parentheses("app.on_error")
     def on_error(self, hook: F) -> F:
-        """Run `hook(error, connection)` for each exception that was not expected: to report it elsewhere.
+        """Run `hook(error, connection)` for each unexpected exception, to report it elsewhere.
 
-        The connection is None where the exception belongs to none: from a periodic or shutdown hook, or from a part of
-        wampkit that serves all connections.
+        The connection is None for an exception of a periodic or shutdown hook, or of a part of wampkit that serves all
+        connections.
         """
-        return _add(self._error, hook, 2, "on_error")
+        return _add(self.error_hooks, hook, 2, "on_error")
 
     def every(self, seconds: float, *, one_worker: bool | None = None) -> Callable[[F], F]:
-        """Run the decorated function again and again, `seconds` after it last ended, while the app runs.
+        """Run the decorated function repeatedly while the app runs, each time `seconds` after it last ended.
 
-        What it raises is logged and given to `on_error`, and it runs again.
+        An exception is logged and given to `on_error`, and the function runs again.
 
         Args:
             seconds: The pause.
-            one_worker: Where several processes serve, each of them runs the function. True has it run in one of those
-                of `wampkit run --workers` only (gunicorn with several workers is refused then, and processes that are
-                started one by one do not know of each other). False ends the warning that each of them runs it.
+            one_worker: Which of several serving processes run the function. None and False: each of them; None logs a
+                warning. True: one of those of `wampkit run --workers`; gunicorn with several workers is refused then,
+                and processes that are started separately do not know of each other.
         """
         if callable(seconds):
             raise DeclarationError(f"write @app.every(60), with the seconds, above {_name(seconds)}")
@@ -142,18 +110,52 @@ class Hooks:
 
         def register(function: F) -> F:
             check_hook(function, 0, "every(...)")
-            self._periodic.append(_Periodic(seconds, function, one_worker))
+            self.periodic_functions.append(_Periodic(seconds, function, one_worker))
             return function
 
         return register
 
     def remove_error_hook(self, hook: Callable[..., Any]) -> None:
-        """Take back what `on_error` added."""
-        self._error.remove(hook)
+        """Remove a hook that `on_error` added."""
+        self.error_hooks.remove(hook)
 
     def periodic(self, one_worker: bool | None) -> list[str]:
         """The names of the periodic functions that were declared with this `one_worker`."""
-        return [_name(each.function) for each in self._periodic if each.one_worker is one_worker]
+        return [_name(each.function) for each in self.periodic_functions if each.one_worker is one_worker]
+
+
+_ARGUMENTS = ("", "connection", "error, connection")
+
+
+def _add(hooks: list[Callable[..., Any]], hook: F, count: int, name: str) -> F:
+    check_hook(hook, count, name, _ARGUMENTS[count])
+    hooks.append(hook)
+    return hook
+
+
+def check_hook(hook: Any, count: int, name: str, arguments: str = "") -> None:
+    """Refuse a hook that cannot be called. Raises DeclarationError.
+
+    Args:
+        hook: The function.
+        count: How many arguments it is given.
+        name: The decorator that adds it, for errors.
+        arguments: Their names, for errors.
+    """
+    if not callable(hook):
+        raise DeclarationError(f"{name}: {hook!r} is no function")
+    if is_method(hook):
+        bound = f"app.{name}(service.{hook.__name__})"
+        raise DeclarationError(f"{name}: {_name(hook)} is a method without its object; register it bound: {bound}")
+    takes = ("no argument", "one argument", "two arguments")[count] + (f" ({arguments})" if arguments else "")
+    try:
+        inspect.signature(hook).bind(*[None] * count)
+    except TypeError:
+        raise DeclarationError(f"{name}: {_name(hook)} must take {takes}") from None
+
+
+def _name(hook: Callable[..., Any]) -> str:
+    return str(getattr(hook, "__qualname__", hook))
 
 
 class HookRunner:
@@ -161,7 +163,7 @@ class HookRunner:
 
     Args:
         hooks: The app's hooks.
-        threads: Where the `def` functions among them run.
+        threads: Run the hooks that are `def` functions.
     """
 
     def __init__(self, hooks: Hooks, threads: Threads) -> None:
@@ -169,13 +171,13 @@ class HookRunner:
         self._threads = threads
 
     async def started(self) -> None:
-        """Run the start-up hooks; what one raises stops the start."""
-        for hook in self._hooks._startup:
+        """Run the start-up hooks; an exception stops the start."""
+        for hook in self._hooks.startup_hooks:
             await self._run(None, hook)
 
     async def stopped(self) -> None:
         """Run the shutdown hooks in reverse; one that fails is reported and the others run."""
-        for hook in reversed(self._hooks._shutdown):
+        for hook in reversed(self._hooks.shutdown_hooks):
             try:
                 await self._run(None, hook)
             except BaseException as error:
@@ -187,16 +189,16 @@ class HookRunner:
     @property
     def has_connect(self) -> bool:
         """Whether there are connect hooks."""
-        return bool(self._hooks._connect)
+        return bool(self._hooks.connect_hooks)
 
     async def connected(self, connection: Connection) -> None:
-        """Run the connect hooks; what one raises refuses the client."""
-        for hook in self._hooks._connect:
+        """Run the connect hooks; an exception refuses the client."""
+        for hook in self._hooks.connect_hooks:
             await self._run(connection, hook, connection)
 
     async def disconnected(self, connection: Connection) -> None:
         """Run the disconnect hooks; one that fails is reported and the others run."""
-        for hook in self._hooks._disconnect:
+        for hook in self._hooks.disconnect_hooks:
             try:
                 await self._run(connection, hook, connection)
             except BaseException as error:
@@ -207,7 +209,7 @@ class HookRunner:
 
     async def failed(self, error: BaseException, connection: Connection | None = None) -> None:
         """Run the error hooks; one that fails itself is logged."""
-        for hook in self._hooks._error:
+        for hook in self._hooks.error_hooks:
             try:
                 await self._run(connection, hook, error, connection)
             except BaseException as failure:
@@ -219,13 +221,13 @@ class HookRunner:
         """Start a task for each `every`.
 
         Args:
-            first: Whether this process runs the functions for one process.
+            first: Whether this process runs the functions with `one_worker=True`.
         """
 
         def task(each: _Periodic) -> BackgroundTask:
             return BackgroundTask(f"every: {_name(each.function)}", lambda: self._repeat(each), self.failed)
 
-        tasks = [task(each) for each in self._hooks._periodic if first or not each.one_worker]
+        tasks = [task(each) for each in self._hooks.periodic_functions if first or not each.one_worker]
         for each in tasks:
             each.start()
         return tasks
@@ -256,50 +258,52 @@ class HookRunner:
                 await result
 
 
-_ARGUMENTS = ("", "connection", "error, connection")
+# ---- lifespans
+
+Lifespan = Callable[[Any], contextlib.AbstractAsyncContextManager[Any]]
+
+_MAKE_CONTEXT = "decorate an async generator function with @contextlib.asynccontextmanager"
 
 
-def _add(hooks: list[Callable[..., Any]], hook: F, count: int, name: str) -> F:
-    check_hook(hook, count, name, _ARGUMENTS[count])
-    hooks.append(hook)
-    return hook
-
-
-def check_hook(hook: Any, count: int, name: str, arguments: str = "") -> None:
-    """Refuse a hook that cannot be called.
-
-    Args:
-        hook: The function.
-        count: How many arguments it is given.
-        name: What adds it.
-        arguments: What they are.
-    """
-    if not callable(hook):
-        raise DeclarationError(f"{name}: {hook!r} is no function")
-    if is_method(hook):
-        bound = f"app.{name}(service.{hook.__name__})"
-        raise DeclarationError(f"{name}: {_name(hook)} is a method without its object; register it bound: {bound}")
-    takes = ("no argument", "one argument", "two arguments")[count] + (f" ({arguments})" if arguments else "")
+def check_lifespan(lifespan: Any) -> Any:
+    """Check a lifespan as it was declared, or None. Raises DeclarationError."""
+    if lifespan is None:
+        return None
+    if not callable(lifespan):
+        raise DeclarationError(f"lifespan is a function of the app, not {lifespan!r}; {_MAKE_CONTEXT}")
+    if inspect.isgeneratorfunction(lifespan) or inspect.isasyncgenfunction(lifespan) or is_async(lifespan):
+        raise DeclarationError(f"lifespan {location(lifespan)}: this makes no async context manager; {_MAKE_CONTEXT}")
     try:
-        inspect.signature(hook).bind(*[None] * count)
+        inspect.signature(lifespan).bind(None)
     except TypeError:
-        raise DeclarationError(f"{name}: {_name(hook)} must take {takes}") from None
+        raise DeclarationError(f"lifespan {location(lifespan)}: it must take one argument, the app") from None
+    except ValueError:  # its signature cannot be read; the start will show whether it can be called
+        pass
+    return lifespan
 
 
-def _name(hook: Callable[..., Any]) -> str:
-    return str(getattr(hook, "__qualname__", hook))
+def entered(lifespan: Lifespan, app: Any) -> contextlib.AbstractAsyncContextManager[Any]:
+    """Make a lifespan's context manager for an app. Raises DeclarationError if the lifespan returns something else."""
+    manager = lifespan(app)
+    if not isinstance(manager, contextlib.AbstractAsyncContextManager):
+        raise DeclarationError(
+            f"lifespan {location(lifespan)}: it gave {manager!r}, which is no async context manager; {_MAKE_CONTEXT}"
+        )
+    return manager
 
+
+# ---- exceptions
 
 ErrorHandlers = Mapping[type[BaseException], Callable[[Any], Any]]
 
 
 class ErrorReporter:
-    """Explains exceptions by the app's error handlers.
+    """Turns exceptions into answers by the app's error handlers, and reports unexpected ones.
 
     Args:
-        handlers: What makes a `WampError` of an exception, by its class.
+        handlers: The app's error handlers by exception class.
         on_error: Called for each unexpected exception.
-        threads: Where the handlers run that are plain functions.
+        threads: Run the handlers that are `def` functions.
     """
 
     def __init__(
@@ -313,7 +317,7 @@ class ErrorReporter:
         self._on_error = on_error
 
     async def as_answer(self, connection: Connection, error: BaseException, what: str) -> BaseException:
-        """Turn an error into an answer by the app's error handlers; an exception that none handles is reported."""
+        """Turn an exception into a `WampError` by the app's error handlers; report and return it if none handles it."""
         if isinstance(error, WampError):
             return error
         handler = self._handler_for(type(error))
@@ -333,7 +337,7 @@ class ErrorReporter:
         return error
 
     async def report(self, connection: Connection, error: BaseException, what: str) -> None:
-        """Log an exception and tell the app's hooks of it."""
+        """Log an exception and run the app's `on_error` hooks."""
         reason = str(error) if isinstance(error, NotJson) else ""
         why = "; ".join(filter(None, (reason, *getattr(error, "__notes__", ()))))
         kind = ("failed", type(error), _place_of(error), reason)
@@ -342,7 +346,7 @@ class ErrorReporter:
         await self._on_error(error, connection)
 
     def _handler_for(self, kind: type[BaseException]) -> Callable[[Any], Any] | None:
-        """The handler of the nearest class in the exception's ancestry."""
+        """The handler of the nearest base class of an exception."""
         for ancestor in kind.__mro__:
             handler = self._handlers.get(ancestor)
             if handler is not None:
@@ -351,5 +355,5 @@ class ErrorReporter:
 
 
 def _place_of(error: BaseException) -> int:
-    """A hash of the lines in a traceback: equal for exceptions that were raised in the same way."""
+    """A hash of the lines that an exception passed, so that the same failure for another URI is logged as one kind."""
     return hash(tuple((frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)))
