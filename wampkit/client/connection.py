@@ -22,7 +22,7 @@ from ..errors import CallError, ConnectionLost, ProtocolError, quote
 from ..protocol import messages
 from ..protocol.extensions import PUBLISH, RESTART, SESSION_ID_SUFFIX
 from ..protocol.v1 import WampV1
-from ..protocol.websocket import CloseCode
+from ..protocol.websocket import PONG_WAIT, CloseCode
 from .handshake import WebSocket
 from .options import ClientOptions
 
@@ -30,9 +30,6 @@ __all__ = ["ClientConnection", "OnEvent"]
 
 OnEvent = Callable[["ClientConnection", messages.Event, int], None]
 """Called for each EVENT with the connection, the message and its bytes."""
-
-PONG_WAIT = 0.4
-"""The share of the keepalive interval in which the server must answer a ping."""
 
 PONG_CHECKS = 8
 """Checks for a pong in that time. After the event loop was blocked, however long, one more check is still to come,

@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Protocol, TypeVar
 
-__all__ = ["Heartbeat", "keep_alive"]
+from ..protocol.websocket import PONG_WAIT
 
-PONG_WAIT = 0.4
-"""The share of the keepalive interval in which a ping must be answered."""
+__all__ = ["Heartbeat", "keep_alive"]
 
 
 class Heartbeat:

@@ -9,6 +9,7 @@ from enum import IntEnum
 from functools import lru_cache
 
 __all__ = [
+    "PONG_WAIT",
     "SHORT_TEXT",
     "TEXT",
     "CloseCode",
@@ -56,6 +57,9 @@ class CloseCode(IntEnum):
     SLOW_READER = 4008
     SESSION_ENDED = 4401
 
+
+PONG_WAIT = 0.4
+"""The share of the keepalive interval in which the other side must answer a ping."""
 
 TEXT, _CLOSE, _PING, _PONG = 0x81, 0x88, 0x89, 0x8A
 
