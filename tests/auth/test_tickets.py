@@ -283,7 +283,7 @@ def test_tickets_that_cannot_work_are_refused(make: Any, message: str) -> None:
         make()
 
 
-@rows(("required", "words"), [(False, "and lets in who has none"), (True, "and refuses who has none")])
+@rows(("required", "words"), [(False, "and lets in clients without one"), (True, "and refuses clients without one")])
 def test_the_gate_says_whom_it_lets_in(required: bool, words: str) -> None:
     """What `wampkit check` shows of it says whether a ticket is required."""
     assert Tickets(KEY, required=required).describe() == f"takes one-time tickets (?ticket=...) {words}"

@@ -109,7 +109,7 @@ wrong.add_rpc("x", lambda: None)
 SHOWN = """\
 proxies: the client's address is believed of 10.0.0.0/8 (X-Forwarded-For)
 1. BlockAddresses  refuses 203.0.113.0/24, unix sockets
-2. AllowHosts      lets in who asks for example.com, 127.0.0.1
+2. AllowHosts      lets in clients that asked for example.com, 127.0.0.1
 3. AllowOrigins    lets in pages of the server's own origin and clients without Origin (by default)
 4. Users           knows users by their cookie
 5. Silent

@@ -40,7 +40,7 @@ def test_the_door_is_explained_in_order(site: Path) -> None:
     assert done.returncode == 0, done.stderr
     lines = [line.split("  ")[0] for line in done.stdout.splitlines() if line[:1].isdigit()]
     assert lines == ["1. BlockAddresses", "2. AllowOrigins", "3. Tickets", "4. Sessions"]
-    assert "takes one-time tickets (?ticket=...) and lets in who has none" in done.stdout
+    assert "takes one-time tickets (?ticket=...) and lets in clients without one" in done.stdout
     assert "(EncryptedCookieStorage, cookie site that lasts 3,600 s)" in done.stdout
 
 

@@ -287,8 +287,8 @@ async def test_clients_that_are_nobody_are_in_the_log(caplog: pytest.LogCaptureF
     lines = [record.getMessage() for record in caplog.records if record.levelno >= logging.INFO]
     assert len(lines) == 4, lines
     assert all(line.endswith("(38 more like this)") for line in lines[2:]), lines
-    assert "127.0.0.1' is nobody: no cookie came" in caplog.text
-    assert "is nobody: the cookie came but does not decrypt" in caplog.text
+    assert "127.0.0.1' has no user: no cookie came" in caplog.text
+    assert "has no user: the cookie came but does not decrypt" in caplog.text
     assert bad[:20] not in caplog.text
 
 
@@ -836,7 +836,10 @@ async def test_refresh_takes_no_other_session() -> None:
         assert (await peer.call("refresh"))[0] == ERROR
 
 
-@rows(("required", "words"), [(False, "AIOHTTP_SESSION that lasts 3,600 s)"), (True, ") and refuses who is nobody")])
+@rows(
+    ("required", "words"),
+    [(False, "AIOHTTP_SESSION that lasts 3,600 s)"), (True, ") and refuses clients without a user")],
+)
 def test_the_gate_says_what_it_does(required: bool, words: str) -> None:
     """What `wampkit check` shows of it says whether a session is required."""
     assert Sessions(_storage(), required=required).describe().endswith(words)

@@ -169,7 +169,7 @@ class AllowHosts:
 
     def describe(self) -> str:
         """What it does, for `wampkit check`."""
-        return f"lets in who asks for {self._listed()}"
+        return f"lets in clients that asked for {self._listed()}"
 
     def _listed(self) -> str:
         return ", ".join(map(str, self._rules))

@@ -146,7 +146,7 @@ class Tickets:
 
     def describe(self) -> str:
         """What it does, for `wampkit check`."""
-        others = "refuses who has none" if self._required else "lets in who has none"
+        others = "refuses clients without one" if self._required else "lets in clients without one"
         return f"takes one-time tickets (?{self._parameter}=...) and {others}"
 
     @contextlib.asynccontextmanager

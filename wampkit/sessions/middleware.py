@@ -93,13 +93,13 @@ class Sessions:
             if self._required:
                 raise Refused("log in first", why=note)
             who = quote(describe_address(connection.remote), 64)
-            self._source.log_line(("anonymous", note), f"{who} is nobody: {note}")
+            self._source.log_line(("anonymous", note), f"{who} has no user: {note}")
         return note
 
     def describe(self) -> str:
         """What it does, for `wampkit check`."""
         text = f"reads the web front end's session ({self._source.storage.describe()})"
-        return f"{text} and refuses who is nobody" if self._required else text
+        return f"{text} and refuses clients without a user" if self._required else text
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: Any) -> AsyncIterator[None]:

@@ -33,24 +33,16 @@ from .session import GONE, SessionEnded, SessionUnavailable
 
 __all__ = ["LoadedSession", "NoSession", "Storage", "quiet_undecryptable_cookies"]
 
+# Why a handshake has no session.
 NO_COOKIE = "no cookie came"
-
 SECOND_HEADER = "the cookie came in a second Cookie header, of which only the first is read"
-
 TWO_COOKIES = "two session cookies came, of which one may be somebody else's"
-
 HIDDEN_COOKIE = "the session's cookie came within another cookie, which somebody else may have set"
-
 NOT_DECRYPTED = "the cookie came but does not decrypt (wrong or rotated-out key, or altered)"
-
 FROM_THE_FUTURE = "the cookie was made over a minute from now: the clocks of the servers differ"
-
-NO_SESSION = "the cookie came, but what it stands for is no session"
-
+NOT_A_SESSION = "the cookie came, but what it stands for is no session"
 EXPIRED = "the cookie has expired"
-
 UNKNOWN = "the storage knows no such session"
-
 EMPTY = "the session is empty"
 
 _IN_NAMES = r"A-Za-z0-9!#$%&'*+.^_`|~\-"
@@ -134,7 +126,7 @@ class Storage:
                 return self._result(loaded, request, has_cookie=cookies > 0, is_first=first > 0)
         except (_Unreadable, *_BAD_DATA):
             altered = self._fernet is not None and self._token_time(request) is None
-            return NoSession(NOT_DECRYPTED if altered else NO_SESSION)
+            return NoSession(NOT_DECRYPTED if altered else NOT_A_SESSION)
 
     async def change(self, request: web.Request, key: str, changes: Mapping[str, Any]) -> LoadedSession | NoSession:
         """Load a session, apply changes and save it, unless it has ended meanwhile.
@@ -234,7 +226,7 @@ class Storage:
             return NOT_DECRYPTED
         if most is not None and made + most < time.time():
             return EXPIRED
-        return FROM_THE_FUTURE if made > time.time() + CLOCK_SKEW else NO_SESSION
+        return FROM_THE_FUTURE if made > time.time() + CLOCK_SKEW else NOT_A_SESSION
 
     def _token_time(self, request: web.Request) -> int | None:
         """The time at which an encrypted cookie was made, or None if no key fits."""
