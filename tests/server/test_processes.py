@@ -89,7 +89,7 @@ async def test_gunicorns_workers_are_warned_of(project: Path) -> None:
     """Under gunicorn with two workers each thing that they do not share is one line, once; with one there is none."""
     async with gunicorn(project, 2, APP="all", EVERY="each right") as (server, _):
         for pattern in (
-            r"gunicorn -w 2: with the broker memory:// an event never leaves its process",
+            r"gunicorn -w 2: this app has topics, and with the broker memory:// an event never leaves its process",
             r"gunicorn -w 2: each worker remembers spent tickets by itself",
             r"gunicorn -w 2: each worker draws a key for the salts of unknown users",
             r"gunicorn -w 2: every worker runs what @app.every declares \(each\)",

@@ -20,12 +20,11 @@ from ..access.hosts import socket_url
 from ..access.origins import AllowOrigins
 from ..access.proxies import TrustedProxies
 from ..app import App, lifecycle_of
-from ..auth.tickets import Tickets, is_shared
 from ..concurrency.background import BackgroundTask
 from ..console.console import console_is_open
 from ..errors import DeclarationError
 from ..server.mounting import hide_versions
-from ..server.processes import Processes, stays_in_process
+from ..server.processes import Processes, obstacles
 from ..sessions.middleware import key_fingerprints
 from ..telemetry.logs import logger_of
 from .errors import CommandError, describe_error
@@ -58,21 +57,9 @@ SHUTDOWN_TIMEOUT = 1.0
 class RunOptions:
     """The options of `wampkit run`, and what a supervisor adds for its children.
 
+    Each attribute that is not listed here is an option of that command, which its `--help` describes.
+
     Attributes:
-        app: Which app, as `loading.load_app` takes it.
-        host: The address or name to listen on.
-        port: The port; 0 takes a free one.
-        path: The socket's path.
-        drain: Seconds that calls under way are given when the server stops.
-        broker: A broker's URL that replaces the app's, or None.
-        trusted_proxies: The proxies whose word about the client's address is believed in place of the app's own; None
-            for the app's own.
-        debug: Whether callers see the text of unexpected errors even if the app does not say so.
-        reload: Whether this is a server for development that is started anew at each change.
-        worker_timeout: Seconds for which a worker's event loop may stand still until it is replaced; 0 for ever.
-        loop: The event loop; "auto" is uvloop where it is installed.
-        log_level: The least level that is logged, as `logging` names it, in lower case.
-        workers: How many processes serve the port.
         shared: Whether other processes listen on the same port.
         first: Whether this is the first of several workers.
     """
@@ -140,7 +127,10 @@ def serve(
         new_loop = loop_factory(options.loop)
         app = _load(options)
         counts = _count(app)
-        _check_workers(app, options, topics=counts["topic"] > 0)
+        if options.workers > 1:
+            obstacle = next(obstacles(lifecycle_of(app).settings, topics=counts["topic"] > 0), None)
+            if obstacle is not None:
+                raise CommandError(f"--workers {options.workers}: {obstacle}, or leave out --workers")
         sockets = bind(options.host, options.port, shared=options.shared)
         loopback_only = options.development and all(map(_is_loopback, sockets))
         lifecycle_of(app).configure("loopback_only", loopback_only)
@@ -179,22 +169,6 @@ def _count(app: App) -> Counter[str]:
         return Counter(each.kind for each in lifecycle_of(app).routes())
     except DeclarationError as error:
         raise CommandError(describe_error(error)) from error
-
-
-def _check_workers(app: App, options: RunOptions, *, topics: bool) -> None:
-    """Raise CommandError for an app that several processes cannot serve."""
-    if options.workers == 1:
-        return
-    if topics and stays_in_process(app.broker):
-        raise CommandError(
-            f"--workers {options.workers}: this app has topics, and with the broker memory:// an event never leaves "
-            "its process, so subscribers on other workers would miss it; leave out --workers"
-        )
-    if any(isinstance(each, Tickets) and not is_shared(each) for each in app.middlewares):
-        raise CommandError(
-            f"--workers {options.workers}: each worker remembers spent tickets by itself, so that a ticket could be "
-            "used once on each of them; give Tickets(..., spent=...) a store that they share, or leave out --workers"
-        )
 
 
 def _info(app: App, url: str, counts: Counter[str]) -> ServerInfo:

@@ -6,7 +6,7 @@ Processes on several machines, or behind a load balancer, cannot be known.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import FrameType
 from urllib.parse import urlsplit
@@ -17,7 +17,7 @@ from ..pubsub.broker import Broker, MemoryBroker
 from ..telemetry.logs import logger_of
 from .settings import Settings
 
-__all__ = ["Processes", "check_processes", "stays_in_process", "under_gunicorn"]
+__all__ = ["Processes", "check_processes", "obstacles", "under_gunicorn"]
 
 logger = logger_of(__name__)
 
@@ -57,8 +57,26 @@ def under_gunicorn() -> Processes:
     return Processes()
 
 
-def stays_in_process(broker: Broker | str) -> bool:
-    """Whether a broker carries events within one process alone."""
+def obstacles(settings: Settings, *, topics: bool) -> Iterator[str]:
+    """Yield a line for each part of an app that several processes cannot serve, with the cure.
+
+    Args:
+        settings: The app's options.
+        topics: Whether the app has topics.
+    """
+    if topics and _stays_in_process(settings.broker):
+        yield (
+            "this app has topics, and with the broker memory:// an event never leaves its process, so that subscribers "
+            "on other workers miss it; give App(broker=...) one that the workers share"
+        )
+    if any(isinstance(gate, Tickets) and not is_shared(gate) for gate in settings.middlewares):
+        yield (
+            "each worker remembers spent tickets by itself, so that a ticket can be used once on each of them; "
+            "give Tickets(..., spent=...) a store that they share"
+        )
+
+
+def _stays_in_process(broker: Broker | str) -> bool:
     return urlsplit(broker).scheme == "memory" if isinstance(broker, str) else isinstance(broker, MemoryBroker)
 
 
@@ -86,18 +104,8 @@ def check_processes(
         )
     if not processes.first:
         return
-    if topics and stays_in_process(settings.broker):
-        logger.error(
-            "%s: with the broker memory:// an event never leaves its process, so that subscribers on other workers "
-            "miss it; start it with -w 1, or give App(broker=...) one that the workers share",
-            processes.server,
-        )
-    if any(isinstance(gate, Tickets) and not is_shared(gate) for gate in settings.middlewares):
-        logger.error(
-            "%s: each worker remembers spent tickets by itself, so that a ticket can be used once on each of them; "
-            "give Tickets(..., spent=...) a store that they share",
-            processes.server,
-        )
+    for obstacle in obstacles(settings, topics=topics):
+        logger.error("%s: %s, or start it with -w 1", processes.server, obstacle)
     if settings.cra is not None and settings.cra.hide_unknown_keys and settings.cra.decoy_key is None:
         logger.warning(
             "%s: each worker draws a key for the salts of unknown users, which shows who is unknown; give all of them "

@@ -7,7 +7,7 @@ import concurrent.futures
 import contextlib
 import re
 import traceback
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -182,17 +182,6 @@ class WampServer:
         """
         return ExpectedError(self, kind, match, within)
 
-    # ---- for ExpectedError
-
-    def _take(self, since: int, matches: Callable[[BaseException], bool]) -> list[BaseException]:
-        taken = [error for error in self.errors[since:] if matches(error)]
-        self.errors[since:] = [error for error in self.errors[since:] if error not in taken]
-        return taken
-
-    async def _next_error(self) -> None:
-        self._error_came.clear()
-        await self._error_came.wait()
-
     def _foreign_loop(self) -> asyncio.AbstractEventLoop | None:
         """The server's loop if it runs in another thread, which this one may wait for; else None."""
         loop = self._loop
@@ -244,13 +233,16 @@ class ExpectedError:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._within):
                 while not self._take():
-                    await self._server._next_error()
+                    self._server._error_came.clear()
+                    await self._server._error_came.wait()
 
     def _take(self) -> bool:
-        taken = self._server._take(self._since, self._matches)
-        if taken:
-            self.value = taken[0]
-        return bool(taken)
+        """Remove the errors that are expected from the server's list; whether there is any."""
+        new = self._server.errors[self._since :]
+        expected = [error for error in new if self._matches(error)]
+        self._server.errors[self._since :] = [error for error in new if error not in expected]
+        self.value = expected[0] if expected else None
+        return bool(expected)
 
     def _matches(self, error: BaseException) -> bool:
         return isinstance(error, self._kind) and (self._match is None or re.search(self._match, str(error)) is not None)
