@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ..concurrency.eager import EagerTasks
 from ..concurrency.threads import ThreadPools
@@ -22,14 +22,17 @@ __all__ = ["ConnectionContext", "ConnectionOptions"]
 logger = logger_of(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConnectionOptions:
-    """How the app's sockets behave; see `App` for what each means."""
+class ConnectionOptions(Protocol):
+    """The options of an app that its connections read; see `App` for each."""
 
-    malformed: Literal["close", "ignore"] = "close"
-    keepalive: float | None = 25.0
-    close_timeout: float = 3.0
-    compression: bool = False
+    @property
+    def malformed(self) -> Literal["close", "ignore"]: ...
+
+    @property
+    def keepalive(self) -> float | None: ...
+
+    @property
+    def close_timeout(self) -> float: ...
 
 
 def _forget(error: BaseException, connection: Any) -> None:

@@ -47,14 +47,12 @@ class Console:
 
     Args:
         runtime: The running app.
-
-    Attributes:
-        meter: Counts messages, as the app's outermost middleware.
-        page: Answers a browser that opens the socket's path.
     """
 
     def __init__(self, runtime: Runtime) -> None:
         self.meter = Meter()
+        self.message = self.meter.message
+        self.counting = self.meter.counting
         self.page = show_console
         self._runtime = runtime
         self._figures: deque[dict[str, Any]] = deque(maxlen=MOST_FIGURES)

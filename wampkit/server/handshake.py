@@ -1,11 +1,10 @@
-"""The HTTP side: a handshake comes in, passes the gates, and becomes a connection that is served until it ends."""
+"""`HandshakeHandler`: from the HTTP request through the gates to a connection, which is served until it closes."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
 from typing import Any
 
 from aiohttp import HttpVersion11, web
@@ -23,17 +22,18 @@ from ..networks import describe_address
 from ..protocol.v1 import SUBPROTOCOL, WampV1
 from ..protocol.websocket import CloseCode
 from ..telemetry.logs import KIND, LogThrottle, PeerLog, logger_of
-from .handshake_limits import ClientLeft, ConnectionLimiter, Handshakes
+from .handshake_limits import ClientDisconnected, ConnectionLimiter, PendingHandshakes
 from .runtime import Runtime
+from .settings import Settings
 
-__all__ = ["HandshakeHandler", "log_refusal"]
+__all__ = ["HandshakeHandler"]
 
 logger = logger_of("wampkit.access")
 
-_OF_THE_TEXT = ("Content-Type", "Content-Length", "Server", "Connection")
+_BODY_HEADERS = ("Content-Type", "Content-Length", "Server", "Connection")
 
 CLIENT_CLOSED_REQUEST = 499
-"""What nginx, too, writes into an access log for a client that did not wait for its answer."""
+"""The status, as nginx writes it into its access log, for a client that disconnected before its answer."""
 
 OFFER = "Sec-WebSocket-Protocol"
 
@@ -43,7 +43,7 @@ class HandshakeHandler:
 
     Args:
         runtime: The running app.
-        middlewares: Whose `connect` methods are the gates, outermost first; None for the app's. For a dry run.
+        middlewares: Used in place of the app's, for a dry run. Their `connect` methods are the gates.
     """
 
     def __init__(self, runtime: Runtime, middlewares: Iterable[Any] | None = None) -> None:
@@ -58,18 +58,18 @@ class HandshakeHandler:
         by_address = any(isinstance(each, AllowAddresses | BlockAddresses) for each in middlewares)
         self._peers = PeerResolver(settings.trusted_proxies, self._log if by_address else None)
         self._page = None if runtime.monitor is None else runtime.monitor.page
-        self._handshakes = Handshakes()
+        self._pending = PendingHandshakes()
         self._limiter = ConnectionLimiter(settings.limits.connections, settings.limits.connections_per_address)
 
     def close(self) -> None:
-        """Write the counted log lines that have not been written."""
-        self._handshakes.close()
+        """Stop the timer, and write the log lines that were counted and not written."""
+        self._pending.close()
         self._runtime.context.throttle.close()
 
     async def __call__(self, request: web.Request) -> web.StreamResponse:
-        """Serve one handshake and, if it is let in, the connection that it becomes.
+        """Serve one handshake and, if it is accepted, the connection until it closes.
 
-        All of a connection's life is this one coroutine: each further one around its idle time would cost memory.
+        A connection lives in this one coroutine: each further one around it would cost memory while it is idle.
         """
         try:
             peer = self._peers.resolve(request)
@@ -77,25 +77,23 @@ class HandshakeHandler:
             return self._refuse(peer_address(request), refusal)
         address = peer.address
         if self._page is not None and not is_handshake(request):
-            return await self._show(request, peer, self._page)
+            return await self._serve_page(request, peer, self._page)
         try:
             self._limiter.acquire(address)
         except web.HTTPException as refusal:
             return self._refuse(address, refusal)
         try:
-            connection, socket = await self._let_in(request, peer)
-        except web.HTTPException as refusal:
+            connection, socket = await self._accept(request, peer)
+        except BaseException as error:
             self._limiter.release(address)
-            return self._refuse(address, refusal)
-        except ClientLeft:
-            self._limiter.release(address)
-            return _nothing(request)
-        except BaseException:
-            self._limiter.release(address)
+            if isinstance(error, web.HTTPException):
+                return self._refuse(address, error)
+            if isinstance(error, ClientDisconnected):
+                return _abort(request)
             raise
         transport = request.transport
         if transport is None or connection.closed:
-            # It went, or was closed, before its WELCOME: no hook has heard of it.
+            # Closed before its WELCOME, so that no hook runs.
             self._limiter.release(address)
             if transport is not None:
                 abort(transport)
@@ -111,50 +109,50 @@ class HandshakeHandler:
             await self._runtime.disconnect(connection)
         return socket
 
-    async def _let_in(self, request: web.Request, peer: Peer) -> tuple[Connection, Socket]:
-        """Check a handshake, ask the gates and answer it.
+    async def _accept(self, request: web.Request, peer: Peer) -> tuple[Connection, Socket]:
+        """Check a handshake, run the gates and answer it.
 
         Raises:
             aiohttp.web.HTTPException: It is refused.
-            ClientLeft: The client has gone meanwhile.
+            ClientDisconnected: The client disconnected meanwhile.
         """
-        _check_handshake(request, self._settings.require_subprotocol, self._settings.limits.handshake_size)
-        connection = self._arrival(request, peer)
-        with self._runtime.connections.arrival(connection), self._waiting(request):
-            await self._pass(connection)
+        _check_handshake(request, self._settings)
+        connection = self._make_connection(request, peer)
+        with (
+            self._runtime.connections.arrival(connection),
+            self._pending.wait(request, self._settings.limits.handshake_timeout),
+        ):
+            await self._run_gates(connection)
             return connection, await self._upgrade(request)
 
-    def _waiting(self, request: web.Request) -> AbstractContextManager[None]:
-        return self._handshakes.wait(request, self._settings.limits.handshake_timeout)
-
     async def admit(self, request: web.Request) -> Connection:
-        """Ask the gates about a handshake, and do nothing else.
+        """Check a handshake and run the gates, without accepting it.
 
         Raises:
-            aiohttp.web.HTTPException: One of them refuses it.
+            aiohttp.web.HTTPException: It is refused.
         """
-        _check_handshake(request, self._settings.require_subprotocol, self._settings.limits.handshake_size)
-        connection = self._arrival(request, self._peers.resolve(request))
-        await self._pass(connection)
+        _check_handshake(request, self._settings)
+        connection = self._make_connection(request, self._peers.resolve(request))
+        await self._run_gates(connection)
         return connection
 
-    async def _show(
+    async def _serve_page(
         self, request: web.Request, peer: Peer, page: Callable[[web.Request], web.Response]
     ) -> web.Response:
-        """Answer with the page, if a client could connect from it."""
+        """Answer with the console's page if the gates would let it connect."""
         try:
-            with self._waiting(request):
-                await self._pass(self._arrival(_as_from_its_page(request, peer), peer))
+            with self._pending.wait(request, self._settings.limits.handshake_timeout):
+                await self._run_gates(self._make_connection(_with_page_origin(request, peer), peer))
         except web.HTTPException as refusal:
             return self._refuse(peer.address, refusal)
-        except ClientLeft:
-            return _nothing(request)
+        except ClientDisconnected:
+            return _abort(request)
         response = page(request)
         response.headers["Server"] = self._settings.ident
         return response
 
-    def _arrival(self, request: web.Request, peer: Peer) -> Connection:
-        self._check_open()
+    def _make_connection(self, request: web.Request, peer: Peer) -> Connection:
+        self._check_draining()
         protocol = WampV1(
             "server",
             prefixes=self._settings.prefixes,
@@ -164,39 +162,39 @@ class HandshakeHandler:
         )
         return Connection(request, protocol, self._runtime.context, peer.address, peer.secure)
 
-    async def _pass(self, connection: Connection) -> None:
-        """Ask the gates, one after the other."""
+    async def _run_gates(self, connection: Connection) -> None:
+        """Run the gates, one after the other."""
         try:
             for gate in self._gates:
                 await gate(connection)
         except web.HTTPException:
             raise
         except WampError as refusal:
-            # A text that no encoding has must not become an error of its own.
+            # A lone surrogate in the text must not become an error of its own.
             text = refusal.description.encode("utf-8", "replace").decode()
             raise web.HTTPForbidden(text=text or None) from None
         except BaseException as error:
             if must_propagate(error):
                 raise
             if connection.request.transport is None:
-                raise ClientLeft from None
+                raise ClientDisconnected from None
             self._log.add(("gate", type(error)), "a middleware failed in its connect", level=logging.ERROR, error=error)
             await self._runtime.hooks.failed(error, connection)
             raise web.HTTPInternalServerError from None
-        self._check_open()
+        self._check_draining()
         if connection.closed:
             raise Refused(connection.close_reason or "this connection was closed", "closed while it was arriving")
 
-    def _check_open(self) -> None:
+    def _check_draining(self) -> None:
         if self._runtime.draining:
             raise web.HTTPServiceUnavailable(text="the server is restarting", headers={"Retry-After": "1"})
 
     def _refuse(self, remote: str | None, refusal: web.HTTPException) -> web.Response:
         self._runtime.counters.refused += 1
-        log_refusal(self._runtime.context.throttle, remote, refusal)
+        _log_refusal(self._runtime.context.throttle, remote, refusal)
         response = web.Response(status=refusal.status, text=f"{refusal.text}\n")
         for key, value in refusal.headers.items():
-            if key not in _OF_THE_TEXT:
+            if key not in _BODY_HEADERS:
                 response.headers.add(key, value)
         response.headers["Server"] = self._settings.ident
         # What a refused client sent after its handshake must not be read as a request.
@@ -214,7 +212,7 @@ class HandshakeHandler:
         try:
             await socket.prepare(_with_one_offer(request))
         except ConnectionError:
-            raise ClientLeft from None
+            raise ClientDisconnected from None
         except (web.HTTPBadRequest, ValueError):
             # aiohttp's text repeats what the client sent, and a ValueError is what it raises for bytes beyond ASCII.
             raise web.HTTPBadRequest(text="this is no valid WebSocket handshake") from None
@@ -225,20 +223,20 @@ class HandshakeHandler:
         runtime = self._runtime
         connection.open(transport, socket.pending_response, window=int(socket.compress))
         runtime.connections.add(connection)
-        self._runtime.counters.connections += 1
+        runtime.counters.connections += 1
         if runtime.hooks.has_connect:
-            await self._greet(connection)
+            await self._run_connect_hooks(connection)
         if runtime.settings.keepalive is not None:
             connection.start_keepalive(runtime.settings.keepalive)
         if runtime.authenticator is not None:
             runtime.authenticator.start_deadline(connection)
 
-    async def _greet(self, connection: Connection) -> None:
+    async def _run_connect_hooks(self, connection: Connection) -> None:
         hooks = self._runtime.hooks
         try:
-            with self._runtime.may_be_cancelled(), self._handshakes.wait(connection.request):
+            with self._runtime.cancel_on_stop(), self._pending.wait(connection.request):
                 await hooks.connected(connection)
-        except ClientLeft:
+        except ClientDisconnected:
             pass  # its reader finds the end
         except WampError as refusal:
             connection.close(CloseCode.POLICY_VIOLATION, refusal.description)
@@ -250,8 +248,8 @@ class HandshakeHandler:
             connection.close(CloseCode.INTERNAL_ERROR, "the server failed to set up this connection")
 
 
-def _nothing(request: web.Request) -> web.Response:
-    """What aiohttp gets for a client that has gone: it is never read."""
+def _abort(request: web.Request) -> web.Response:
+    """Cut the connection of a client that disconnected. aiohttp needs a response, which is never sent."""
     if request.transport is not None:
         request.transport.abort()
     response = web.Response(status=CLIENT_CLOSED_REQUEST)
@@ -259,36 +257,37 @@ def _nothing(request: web.Request) -> web.Response:
     return response
 
 
-def _as_from_its_page(request: web.Request, peer: Peer) -> web.Request:
-    """A request for a page as the gates would see the handshake that the page makes: browsers add the Origin then."""
+def _with_page_origin(request: web.Request, peer: Peer) -> web.Request:
+    """A page's request with the Origin that a browser adds to the handshake from that page."""
     headers = request.headers.copy()
     headers.setdefault("Origin", f"{'https' if peer.secure else 'http'}://{request.host}")
     return request.clone(headers=headers)
 
 
-def _offer_of(request: web.Request) -> str | None:
-    """The subprotocols that a handshake offers, in one line or in several, which mean the same."""
+def _offer(request: web.Request) -> str | None:
+    """The subprotocols that a handshake offers, joined if they came in several headers; None without any."""
     offers = request.headers.getall(OFFER, None)
     return None if offers is None else ", ".join(offers)
 
 
 def _with_one_offer(request: web.Request) -> web.Request:
-    """A handshake as aiohttp reads it, which looks at the first line alone."""
+    """The request with its offers in one header: aiohttp reads only the first."""
     if len(request.headers.getall(OFFER, [])) < 2:
         return request
     headers = request.headers.copy()
-    headers[OFFER] = _offer_of(request) or ""
+    headers[OFFER] = _offer(request) or ""
     return request.clone(headers=headers)
 
 
-def _check_handshake(request: web.Request, require_subprotocol: bool, most: int) -> None:
-    """Refuse what is no WebSocket handshake for WAMP v1; aiohttp would let a foreign subprotocol in without one."""
+def _check_handshake(request: web.Request, settings: Settings) -> None:
+    """Refuse what is no WebSocket handshake for WAMP v1; aiohttp would accept a foreign subprotocol."""
     if not is_handshake(request):
         raise web.HTTPUpgradeRequired(
             text="this is a WAMP v1 WebSocket: connect with a WebSocket client that offers the subprotocol 'wamp'",
             headers={"Upgrade": "websocket"},
         )
-    # All of it is kept as long as the connection.
+    # The request is kept as long as the connection.
+    most = settings.limits.handshake_size
     if len(request.raw_path) + sum(len(name) + len(value) for name, value in request.raw_headers) > most:
         raise web.HTTPRequestHeaderFieldsTooLarge(text=f"the URL and headers of this handshake exceed {most} bytes")
     headers = request.headers
@@ -299,9 +298,9 @@ def _check_handshake(request: web.Request, require_subprotocol: bool, most: int)
         )
     if len(set(headers.getall("Sec-WebSocket-Key", []))) > 1:
         raise web.HTTPBadRequest(text="a WebSocket handshake has one Sec-WebSocket-Key")
-    offer = _offer_of(request)
+    offer = _offer(request)
     if offer is None:
-        if require_subprotocol:
+        if settings.require_subprotocol:
             raise web.HTTPBadRequest(text="offer the WebSocket subprotocol 'wamp'")
     elif SUBPROTOCOL not in [name.strip() for name in offer.split(",")]:
         raise web.HTTPBadRequest(text="this server speaks WAMP v1: offer the WebSocket subprotocol 'wamp'")
@@ -309,8 +308,8 @@ def _check_handshake(request: web.Request, require_subprotocol: bool, most: int)
         raise web.HTTPBadRequest(text="a WebSocket handshake needs HTTP 1.1")
 
 
-def log_refusal(throttle: LogThrottle, remote: str | None, refusal: web.HTTPException) -> None:
-    """Write at level info that a client was refused, and why, or count it for all that are refused so."""
+def _log_refusal(throttle: LogThrottle, remote: str | None, refusal: web.HTTPException) -> None:
+    """Log at level info that a client was refused, and why; refusals of the same kind are counted."""
     text, why = refusal.text or "", getattr(refusal, "why", "")
     reason = f"{text} ({why})" if why else text
     who = quote(describe_address(remote), 64)

@@ -11,7 +11,7 @@ from aiohttp import web
 from ..connection.sockets import peer_has_closed
 from ..networks import client_network
 
-__all__ = ["ClientLeft", "ConnectionLimiter", "Handshakes"]
+__all__ = ["ClientDisconnected", "ConnectionLimiter", "PendingHandshakes"]
 
 RETRY = {"Retry-After": "1"}
 
@@ -63,96 +63,96 @@ class ConnectionLimiter:
         return None if self._most_per_address is None else client_network(address)
 
 
-LOOK = 0.2
-"""Seconds between two looks at whether the clients are still there."""
+CHECK_INTERVAL = 0.2
+"""Seconds between two checks whether the clients are still connected."""
 
 
-class ClientLeft(Exception):
-    """The client has gone during its handshake."""
+class ClientDisconnected(Exception):
+    """The client disconnected during its handshake."""
 
 
-class Handshakes:
-    """Cancels what a handshake waits for once its client has gone or its time is over.
+class PendingHandshakes:
+    """Cancels a handshake when its client disconnects or its time is over.
 
-    aiohttp does not cancel a handler whose client leaves, and tells it nothing.
+    aiohttp does not cancel a handler whose client disconnects, and does not tell it.
     """
 
     def __init__(self) -> None:
-        self._waiting: set[_Wait] = set()
+        self._pending: set[_Pending] = set()
         self._timer: asyncio.TimerHandle | None = None
 
-    def wait(self, request: web.Request, seconds: float | None = None) -> _Wait:
-        """Around what may wait in the running task: a context manager.
+    def wait(self, request: web.Request, timeout: float | None = None) -> _Pending:
+        """Context manager around code of the running task that may wait.
 
         Args:
             request: The handshake.
-            seconds: For how long it may wait, or None for as long as the client does.
+            timeout: Seconds until it is refused, or None to wait as long as the client is connected.
 
         Raises:
-            ClientLeft: On leaving the context, when the client has gone.
-            aiohttp.web.HTTPServiceUnavailable: Likewise, when the time is over.
+            ClientDisconnected: On leaving the context, if the client disconnected.
+            aiohttp.web.HTTPServiceUnavailable: On leaving the context, if the time is over.
         """
-        return _Wait(self, request, seconds)
+        return _Pending(self, request, timeout)
 
     def close(self) -> None:
-        """End the timer."""
+        """Stop the timer."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _add(self, wait: _Wait) -> None:
-        self._waiting.add(wait)
+    def _add(self, wait: _Pending) -> None:
+        self._pending.add(wait)
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(LOOK, self._look)
+            self._timer = asyncio.get_running_loop().call_later(CHECK_INTERVAL, self._check)
 
-    def _remove(self, wait: _Wait) -> None:
-        self._waiting.discard(wait)
+    def _remove(self, wait: _Pending) -> None:
+        self._pending.discard(wait)
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         loop = asyncio.get_running_loop()
-        for each in self._waiting:
-            each.look(loop.time())
-        self._timer = loop.call_later(LOOK, self._look) if self._waiting else None
+        for each in self._pending:
+            each.check(loop.time())
+        self._timer = loop.call_later(CHECK_INTERVAL, self._check) if self._pending else None
 
 
-class _Wait:
-    """One handshake that may wait."""
+class _Pending:
+    """One handshake inside `PendingHandshakes.wait`."""
 
-    __slots__ = ("_due", "_error", "_handshakes", "_request", "_seconds", "_task")
+    __slots__ = ("_deadline", "_error", "_pending_handshakes", "_request", "_task", "_timeout")
 
-    def __init__(self, handshakes: Handshakes, request: web.Request, seconds: float | None) -> None:
-        self._handshakes = handshakes
+    def __init__(self, handshakes: PendingHandshakes, request: web.Request, timeout: float | None) -> None:
+        self._pending_handshakes = handshakes
         self._request = request
-        self._seconds = seconds
-        self._due = 0.0
+        self._timeout = timeout
+        self._deadline = 0.0
         self._task: asyncio.Task[object] | None = None
         self._error: Exception | None = None
 
     def __enter__(self) -> None:
         self._task = asyncio.current_task()
-        if self._seconds is not None:
-            self._due = asyncio.get_running_loop().time() + self._seconds
-        self._handshakes._add(self)
+        if self._timeout is not None:
+            self._deadline = asyncio.get_running_loop().time() + self._timeout
+        self._pending_handshakes._add(self)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._handshakes._remove(self)
+        self._pending_handshakes._remove(self)
         if self._error is None or self._task is None:
             return
         if self._task.uncancel() > 0 and isinstance(error, asyncio.CancelledError):
             return  # the server stops, too
         raise self._error from None
 
-    def look(self, now: float) -> None:
-        """Cancel it if nothing can come of it any more."""
+    def check(self, now: float) -> None:
+        """Cancel the handshake if its client disconnected or its time is over."""
         if self._error is not None or self._task is None:
             return
         transport = self._request.transport
         if transport is None or peer_has_closed(transport):
-            self._error = ClientLeft()
-        elif self._seconds is not None and now >= self._due:
-            text = f"the handshake took longer than {self._seconds:g} s"
+            self._error = ClientDisconnected()
+        elif self._timeout is not None and now >= self._deadline:
+            text = f"the handshake took longer than {self._timeout:g} s"
             self._error = web.HTTPServiceUnavailable(text=text, headers={"Retry-After": "1"})
         else:
             return

@@ -12,7 +12,7 @@ from ..errors import DeclarationError
 __all__ = ["claim_path", "hide_versions"]
 
 SERVED: web.AppKey[dict[str, Any]] = web.AppKey("wampkit", dict)
-"""The apps of an aiohttp application by their paths."""
+"""The apps that an aiohttp application serves, by path."""
 
 
 def claim_path(web_app: web.Application, path: str, owner: Any) -> None:

@@ -63,30 +63,23 @@ BROKER_TIMEOUT = 5.0
 """Seconds for the broker to close."""
 
 
-class Meter(Protocol):
-    """Counts and times messages."""
+class Monitor(Protocol):
+    """The console, as far as a runtime knows it."""
 
     async def message(self, message: Incoming, call_next: CallNext) -> Any:
-        """The outermost message middleware."""
+        """The outermost message middleware: counts and times messages."""
 
     def counting(self, registry: TopicRegistry) -> Deliver:
-        """Gives publications to the subscribers of a registry, and counts them."""
-
-
-class Monitor(Protocol):
-    """Shows a running app from outside: the console."""
-
-    @property
-    def meter(self) -> Meter: ...
+        """A function that gives publications to the subscribers of a registry, and counts them."""
 
     def routes(self) -> Iterable[Route]:
-        """The procedures and topics that it serves beside the app's."""
+        """The procedures and topics of the console."""
 
     def page(self, request: web.Request) -> web.Response:
         """Answer a browser that opens the socket's path."""
 
     def lifespan(self, app: Any) -> contextlib.AbstractAsyncContextManager[None]:
-        """Entered while the app runs."""
+        """The context that is entered while the app runs."""
 
 
 class Runtime:
@@ -122,7 +115,7 @@ class Runtime:
         self.connections = Connections(users)
         throttle = LogThrottle(logger_of(Connection.__module__), MOST_KINDS_SHOWN if settings.debug else MOST_KINDS)
         self.context = ConnectionContext(
-            settings.connection_options, limits, self.counters, self.threads, users, self.report, throttle=throttle
+            settings, limits, self.counters, self.threads, users, self.report, throttle=throttle
         )
         errors = ErrorReporter(error_handlers, self.hooks.failed, self.threads.hooks)
         self.monitor = None if monitor is None else monitor(self)
@@ -169,21 +162,18 @@ class Runtime:
         self._arrivals: set[asyncio.Task[Any]] = set()
         self._departures: set[asyncio.Task[None]] = set()
 
-    # ---- its parts
+    # ---- parts
 
     def _make_authenticator(self, errors: ErrorReporter) -> Authenticator | None:
         cra = self.settings.cra
         if cra is None:
             return None
-        # Its procedures are routes, and what rechecks subscriptions is made of the routes: so that is looked up late.
+        # Its procedures are routes, from which `topic_messages` is made: so that does not exist yet.
         recheck = lambda connection: self.topic_messages.recheck(connection)  # noqa: E731
         return Authenticator(cra, self.threads.logins, errors, self.counters, recheck)
 
     def _builtin_routes(self) -> list[Route]:
-        routes = [
-            subscription_procedure(),
-            publish_procedure(lambda: self.topic_messages),
-        ]
+        routes = [subscription_procedure(), publish_procedure(lambda: self.topic_messages)]
         if self.authenticator is not None:
             routes += self.authenticator.procedures()
         if self.monitor is not None:
@@ -192,7 +182,7 @@ class Runtime:
 
     def _message_middlewares(self) -> tuple[Any, ...]:
         messages = split_middlewares(self.middlewares, "App", gates=True)[1]
-        return (*([] if self.monitor is None else [self.monitor.meter.message]), *messages)
+        return (*([] if self.monitor is None else [self.monitor.message]), *messages)
 
     # ---- start
 
@@ -200,7 +190,7 @@ class Runtime:
         """Connect the broker and start the keepalive."""
         quiet_accept_errors()
         warm_up_allocator()
-        deliver = self.registry.deliver if self.monitor is None else self.monitor.meter.counting(self.registry)
+        deliver = self.registry.deliver if self.monitor is None else self.monitor.counting(self.registry)
         await self.broker.start(deliver)
         if (interval := self.settings.keepalive) is not None:
             self._keepalive = self.background(
@@ -252,17 +242,17 @@ class Runtime:
             if late and not again:
                 logger.warning("%d connections had calls that took longer than %g s", len(late), deadline)
         self._pending_timeout = 0.0
-        self._each(self._close_or_drop)
+        self._end_each(self._close_or_drop)
         self._cancel_arrivals()
-        await self._closed(CLOSE_TIMEOUT)
-        self._each(_cut_unless_it_reads)
-        await self._closed(FLUSH_TIMEOUT)
+        await self._wait_closed(CLOSE_TIMEOUT)
+        self._end_each(_cut_unless_it_reads)
+        await self._wait_closed(FLUSH_TIMEOUT)
 
     def _close_or_drop(self, connection: Connection) -> None:
         leave = connection.close if self.settings.goodbye == "close" else connection.hang_up
         leave(CloseCode.SERVICE_RESTART, RESTART)
 
-    def _each(self, end: Callable[[Connection], None]) -> None:
+    def _end_each(self, end: Callable[[Connection], None]) -> None:
         """End every connection; one that cannot be ended keeps no other."""
         for connection in self.connections:
             try:
@@ -279,7 +269,7 @@ class Runtime:
         if keepalive is not None:
             await keepalive.stop()
 
-    async def _closed(self, timeout: float) -> None:
+    async def _wait_closed(self, timeout: float) -> None:
         waits = [asyncio.ensure_future(connection.wait_closed()) for connection in self.connections]
         if waits:
             _, late = await asyncio.wait(waits, timeout=timeout)
@@ -311,9 +301,9 @@ class Runtime:
         await asyncio.gather(*(each.stop() for each in periodic))
 
     async def _end_connections(self) -> None:
-        self._each(lambda connection: connection.cut(CloseCode.GOING_AWAY, "the server stopped"))
+        self._end_each(lambda connection: connection.cut(CloseCode.GOING_AWAY, "the server stopped"))
         self._cancel_arrivals()
-        await self._closed(FLUSH_TIMEOUT)
+        await self._wait_closed(FLUSH_TIMEOUT)
 
     async def _end_departures(self) -> None:
         """Wait for the hooks of disconnected clients, and cancel those that take too long."""
@@ -343,7 +333,7 @@ class Runtime:
     # ---- connect and disconnect
 
     @contextlib.contextmanager
-    def may_be_cancelled(self) -> Iterator[None]:
+    def cancel_on_stop(self) -> Iterator[None]:
         """Context manager around the code before the first read, which only a cancellation can end."""
         task = asyncio.current_task()
         assert task is not None
@@ -401,12 +391,12 @@ def _cut_unless_it_reads(connection: Connection) -> None:
 def compile_app(
     settings: Settings, routes: Iterable[Route], *builtins: Route, counters: Counters | None = None
 ) -> tuple[RouteTable[CompiledProcedure], RouteTable[CompiledTopic]]:
-    """The procedures and topics of an app, ready to run.
+    """Compile the procedures and topics of an app.
 
     Args:
         settings: The app's options.
         routes: What the app declares, with full URIs.
-        builtins: What wampkit itself serves.
+        builtins: The routes of wampkit itself.
         counters: The app's counters, if it is about to run.
 
     Raises:

@@ -12,7 +12,6 @@ from ..access.hosts import AllowHosts, LoopbackHosts
 from ..access.origins import SAME, AllowOrigins
 from ..access.proxies import TrustedProxies, trusted_proxies_of
 from ..auth.credentials import Cra
-from ..connection.context import ConnectionOptions
 from ..dispatch.middleware import Middleware, middlewares_of
 from ..errors import ERROR_URIS, DeclarationError
 from ..handlers.hooks import Lifespan, check_lifespan
@@ -72,16 +71,6 @@ class Settings:
     def changed(self, name: str, value: Any) -> Self:
         """A copy with one option changed. Raises DeclarationError if the value cannot work."""
         return replace(self, **{name: _checked(name, value)})
-
-    @property
-    def connection_options(self) -> ConnectionOptions:
-        """The options that connections read."""
-        return ConnectionOptions(
-            malformed=self.malformed,
-            keepalive=self.keepalive,
-            close_timeout=self.close_timeout,
-            compression=self.compression,
-        )
 
     @property
     def with_default_gates(self) -> tuple[Middleware, ...]:
