@@ -106,7 +106,7 @@ class AllowOrigins:
         if origin in self._exact or any(rule.matches(origin) for rule in self._wild):
             return f"the origin {quote(origin)} is in the list"
         own = _own_origin(hosts, secure) if self._same else None
-        if origin == str(own):
+        if own is not None and origin == str(own):
             return f"the origin {quote(origin)} is the server's own"
         given = _read_origin(origin)
         why = _difference(given, self._rules if own is None else [*self._rules, own], own)
