@@ -33,7 +33,7 @@ _NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
-LONGEST_NAME = 253
+MAX_NAME_LENGTH = 253
 
 NOT_THIS_HOST = "this server does not answer to that host name"
 
@@ -51,7 +51,7 @@ def normal_host(text: str) -> str:
         return f"[{_ipv6(IPv6Address(text[1:-1]))}]"
     # Browsers follow UTS 46; Python's own codec follows IDNA 2003, by which `ß` names another domain.
     name = text.lower() if text.isascii() else URL.build(scheme="http", host=text).raw_host or ""
-    if len(name) > LONGEST_NAME or not _NAME.fullmatch(name):
+    if len(name) > MAX_NAME_LENGTH or not _NAME.fullmatch(name):
         raise ValueError(f"{text!r} is no host name")
     if _ends_in_number(name):
         return str(IPv4Address(name))

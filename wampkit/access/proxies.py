@@ -28,7 +28,7 @@ Header: TypeAlias = Literal["X-Forwarded-For", "Forwarded"]
 
 HEADERS: tuple[Header, ...] = ("X-Forwarded-For", "Forwarded")
 
-PROTO = "X-Forwarded-Proto"
+PROTO_HEADER = "X-Forwarded-Proto"
 
 _SECURE = {"https": True, "wss": True, "http": False, "ws": False}
 
@@ -95,7 +95,7 @@ class TrustedProxies:
         except ValueError:
             return False
 
-    def _client(self, peer: str | None, headers: MultiMapping[str]) -> tuple[str | None, bool | None]:
+    def _find_client(self, peer: str | None, headers: MultiMapping[str]) -> tuple[str | None, bool | None]:
         """The client's address behind a trusted peer, and whether it speaks TLS; None where that is not said.
 
         Raises:
@@ -105,7 +105,7 @@ class TrustedProxies:
         if self._header == "Forwarded":
             hops, schemes = _read_forwarded(lines)
         else:
-            hops, schemes = _split(lines), _split(headers.getall(PROTO, []))
+            hops, schemes = _split(lines), _split(headers.getall(PROTO_HEADER, []))
         client, taken = peer, 0
         for hop in reversed(hops):
             taken += 1
@@ -215,7 +215,7 @@ class PeerResolver:
         """
         peer = peer_address(request)
         if self._proxies is not None and self._proxies.trusts(peer):
-            address, secure = self._proxies._client(peer, request.headers)
+            address, secure = self._proxies._find_client(peer, request.headers)
             return Peer(address, request.secure if secure is None else secure)
         if self._log is not None:
             self._warn(self._log, peer, request)

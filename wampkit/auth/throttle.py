@@ -19,7 +19,7 @@ AUTHKEY_FACTOR = 10
 """How many times as many logins may fail for one authkey as from one address. With equal rates, a few seconds of wrong
 guesses would lock out the authkey's owner."""
 
-MOST = 10_000
+MAX_REMEMBERED = 10_000
 """How many addresses, and how many authkeys, are remembered."""
 
 
@@ -35,8 +35,8 @@ class LoginThrottle:
         self._authkeys: TokenBuckets | None = None
         if per_minute is not None:
             burst = max(1, int(per_minute))
-            self._addresses = TokenBuckets(per_minute / 60, burst, MOST)
-            self._authkeys = TokenBuckets(AUTHKEY_FACTOR * per_minute / 60, AUTHKEY_FACTOR * burst, MOST)
+            self._addresses = TokenBuckets(per_minute / 60, burst, MAX_REMEMBERED)
+            self._authkeys = TokenBuckets(AUTHKEY_FACTOR * per_minute / 60, AUTHKEY_FACTOR * burst, MAX_REMEMBERED)
 
     def is_exhausted(self, remote: str | None, authkey: str) -> bool:
         """Whether a login would be refused now.

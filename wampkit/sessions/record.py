@@ -93,12 +93,12 @@ class SessionSource:
         """The user that a loaded session names. Raises what the app's functions raise, except KeyError."""
         session, threads = Session(record.candidate(loaded)), record.threads
         user, note = await self._user_of(session, threads)
-        roles = await _read(self._roles, session, threads)
-        id = await _read(self._id, session, threads) if self._id is not None else loaded.key
+        roles = await _evaluate(self._roles, session, threads)
+        id = await _evaluate(self._id, session, threads) if self._id is not None else loaded.key
         return SessionIdentity(None if id is None else str(id), user, self._role_names(roles), note)
 
     async def _user_of(self, session: Session, threads: Threads) -> tuple[Any, str]:
-        user = await _read(self._user, session, threads)
+        user = await _evaluate(self._user, session, threads)
         if user is None:
             return None, f"the session has no {self._user!r}" if isinstance(self._user, str) else "it has no user"
         try:
@@ -244,7 +244,7 @@ class SessionRecord:
         return SessionEnded("the session has ended: log in again")
 
 
-async def _read(reading: Reading | None, session: Session, threads: Threads) -> Any:
+async def _evaluate(reading: Reading | None, session: Session, threads: Threads) -> Any:
     """The value that a key or a function of the session gives; None for a missing key."""
     if reading is None:
         return None

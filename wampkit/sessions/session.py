@@ -106,7 +106,7 @@ class Session(MutableMapping[str, Any]):
             return self._changes[key]
         if key in self._copies:
             return self._copies[key]
-        value = self._read[key]
+        value = self._data[key]
         if isinstance(value, dict | list):
             value = copy.deepcopy(value)
             if self._held:  # so that a change within it is noticed
@@ -116,34 +116,34 @@ class Session(MutableMapping[str, Any]):
     def __setitem__(self, key: str, value: Any) -> None:
         self._record.check_writable()
         self._changes[key] = value
-        self._changed()
+        self._on_change()
 
     def __delitem__(self, key: str) -> None:
         self._record.check_writable()
         if key not in self:
             raise KeyError(key)
         self._changes[key] = GONE
-        self._changed()
+        self._on_change()
 
     def __contains__(self, key: object) -> bool:
         changed: Any = self._changes.get(key, _UNCHANGED) if isinstance(key, str) else GONE
-        return key in self._read if changed is _UNCHANGED else changed is not GONE
+        return key in self._data if changed is _UNCHANGED else changed is not GONE
 
     def __iter__(self) -> Iterator[str]:
         changes = dict(self._changes)
-        yield from [key for key in self._read if changes.get(key) is not GONE]
-        yield from [key for key, value in changes.items() if value is not GONE and key not in self._read]
+        yield from [key for key in self._data if changes.get(key) is not GONE]
+        yield from [key for key, value in changes.items() if value is not GONE and key not in self._data]
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
     @property
-    def _read(self) -> Mapping[str, Any]:
+    def _data(self) -> Mapping[str, Any]:
         return self._record.data if self._base is None else self._base
 
-    def _changed(self) -> None:
+    def _on_change(self) -> None:
         if not self._held:
-            self._record.write_soon(self._write_taken)
+            self._record.write_soon(self._write_changes)
 
     # ---- to and from the storage
 
@@ -156,7 +156,7 @@ class Session(MutableMapping[str, Any]):
             SessionUnavailable: The storage does not answer.
         """
         await self._record.reload()
-        self._changes = self._take()
+        self._changes = self._take_changes()
         if self._base is not None:
             self._base = self._record.data
 
@@ -168,15 +168,15 @@ class Session(MutableMapping[str, Any]):
             SessionEnded: It was logged out of, or has expired; nothing was written.
             SessionUnavailable: The storage does not answer.
         """
-        changes = self._take()
+        changes = self._take_changes()
         try:
             await self._write(changes)
         except BaseException:
             self._changes = {**changes, **self._changes}
             raise
 
-    async def _write_taken(self) -> None:
-        await self._write(self._take())
+    async def _write_changes(self) -> None:
+        await self._write(self._take_changes())
 
     async def _write(self, changes: Mapping[str, Any]) -> None:
         if not changes:
@@ -186,9 +186,9 @@ class Session(MutableMapping[str, Any]):
         if self._base is not None:
             self._base = self._record.data
 
-    def _take(self) -> dict[str, Any]:
+    def _take_changes(self) -> dict[str, Any]:
         """Remove and return the changes: keys assigned and deleted, and lists and dicts that were changed in place."""
-        within = {key: value for key, value in self._copies.items() if value != self._read.get(key, _UNCHANGED)}
+        within = {key: value for key, value in self._copies.items() if value != self._data.get(key, _UNCHANGED)}
         changes, self._changes, self._copies = {**within, **self._changes}, {}, {}
         return changes
 
@@ -199,7 +199,7 @@ class Session(MutableMapping[str, Any]):
             error: The exception that it raised, or None.
         """
         self._held = False
-        changes = self._take()
+        changes = self._take_changes()
         try:
             if error is None or isinstance(error, WampError):
                 await self._write(changes)

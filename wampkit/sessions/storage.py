@@ -48,10 +48,10 @@ EMPTY = "the session is empty"
 _IN_NAMES = r"A-Za-z0-9!#$%&'*+.^_`|~\-"
 """The characters of cookie names (RFC 6265), for a set of a regular expression."""
 
-_BAD_DATA = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError, InvalidToken)
+_DATA_ERRORS = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError, InvalidToken)
 """Exceptions of storages for data that they cannot read; all others mean that the storage itself fails."""
 
-_BAD_KEY = "ValidationException"
+_KEY_ERROR = "ValidationException"
 """The exception of aiomcache for a cookie that can be no key in memcached."""
 
 
@@ -121,10 +121,10 @@ class Storage:
         if written > cookies:
             return NoSession(HIDDEN_COOKIE)
         try:
-            async with self._asking(request):
+            async with self._bounded(request):
                 loaded = await self._storage.load_session(request)
                 return self._result(loaded, request, has_cookie=cookies > 0, is_first=first > 0)
-        except (_Unreadable, *_BAD_DATA):
+        except (_Unreadable, *_DATA_ERRORS):
             altered = self._fernet is not None and self._token_time(request) is None
             return NoSession(NOT_DECRYPTED if altered else NOT_A_SESSION)
 
@@ -158,7 +158,7 @@ class Storage:
                     del loaded[name]
 
         lock = self._locks.setdefault(key, asyncio.Lock())
-        async with lock, self._asking(request):
+        async with lock, self._bounded(request):
             redis = _redis_of(self._storage)
             if redis is None:
                 loaded = await self._storage.load_session(request)
@@ -240,16 +240,16 @@ class Storage:
     # ---- failures
 
     @contextlib.asynccontextmanager
-    async def _asking(self, request: web.Request) -> AsyncIterator[None]:
+    async def _bounded(self, request: web.Request) -> AsyncIterator[None]:
         """Bound the time of a request to the storage, and raise SessionUnavailable for failures that are its own."""
         quiet = _asking_storage.set(True)
         try:
             async with asyncio.timeout(STORE_TIMEOUT):
                 yield
-        except (SessionEnded, _Unreadable, *_BAD_DATA):
+        except (SessionEnded, _Unreadable, *_DATA_ERRORS):
             raise
         except Exception as error:
-            if type(error).__name__ == _BAD_KEY:
+            if type(error).__name__ == _KEY_ERROR:
                 raise _Unreadable from error
             raise SessionUnavailable(self._failure_text(request, error)) from error
         finally:

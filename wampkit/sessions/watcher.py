@@ -113,10 +113,9 @@ class SessionWatcher:
         self._next_expiry = min([*coming, *map(_expires, self._live())], default=math.inf)
 
     def _live(self) -> list[Connection]:
-        return [each for each in self._app.connections if not each.closed and self._is_mine(each)]
-
-    def _is_mine(self, connection: Connection) -> bool:
-        return isinstance(connection.session, Session) and record_of(connection.session).source is self._source
+        """The open connections with a session of this source."""
+        opened = [each for each in self._app.connections if not each.closed and isinstance(each.session, Session)]
+        return [each for each in opened if record_of(each.session).source is self._source]
 
     # ---- looking sessions up
 
