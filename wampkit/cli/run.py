@@ -89,12 +89,12 @@ def _announce(options: RunOptions, as_json: bool, server: ServerInfo) -> None:
         click.echo(text)
     if server.any_origin:
         logger.warning(
-            "the pages of any site may connect, with the cookies of whoever looks at them; name those that may: "
+            "the pages of any site may connect, with the cookies of their visitors; name those that may: "
             'App(middlewares=[AllowOrigins("https://example.com")])'
         )
     if server.exposed:
         logger.warning(
-            "whoever can connect sees the console, with all connections, topics and errors; say who may: "
+            "every client that can connect sees the console, with all connections, topics and errors; say who may: "
             'App(console=requires("admin"))'
         )
 

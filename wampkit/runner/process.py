@@ -126,20 +126,6 @@ def run_loop(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, None]) -
         loop.close()
 
 
-async def first_of(*works: Coroutine[Any, Any, Any] | asyncio.Future[Any]) -> None:
-    """Wait until one of them is done, and cancel the others. Raises what one of them raised."""
-    tasks = [asyncio.ensure_future(work) for work in works]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
-    for task in tasks:
-        if not task.cancelled():
-            task.result()
-
-
 _stuck: set[asyncio.Task[Any]] = set()
 
 
@@ -152,6 +138,20 @@ async def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:
         _stuck.update(stuck)
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(loop.shutdown_asyncgens(), END_TIMEOUT)
+
+
+async def first_of(*works: Coroutine[Any, Any, Any] | asyncio.Future[Any]) -> None:
+    """Wait until one of them is done, and cancel the others. Raises what one of them raised."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+    for task in tasks:
+        if not task.cancelled():
+            task.result()
 
 
 def leave(code: int) -> NoReturn:

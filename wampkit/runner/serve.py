@@ -39,7 +39,7 @@ logger = logger_of(__name__)
 BACKLOG = 1024
 """Clients that may wait in the kernel to be taken in."""
 
-ACCEPTS_A_TURN = 16
+ACCEPTS_PER_TURN = 16
 """Clients that asyncio takes in before others have their turn. It is also how often it tries at a time when no
 descriptor is left, with a log record for each."""
 
@@ -345,7 +345,7 @@ async def _clean_up(runner: web.AppRunner) -> None:
 async def _listen(runner: web.AppRunner, sockets: list[socket.socket], options: RunOptions) -> None:
     try:
         for each in sockets:
-            await web.SockSite(runner, each, backlog=ACCEPTS_A_TURN).start()
+            await web.SockSite(runner, each, backlog=ACCEPTS_PER_TURN).start()
             each.listen(BACKLOG)
     except OSError as error:
         raise _cannot_listen(error, options.host, options.port) from None

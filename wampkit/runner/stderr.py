@@ -13,7 +13,7 @@ from queue import SimpleQueue
 
 __all__ = ["QueuedStderr", "is_read"]
 
-MOST_LINES = 5000
+MAX_LINES = 5000
 """Log lines that wait to be written; further ones are dropped and counted."""
 
 TIMEOUT = 0.5
@@ -50,7 +50,7 @@ class QueuedStderr(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Queue a record, or count it as dropped if too many wait."""
         try:
-            if self._lines.qsize() >= MOST_LINES:
+            if self._lines.qsize() >= MAX_LINES:
                 self._dropped += 1
             else:
                 self._lines.put(f"{self.format(record)}\n")

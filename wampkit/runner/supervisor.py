@@ -29,7 +29,7 @@ def _supervise(children: Children, work: Callable[[Signals], Coroutine[Any, Any,
 
 # ---- --workers
 
-MOST_FAILED_STARTS = 4
+MAX_FAILED_STARTS = 4
 """After this number of workers in a row that ended before they served, the supervisor gives up."""
 
 STEADY = 10.0
@@ -110,7 +110,7 @@ class _Workers:
             else:
                 self._failed_starts += 1
             self.children.forget(child)
-            if self._failed_starts >= MOST_FAILED_STARTS:
+            if self._failed_starts >= MAX_FAILED_STARTS:
                 return
             delay = FIRST_DELAY if time.monotonic() - began > STEADY else _longer(delay)
             await asyncio.sleep(delay)
