@@ -34,7 +34,7 @@ class Lifecycle:
 
     Attributes:
         settings: The present options.
-        router: What the app declares.
+        router: The app's declarations.
         hooks: Its hooks.
         error_handlers: Turn its exceptions into answers, by class.
         processes: The processes that serve it, if its runner told; else None.

@@ -32,7 +32,7 @@ class TokenBucket:
         self._filled = time.monotonic()
 
     def take(self) -> bool:
-        """Whether one more message may pass now."""
+        """Take a token; False if none is left."""
         now = time.monotonic()
         self._left = min(self._burst, self._left + (now - self._filled) * self._rate)
         self._filled = now
@@ -47,17 +47,17 @@ class TokenBucket:
 
     @property
     def spent(self) -> bool:
-        """Whether no message may pass now."""
+        """Whether no token is left."""
         return self._left + (time.monotonic() - self._filled) * self._rate < 1.0
 
 
 class TokenBuckets:
-    """An allowance for each name, of those names that came last.
+    """A token bucket for each name; the least recently used names are forgotten.
 
     Args:
         rate: As in `TokenBucket`.
         burst: As in `TokenBucket`.
-        most: How many names are remembered; then the one that came longest ago is forgotten.
+        most: How many names are remembered.
     """
 
     def __init__(self, rate: float, burst: int, most: int) -> None:
@@ -67,25 +67,25 @@ class TokenBuckets:
         self._by_name: dict[Hashable, TokenBucket] = {}
 
     def take(self, name: Hashable) -> bool:
-        """Whether one more of this name may pass now."""
-        allowance = self._by_name.pop(name, None)
-        if allowance is None:
+        """Take a token of this name; False if none is left."""
+        bucket = self._by_name.pop(name, None)
+        if bucket is None:
             if len(self._by_name) >= self._most:
                 del self._by_name[next(iter(self._by_name))]
-            allowance = TokenBucket(self._rate, self._burst)
-        self._by_name[name] = allowance
-        return allowance.take()
+            bucket = TokenBucket(self._rate, self._burst)
+        self._by_name[name] = bucket
+        return bucket.take()
 
     def give_back(self, name: Hashable) -> None:
         """Return one token of this name."""
-        allowance = self._by_name.get(name)
-        if allowance is not None:
-            allowance.give_back()
+        bucket = self._by_name.get(name)
+        if bucket is not None:
+            bucket.give_back()
 
     def spent(self, name: Hashable) -> bool:
-        """Whether none of this name may pass now."""
-        allowance = self._by_name.get(name)
-        return allowance is not None and allowance.spent
+        """Whether no token of this name is left."""
+        bucket = self._by_name.get(name)
+        return bucket is not None and bucket.spent
 
     def __len__(self) -> int:
         return len(self._by_name)

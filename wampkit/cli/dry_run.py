@@ -76,8 +76,8 @@ class DryRun:
         secure: Whether the gates take it for TLS.
         steps: The judgement of each gate that was asked.
         status: The HTTP status of the answer; 101 lets in.
-        text: What the client reads if it is refused.
-        why: What the log would add, where it was no gate that refused.
+        text: The response body for a client that is refused.
+        why: The further reason for the log, where no gate refused it.
         user: The user, quoted, if the client is let in and a gate named one.
     """
 

@@ -58,7 +58,7 @@ def _as_text(prefixes: Mapping[str, str], routes: list[RouteInfo], gates: list[s
     Args:
         prefixes: Prefix to URI.
         routes: The routes.
-        gates: What handshakes pass, outermost first; what messages pass is then listed too. None for neither.
+        gates: The gates of handshakes, outermost first, to list with the middlewares of messages; None for neither.
     """
     rows = [("prefix", prefix, uri, "") for prefix, uri in prefixes.items()]
     rows += [(route.kind, route.declared, _usage(route), route.doc) for route in routes]

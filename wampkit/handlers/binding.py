@@ -50,9 +50,9 @@ def compile_handler(
     """Compile a handler's signature.
 
     Args:
-        name: What errors call the handler.
+        name: The handler's name in errors.
         function: The handler.
-        injectables: What injects parameters here, by annotation.
+        injectables: The resolvers of injected parameters, by annotation.
         variables: The URI pattern's variables, which fill the parameters of their names.
         all_variables: Whether each variable needs a parameter.
         most: How many parameters a message can fill; None for any number.

@@ -29,7 +29,7 @@ class Processes:
     Attributes:
         count: How many there are.
         first: Whether this is the first of them.
-        server: Who started them, as a command line names it.
+        server: The command that started them.
         replaces_first: Whether the first one, when it ends, is replaced by one that is the first again.
     """
 
@@ -90,7 +90,7 @@ def check_processes(
         settings: The app's options.
         topics: Whether the app has topics.
         each: The periodic functions that did not say in how many processes they shall run.
-        one: Those that shall run in one.
+        one: The hooks that shall run in one process.
 
     Raises:
         DeclarationError: Functions shall run in one process, and it cannot be known which.
