@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 from .errors import DeclarationError
 from .handlers.signatures import called_from, explain_options, is_method, without_parentheses
 from .protocol.extensions import RESERVED
-from .protocol.uris import Pattern, expand, is_pattern, prefix_advice, undeclared_prefix
+from .protocol.uris import Pattern, expand, is_pattern, prefix_problem
 from .telemetry.logs import logger_of
 
 if TYPE_CHECKING:
@@ -376,9 +376,9 @@ def gather(router: Router, prefixes: Mapping[str, str]) -> list[Route]:
             raise DeclarationError(f"{each.label}: a URI cannot be empty")
         if each.declared.startswith(RESERVED):
             raise DeclarationError(f"{each.label}: names that begin with {RESERVED!r} are wampkit's own")
-        prefix = undeclared_prefix(each.declared, prefixes)
-        if prefix is not None:
-            raise DeclarationError(f"{each.label}: {prefix_advice(prefix)}")
+        problem = prefix_problem(each.declared, prefixes)
+        if problem is not None:
+            raise DeclarationError(f"{each.label}: {problem}")
         if is_pattern(each.uri):
             each.pattern = _pattern(each)
         shape = each.uri if each.pattern is None else each.pattern.shape

@@ -11,7 +11,7 @@ from ..connection.connection import Connection
 from ..errors import answer_for, quote
 from ..handlers.hooks import ErrorReporter
 from ..protocol import messages
-from ..protocol.uris import expand, prefix_advice, undeclared_prefix
+from ..protocol.uris import expand, prefix_problem
 from ..pubsub.registry import TopicRegistry
 from .compiler import CompiledProcedure, call_chain, is_plain
 from .route_table import RouteTable
@@ -115,10 +115,9 @@ class Calls:
     def _error_uri(self, connection: Connection, name: str, what: str) -> str:
         """The full error URI of what the app raised; logs one that no caller can rely on."""
         uri = expand(name, self._prefixes)
-        prefix = undeclared_prefix(name, self._prefixes)
-        problem = "it has two '#', and a URI has one at most" if uri.count("#") > 1 else None
-        if prefix is not None:
-            problem = prefix_advice(prefix)
+        problem = prefix_problem(name, self._prefixes)
+        if problem is None and uri.count("#") > 1:
+            problem = "it has two '#', and a URI has one at most"
         if problem is not None:
             connection.log.add(("error URI", name), f"{what} answered with the error URI {quote(uri)}: {problem}")
         return uri

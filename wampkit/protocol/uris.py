@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from ..errors import DeclarationError
 from .extensions import RESERVED
 
-__all__ = ["Pattern", "check_prefixes", "check_uri", "expand", "is_pattern", "prefix_advice", "undeclared_prefix"]
+__all__ = ["Pattern", "check_prefixes", "check_uri", "expand", "is_pattern", "prefix_problem"]
 
 _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
@@ -73,8 +73,8 @@ _SCHEMES = {
 """Schemes of URIs without `//` that are used as names, and a sign that such a URI has after its first colon."""
 
 
-def undeclared_prefix(name: str, prefixes: Mapping[str, str]) -> str | None:
-    """The prefix of a name that looks like a CURIE though its prefix is not declared; else None.
+def prefix_problem(name: str, prefixes: Mapping[str, str]) -> str | None:
+    """The problem of a name that looks like a CURIE of an undeclared prefix, as the end of an error; else None.
 
     URLs have `//` after their scheme. Other URIs, such as `urn:example:door`, are recognised by their scheme.
     """
@@ -82,11 +82,8 @@ def undeclared_prefix(name: str, prefixes: Mapping[str, str]) -> str | None:
     if not colon or prefix in prefixes or reference.startswith("//") or not _PREFIX.fullmatch(prefix):
         return None
     sign = _SCHEMES.get(prefix.lower())
-    return None if sign is not None and sign in reference else prefix
-
-
-def prefix_advice(prefix: str) -> str:
-    """The advice about an undeclared prefix, as the end of an error."""
+    if sign is not None and sign in reference:
+        return None
     return (
         f"the prefix {prefix!r} is declared nowhere; declare it, App(prefixes={{{prefix!r}: "
         f"'http://example.com/{prefix}#'}}), or write the full URI; {{{prefix!r}: '{prefix}:'}} keeps the name as it is"

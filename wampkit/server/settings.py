@@ -16,7 +16,7 @@ from ..dispatch.middleware import Middleware, middlewares_of
 from ..errors import ERROR_URIS, DeclarationError
 from ..handlers.hooks import Lifespan, check_lifespan
 from ..limits import Limits
-from ..protocol.uris import check_prefixes, check_uri, expand, prefix_advice, undeclared_prefix
+from ..protocol.uris import check_prefixes, check_uri, expand, prefix_problem
 from ..pubsub.broker import Broker, check_broker
 from ..router import rules_of
 
@@ -59,9 +59,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         for kind, uri in self.error_uris.items():
-            prefix = undeclared_prefix(uri, self.prefixes)
-            if prefix is not None:
-                raise DeclarationError(f"error_uris: the URI of {kind!r}: {prefix_advice(prefix)}")
+            problem = prefix_problem(uri, self.prefixes)
+            if problem is not None:
+                raise DeclarationError(f"error_uris: the URI of {kind!r}: {problem}")
 
     @classmethod
     def of(cls, **given: Any) -> Self:
