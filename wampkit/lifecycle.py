@@ -11,7 +11,7 @@ from aiohttp import web
 from .console.console import Console
 from .console.page import serve_console
 from .handlers.hooks import Hooks, entered
-from .router import Route, Router, close, gather, warn_of_fragments
+from .router import Route, Router, close_router, collect_routes, warn_about_fragments
 from .server.handshake import HandshakeHandler
 from .server.mounting import claim_path
 from .server.processes import Processes, check_processes, under_gunicorn
@@ -76,12 +76,12 @@ class Lifecycle:
 
     def routes(self) -> list[Route]:
         """Everything that the app declares, with full URIs. Raises DeclarationError if a declaration cannot work."""
-        routes = gather(self.router, self.settings.prefixes)
+        routes = collect_routes(self.router, self.settings.prefixes)
         compile_app(self.settings, routes)
         return routes
 
     def _make_runtime(self, settings: Settings, hooks: Hooks) -> Runtime:
-        routes = gather(self.router, settings.prefixes)
+        routes = collect_routes(self.router, settings.prefixes)
         return Runtime(settings, routes, hooks, self.error_handlers, Console if settings.console else None)
 
     @contextlib.asynccontextmanager
@@ -142,7 +142,7 @@ class Lifecycle:
         if self.runtime is not None:
             at = f" at {self._path!r}" if self._path is not None else ""
             raise RuntimeError(f"the app is running already{at}; an app runs once at a time, so make another App")
-        close(self.router)
+        close_router(self.router)
         try:
             await self._start()
         except BaseException:
@@ -152,7 +152,7 @@ class Lifecycle:
     async def _start(self) -> None:
         settings = self.settings
         runtime = self._make_runtime(settings, self.hooks)
-        warn_of_fragments(runtime.routes)
+        warn_about_fragments(runtime.routes)
         processes = self.processes or under_gunicorn()
         check_processes(
             processes,
@@ -180,7 +180,7 @@ class Lifecycle:
     async def stop(self) -> None:
         """End everything that `start` began; see `App.stop`."""
         runtime, handler = self.runtime, self._handler
-        close(self.router, False)
+        close_router(self.router, False)
         if runtime is None:
             return
         # From the last to the first; one that raises keeps no other from running.

@@ -24,12 +24,12 @@ __all__ = [
     "Router",
     "TopicDeclaration",
     "TopicHandler",
-    "close",
-    "gather",
+    "as_middlewares",
+    "as_rules",
+    "close_router",
+    "collect_routes",
     "is_handler",
-    "listed",
-    "rules_of",
-    "warn_of_fragments",
+    "warn_about_fragments",
 ]
 
 logger = logger_of(__name__)
@@ -43,7 +43,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(eq=False, slots=True)
 class Route:
-    """One procedure or topic as it was declared.
+    """A declared procedure or topic.
 
     Attributes:
         kind: "procedure" or "topic".
@@ -53,9 +53,12 @@ class Route:
         middlewares: The middlewares of the routers around it and its own, outermost first, without the app's.
         relay: Whether clients publish to each other without a handler.
         timeout: Seconds a call may take, or None.
-        requires: The rules of the routers around it and its own; see `requirements.py`.
+        requires: The rules of the routers around it and its own.
         subscribe: Further rules for SUBSCRIBE.
         publish: Further rules for PUBLISH.
+        on_subscribe: Its hooks for subscriptions that begin.
+        on_unsubscribe: Its hooks for subscriptions that ended.
+        pattern: The compiled URI pattern, or None for a plain URI.
         place: File and line of the declaration; empty for wampkit's own.
     """
 
@@ -76,7 +79,7 @@ class Route:
 
     @property
     def label(self) -> str:
-        """How errors speak of it, and where it stands."""
+        """The route in error messages: kind, URI, function and place."""
         name = getattr(inspect.unwrap(self.handler), "__qualname__", None) if self.handler is not None else None
         about = ", ".join(filter(None, (name, self.place)))
         return f"{self.kind} {self.declared!r}" + (f" ({about})" if about else "")
@@ -85,50 +88,50 @@ class Route:
 class TopicDeclaration:
     """A declared topic: add hooks to it, or use it as a decorator to give it a handler."""
 
-    def __init__(self, declaration: Route) -> None:
-        self._declaration = declaration
+    def __init__(self, route: Route) -> None:
+        self._route = route
 
     def __call__(self, handler: Callable[P, R]) -> TopicHandler[P, R]:
-        declaration = self._declaration
-        if declaration.relay:
-            raise DeclarationError(f"{declaration.label}: a relay has no handler; drop relay=True or the handler")
-        if declaration.handler is not None:
-            raise DeclarationError(f"{declaration.label} has its handler already")
-        _check_handler(handler, f"app.topic({declaration.declared!r})")
-        declaration.handler = handler
-        return TopicHandler(declaration, handler)
+        route = self._route
+        if route.relay:
+            raise DeclarationError(f"{route.label}: a relay has no handler; drop relay=True or the handler")
+        if route.handler is not None:
+            raise DeclarationError(f"{route.label} has its handler already")
+        _check_handler(handler, f"app.topic({route.declared!r})")
+        route.handler = handler
+        return TopicHandler(route, handler)
 
     def require(self, rule: Any) -> None:
-        """Add a rule for everybody who subscribes or publishes; what `@requires(...)` does."""
-        self._declaration.requires += (rule,)
+        """Add a rule for subscribing and publishing, as `@requires(...)` above the handler does."""
+        self._route.requires += (rule,)
 
     @without_parentheses("topic.on_subscribe")
     def on_subscribe(self, hook: F) -> F:
-        """Run `hook` for each SUBSCRIBE, before it counts; what it raises refuses the subscription.
+        """Run `hook` for each SUBSCRIBE before it is accepted; an exception refuses the subscription.
 
         The hook takes injected parameters and variables of the URI. Events that are published while it runs
-        reach the new subscriber when it has returned.
+        reach the new subscriber once it has returned.
         """
         _check_handler(hook, "topic.on_subscribe")
-        self._declaration.on_subscribe.append(hook)
+        self._route.on_subscribe.append(hook)
         return hook
 
     @without_parentheses("topic.on_unsubscribe")
     def on_unsubscribe(self, hook: F) -> F:
         """Run `hook` after each subscription that ended, by UNSUBSCRIBE or with its connection."""
         _check_handler(hook, "topic.on_unsubscribe")
-        self._declaration.on_unsubscribe.append(hook)
+        self._route.on_unsubscribe.append(hook)
         return hook
 
     def __repr__(self) -> str:
-        return f"<{self._declaration.label}>"
+        return f"<{self._route.label}>"
 
 
 class TopicHandler(TopicDeclaration, Generic[P, R]):
-    """A topic's handler: still the function it was, with the topic's hooks beside it."""
+    """A topic's handler, which is still called as the function, with the topic's hooks as methods."""
 
-    def __init__(self, declaration: Route, handler: Callable[P, R]) -> None:
-        super().__init__(declaration)
+    def __init__(self, route: Route, handler: Callable[P, R]) -> None:
+        super().__init__(route)
         self._handler = handler
         functools.update_wrapper(self, handler)
 
@@ -137,11 +140,11 @@ class TopicHandler(TopicDeclaration, Generic[P, R]):
 
 
 class Router:
-    """Procedures and topics that belong together, to be included in an app or in another router.
+    """A group of procedures and topics, to be included in an app or in another router.
 
     Args:
-        prefix: Put before each URI that is declared here, such as `http://example.com/admin#` or `admin/`, or `admin:`
-            where the app declares that prefix.
+        prefix: Prepended to each URI that is declared here: `http://example.com/admin#`, `admin/`, or `admin:` if the
+            app declares that prefix.
         middlewares: Message middlewares for all of them, outermost first, inside those of the app.
         requires: A rule, or several, for all of them, besides their own: `requires("admin")`.
     """
@@ -152,9 +155,9 @@ class Router:
             raise DeclarationError(f"Router: the prefix is a text such as 'admin/', not {prefix!r}")
         label = f"the router with prefix {prefix!r}"
         self._prefix = prefix
-        self._middlewares = listed(middlewares, label)
-        self._requires = rules_of(requires, label)
-        self._declarations: list[Route] = []
+        self._middlewares = as_middlewares(middlewares, label)
+        self._requires = as_rules(requires, label)
+        self._declared: list[Route] = []
         self._children: list[tuple[str, Router]] = []
         self._closed = False
 
@@ -162,7 +165,7 @@ class Router:
     def rpc(
         self, uri: str, *, timeout: float | None = None, middlewares: Iterable[Middleware] = (), requires: Rules = ()
     ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-        """Serve the decorated function as a procedure; it is returned as it is.
+        """Serve the decorated function as a procedure; it is returned unchanged.
 
         Args:
             uri: A URI or CURIE; `{name}` matches one segment and arrives as the argument of that name.
@@ -195,9 +198,10 @@ class Router:
         _check_handler(handler, f"app.rpc({uri!r})")
         if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout <= 0):
             raise DeclarationError(f"{label}: timeout is a number of seconds above 0, or None")
-        declaration = Route("procedure", uri, uri, handler, listed(middlewares, label), timeout=timeout)
-        declaration.requires = rules_of(requires, label)
-        self._add(declaration)
+        rules = as_rules(requires, label)
+        self._add(
+            Route("procedure", uri, uri, handler, as_middlewares(middlewares, label), timeout=timeout, requires=rules)
+        )
 
     @explain_options("topic")
     def topic(
@@ -212,24 +216,31 @@ class Router:
     ) -> TopicDeclaration:
         """Declare a topic. Clients may subscribe; they may publish if it is a relay or has a handler.
 
-        As a decorator it gives the topic a handler, which runs for each PUBLISH; what the handler returns is
-        what subscribers receive, and nothing is sent where it returns None.
+        As a decorator it gives the topic a handler, which runs for each PUBLISH. Its result is the event that
+        subscribers receive; None sends nothing.
 
         Args:
             uri: A URI or CURIE, variables as in `rpc`.
-            relay: Whether clients publish to each other as they like.
+            relay: Whether clients publish to each other without a handler.
             middlewares: Message middlewares for this topic alone.
             requires: A rule, or several, about who may subscribe and publish; also a decorator of the handler.
             subscribe: The same for subscribing alone.
             publish: The same for publishing alone.
         """
         _check_name(uri, "topic")
-        declaration = Route("topic", uri, uri, None, listed(middlewares, f"topic {uri!r}"), relay=relay)
-        declaration.requires = rules_of(requires, declaration.label)
-        declaration.subscribe = rules_of(subscribe, declaration.label)
-        declaration.publish = rules_of(publish, declaration.label)
-        self._add(declaration)
-        return TopicDeclaration(declaration)
+        label = f"topic {uri!r}"
+        route = Route(
+            "topic",
+            uri,
+            uri,
+            middlewares=as_middlewares(middlewares, label),
+            relay=relay,
+            requires=as_rules(requires, label),
+            subscribe=as_rules(subscribe, label),
+            publish=as_rules(publish, label),
+        )
+        self._add(route)
+        return TopicDeclaration(route)
 
     def include(self, router: Router, *, prefix: str = "") -> None:
         """Serve what another router declares, its URIs behind `prefix`."""
@@ -247,12 +258,12 @@ class Router:
     def _contains(self, other: Router) -> bool:
         return any(child is other or child._contains(other) for _, child in self._children)
 
-    def _add(self, declaration: Route) -> None:
-        self._check_open(declaration.label)
-        declaration.place = called_from()
-        if declaration.handler is not None:
-            _mark_handler(declaration.handler)
-        self._declarations.append(declaration)
+    def _add(self, route: Route) -> None:
+        self._check_open(route.label)
+        route.place = called_from()
+        if route.handler is not None:
+            _mark_handler(route.handler)
+        self._declared.append(route)
 
     def _check_open(self, what: str) -> None:
         if self._closed:
@@ -263,17 +274,17 @@ class Router:
         for _, child in self._children:
             child._close(closed)
 
-    def _routes(
+    def _collect(
         self, prefix: str = "", middlewares: tuple[Any, ...] = (), requires: tuple[Any, ...] = ()
     ) -> Iterator[Route]:
-        """Everything declared here and below, with prefixes, middlewares and rules put together.
+        """Copies of all routes here and below, with the prefixes, middlewares and rules of their routers.
 
-        A declaration is a template: the ones that come out share its hooks, not its URI.
+        They share the hooks of the declared ones.
         """
         prefix += self._prefix
         middlewares += self._middlewares
         requires += self._requires
-        for each in self._declarations:
+        for each in self._declared:
             yield replace(
                 each,
                 declared=prefix + each.declared,
@@ -282,7 +293,7 @@ class Router:
                 requires=requires + each.requires,
             )
         for inner, child in self._children:
-            yield from child._routes(prefix + inner, middlewares, requires)
+            yield from child._collect(prefix + inner, middlewares, requires)
 
 
 _HANDLER = "__wampkit_handler__"
@@ -299,7 +310,7 @@ def _mark_handler(function: Any) -> None:
 
 
 def _check_name(uri: Any, decorator: str) -> None:
-    """Refuse what is no name of a procedure or topic, above all the function of a bare decorator."""
+    """Refuse what is no URI, such as the function below a decorator without parentheses."""
     if callable(uri):
         name = getattr(uri, "__name__", "the function")
         raise DeclarationError(f'write @app.{decorator}("{name}"), with a URI in parentheses, above {name}')
@@ -308,7 +319,7 @@ def _check_name(uri: Any, decorator: str) -> None:
 
 
 def _check_handler(handler: Any, decorated: str) -> None:
-    """Refuse what cannot be called with what a message brings.
+    """Refuse what cannot be a handler or hook: a rule, an unbound method, no function.
 
     Args:
         handler: The registered handler.
@@ -327,8 +338,8 @@ def _check_handler(handler: Any, decorated: str) -> None:
         )
 
 
-def listed(middlewares: Any, owner: str) -> tuple[Any, ...]:
-    """A list of middlewares as it was declared. Raises DeclarationError if it is a single thing."""
+def as_middlewares(middlewares: Any, owner: str) -> tuple[Any, ...]:
+    """A list of middlewares as a tuple. Raises DeclarationError if it is no list."""
     single = callable(middlewares) or isinstance(middlewares, str)
     if single or hasattr(middlewares, "message") or hasattr(middlewares, "connect"):
         shown = getattr(middlewares, "__qualname__", repr(middlewares))
@@ -338,12 +349,8 @@ def listed(middlewares: Any, owner: str) -> tuple[Any, ...]:
     return tuple(middlewares)
 
 
-def rules_of(value: Any, label: str) -> tuple[Any, ...]:
-    """One rule or several as they were declared.
-
-    Raises:
-        DeclarationError: Something is no rule.
-    """
+def as_rules(value: Any, label: str) -> tuple[Any, ...]:
+    """One rule or several as a tuple. Raises DeclarationError if one is no rule."""
     rules = (value,) if hasattr(value, "check") or isinstance(value, str) else value
     try:
         rules = tuple(rules)
@@ -357,20 +364,20 @@ def rules_of(value: Any, label: str) -> tuple[Any, ...]:
     return rules
 
 
-def close(router: Router, closed: bool = True) -> None:
-    """Refuse (or accept again) further declarations on a router and all that it includes."""
+def close_router(router: Router, closed: bool = True) -> None:
+    """Refuse further declarations on a router and those that it includes, or accept them again."""
     router._close(closed)
 
 
-def gather(router: Router, prefixes: Mapping[str, str]) -> list[Route]:
-    """All declarations below `router` with full URIs and compiled patterns.
+def collect_routes(router: Router, prefixes: Mapping[str, str]) -> list[Route]:
+    """All routes of a router, with full URIs and compiled patterns.
 
     Raises:
         DeclarationError: A URI is declared twice, a pattern is bad, or a name is wampkit's own.
     """
-    declarations = list(router._routes())
+    routes = list(router._collect())
     taken: dict[tuple[str, str], Route] = {}
-    for each in declarations:
+    for each in routes:
         each.uri = expand(each.declared, prefixes)
         if not each.declared:
             raise DeclarationError(f"{each.label}: a URI cannot be empty")
@@ -387,18 +394,18 @@ def gather(router: Router, prefixes: Mapping[str, str]) -> list[Route]:
             raise DeclarationError(
                 f"{each.label} is declared twice, first as {first.label}; both mean {each.uri!r}: remove or rename one"
             )
-    return declarations
+    return routes
 
 
-def warn_of_fragments(declarations: Iterable[Route]) -> None:
-    """Log the names that are no valid URIs since they have two `#`; they work, and old clients may need them."""
-    for each in declarations:
+def warn_about_fragments(routes: Iterable[Route]) -> None:
+    """Warn about names with two `#`, which are no valid URIs; they work, and old clients may need them."""
+    for each in routes:
         if each.uri.count("#") > 1:
             logger.warning("%s: %r has two '#', and a URI has one at most; is one of them meant?", each.label, each.uri)
 
 
-def _pattern(declaration: Route) -> Pattern:
+def _pattern(route: Route) -> Pattern:
     try:
-        return Pattern(declaration.uri)
+        return Pattern(route.uri)
     except DeclarationError as error:
-        raise DeclarationError(f"{declaration.label}: {error}") from None
+        raise DeclarationError(f"{route.label}: {error}") from None

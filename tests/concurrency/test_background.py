@@ -91,7 +91,7 @@ async def test_what_raises_in_them_is_told_and_they_run_again(
 ) -> None:
     """What the console's clock and the watch over sessions raise is logged, reaches `on_error`, and they go on."""
     for place, name, task in (
-        (Console, "_now", "the console's clock"),
+        (Console, "_state", "the console's clock"),
         (SessionWatcher, "_live", "the watch over sessions"),
     ):
         kept = Kept()

@@ -1,4 +1,4 @@
-"""The console: what the socket's address shows in a browser, told by procedures of wampkit's own."""
+"""The console's procedures and topic: an app's routes, connections, topics, failures and figures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..router import Route
 from ..schema.routes import describe_route, middleware_names
 from ..server.runtime import Runtime
 from ..server.settings import Settings
-from .meter import Failure, Meter, shown
+from .meter import Failure, Meter, as_text
 from .page import show_console
 
 __all__ = ["Console", "console_is_open"]
@@ -30,35 +30,35 @@ LIVE = "wampkit:live"
 """The topic on which the figures are published while it has subscribers."""
 
 INTERVAL = 1.0
-"""Seconds between two figures."""
+"""Seconds between two sets of figures."""
 
 MOST_FIGURES = 300
+"""Sets of figures that are kept."""
 
 MOST_ROWS = 200
-
-ROWS_A_TURN = 200
+"""Rows in one answer, and rows that are searched without a pause for other clients."""
 
 ROUTES_AT_ONCE = 50
-"""As many descriptions as surely fit into what may wait for one client."""
+"""Routes in one answer, so that it fits into the queue of one client."""
 
 
 class Console:
-    """Shows what an app serves and how it fares, by procedures and a topic whose names begin with `wampkit:`.
+    """Serves the console's procedures and topic, whose names begin with `wampkit:`.
 
     Args:
         runtime: The running app.
     """
 
     def __init__(self, runtime: Runtime) -> None:
-        self.meter = Meter()
-        self.message = self.meter.message
-        self.counting = self.meter.counting
-        self.page = show_console
         self._runtime = runtime
+        self._meter = Meter(debug=runtime.settings.debug)
+        self.message = self._meter.message
+        self.counting = self._meter.counting
+        self.page = show_console
         self._figures: deque[dict[str, Any]] = deque(maxlen=MOST_FIGURES)
 
     def routes(self) -> list[Route]:
-        """The console's procedures and topic, with the rules for all of them."""
+        """The console's procedures and topic, all with the same rules."""
         procedures: dict[str, Callable[..., Any]] = {
             "wampkit:console": self._console,
             "wampkit:routes": self._routes_from,
@@ -83,27 +83,26 @@ class Console:
     @contextlib.asynccontextmanager
     async def lifespan(self, _: Any) -> AsyncIterator[None]:
         """Collect the figures each second while the app runs."""
-        self.meter.begin(debug=self._runtime.settings.debug)
-        async with self._runtime.background("the console's clock", self._tick):
+        async with self._runtime.background("the console's clock", self._collect):
             yield
 
-    async def _tick(self) -> None:
+    async def _collect(self) -> None:
         registry = self._runtime.registry
         while True:
             await asyncio.sleep(INTERVAL)
-            figures = asdict(self.meter.take()) | self._now()
+            figures = asdict(self._meter.take_figures()) | self._state()
             self._figures.append(figures)
             if registry.count(LIVE):
-                # Straight to this process's own subscribers: a broker would carry the figures of each to all.
+                # Not by the broker, which would carry the figures of each process to the subscribers of all.
                 registry.deliver(Publication(LIVE, msgspec.json.encode(figures)))
 
-    def _now(self) -> dict[str, Any]:
+    def _state(self) -> dict[str, Any]:
         runtime = self._runtime
         threads = runtime.threads.handlers
         return {
             "connections": len(runtime.connections),
             "topics": len(runtime.registry) - (LIVE in runtime.registry),
-            "failed": self.meter.failed,
+            "failed": self._meter.failed,
             "threads": {name: getattr(threads, name) for name in ("running", "waiting", "held", "limit")},
             "counters": asdict(runtime.counters),
         }
@@ -124,52 +123,52 @@ class Console:
             "prefixes": dict(settings.prefixes),
             "interval": INTERVAL,
             "figures": list(self._figures),
-            **self._now(),
+            **self._state(),
         }
 
     async def _routes_from(self, offset: int = 0) -> dict[str, Any]:
-        """Some of the procedures and topics, from the one with this index."""
+        """Some of the app's routes, from this index."""
         routes = self._routes
         return {"total": len(routes), "rows": routes[max(offset, 0) :][:ROUTES_AT_ONCE]}
 
     async def _connections(
         self, search: str = "", order: str = "", offset: int = 0, limit: int = MOST_ROWS
     ) -> dict[str, Any]:
-        """Some live connections: those that contain a text, by "queued", "subscriptions", "address" or "user"."""
+        """Some live connections that contain a text, ordered by "queued", "subscriptions", "address" or "user"."""
         connections = list(self._runtime.connections)
         if not search and not order:
-            window = _part(connections, offset, limit)
-            return _told([_row(each) for each in window], len(connections), len(connections))
-        found = await _found(connections, _row, search)
+            window = _window(connections, offset, limit)
+            return _page([_row(each) for each in window], len(connections), len(connections))
+        found = await _search(connections, _row, search)
         if order in ("queued", "subscriptions"):
             found.sort(key=lambda row: -row[order])
         elif order in ("address", "user"):
             found.sort(key=lambda row: row[order] or "")
-        return _told(_part(found, offset, limit), len(found), len(connections))
+        return _page(_window(found, offset, limit), len(found), len(connections))
 
     async def _connection(self, id: str) -> dict[str, Any]:
         """One connection with its topics."""
         connection = self._runtime.connections.get(id)
         if connection is None:
             raise NotFound("this connection has ended")
-        return _row(connection) | {"topics": [uri for uri in connection.topics if not _is_own(uri)][:MOST_ROWS]}
+        return _row(connection) | {"topics": [uri for uri in connection.topics if not _is_builtin(uri)][:MOST_ROWS]}
 
     async def _topics(self, search: str = "", offset: int = 0, limit: int = MOST_ROWS) -> dict[str, Any]:
-        """Some of the topics that have subscribers, the fullest first."""
+        """Some of the topics that have subscribers, those with the most first."""
         registry = self._runtime.registry
-        uris = [uri for uri in registry if not _is_own(uri)]
-        found = await _found(uris, lambda uri: {"uri": uri, "subscribers": registry.count(uri)}, search)
+        uris = [uri for uri in registry if not _is_builtin(uri)]
+        found = await _search(uris, lambda uri: {"uri": uri, "subscribers": registry.count(uri)}, search)
         found.sort(key=lambda row: (-row["subscribers"], row["uri"]))
-        return _told(_part(found, offset, limit), len(found), len(uris))
+        return _page(_window(found, offset, limit), len(found), len(uris))
 
     async def _failures(self, after: int = 0) -> list[dict[str, Any]]:
-        """The last failures, the newest first, with a number above this; tracebacks are told one by one."""
-        failures = [asdict(each) for each in self.meter.failures() if each.number > after]
+        """The failures with a number above this, the newest first, without their tracebacks."""
+        failures = [asdict(each) for each in self._meter.failures() if each.number > after]
         return [each | {"traceback": each["traceback"] is not None} for each in failures]
 
     async def _failure(self, number: int) -> Failure:
         """One failure with its traceback."""
-        for each in self.meter.failures():
+        for each in self._meter.failures():
             if each.number == number:
                 return each
         raise NotFound("this failure is no longer remembered")
@@ -194,8 +193,8 @@ def _row(connection: Connection) -> dict[str, Any]:
     return {
         "id": connection.id,
         "address": connection.remote,
-        "user": None if user is None else shown(user),
-        "roles": sorted(map(shown, connection.roles)),
+        "user": None if user is None else as_text(user),
+        "roles": sorted(map(as_text, connection.roles)),
         "subscriptions": len(connection.subscriptions) - (LIVE in connection.subscriptions),
         "queued": connection.unsent,
         "dropped": connection.dropped,
@@ -205,12 +204,12 @@ def _row(connection: Connection) -> dict[str, Any]:
 T = TypeVar("T")
 
 
-async def _found(items: list[T], row: Callable[[T], dict[str, Any]], search: str) -> list[dict[str, Any]]:
-    """The rows that contain a text. Looking at thousands leaves turns to the app's clients."""
+async def _search(items: list[T], row: Callable[[T], dict[str, Any]], search: str) -> list[dict[str, Any]]:
+    """The rows that contain a text. Searching thousands pauses for the app's clients."""
     wanted = search.lower()
     found = []
     for index, item in enumerate(items):
-        if index % ROWS_A_TURN == ROWS_A_TURN - 1:
+        if index % MOST_ROWS == MOST_ROWS - 1:
             await asyncio.sleep(0)
         made = row(item)
         if not wanted or any(wanted in str(value).lower() for value in made.values() if value is not None):
@@ -218,14 +217,14 @@ async def _found(items: list[T], row: Callable[[T], dict[str, Any]], search: str
     return found
 
 
-def _part(rows: list[T], offset: int, limit: int) -> list[T]:
+def _window(rows: list[T], offset: int, limit: int) -> list[T]:
     start = max(offset, 0)
     return rows[start : start + max(0, min(limit, MOST_ROWS))]
 
 
-def _told(rows: list[dict[str, Any]], found: int, total: int) -> dict[str, Any]:
+def _page(rows: list[dict[str, Any]], found: int, total: int) -> dict[str, Any]:
     return {"total": total, "found": found, "rows": rows}
 
 
-def _is_own(uri: str) -> bool:
+def _is_builtin(uri: str) -> bool:
     return uri.startswith(RESERVED)

@@ -1,4 +1,4 @@
-"""Measures the messages of a running app for its console; an app without a console pays nothing for it."""
+"""Counts and times the messages of a running app for its console; an app without one has no meter."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from ..errors import WampError
 from ..pubsub.broker import Deliver, Publication
 from ..pubsub.registry import TopicRegistry
 
-__all__ = ["Failure", "Figures", "Meter", "shown"]
+__all__ = ["Failure", "Figures", "Meter", "as_text"]
 
 MOST_SAMPLES = 10_000
-"""Calls of one interval whose time counts; the rest only raise the number."""
+"""Calls of one interval that are timed; the others are only counted."""
 
 MOST_FAILURES = 100
-"""Failures that are remembered, the newest."""
+"""Failures that are kept, the newest."""
 
 MOST_CHARACTERS = 500
 """Characters of a URI or a text that are kept."""
 
 LONGEST_TRACEBACK = 50_000
-"""Characters of a traceback that are kept, the last."""
+"""Characters at the end of a traceback that are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +39,10 @@ class Figures:
         calls: Calls that ended.
         failures: Calls and topic messages that ended with an error.
         publishes: PUBLISH messages of clients.
-        events: Publications that came to this process, its own included.
-        sent: Events that they became: one for each subscriber.
-        p50: Milliseconds in which half of the calls had ended, or None without calls.
-        p99: The same for 99 of 100.
+        events: Publications that reached this process, its own included.
+        sent: EVENT messages that they became, one for each subscriber.
+        p50: Milliseconds, the median of the calls; None without calls.
+        p99: Milliseconds, the 99th percentile of the calls; None without calls.
     """
 
     time: float
@@ -85,41 +85,33 @@ class Failure:
 
 
 class Meter:
-    """Counts and times messages: its method `message` is a middleware, the outermost.
+    """Counts and times messages: its method `message` is the outermost middleware.
+
+    Args:
+        debug: Whether failures are kept with texts and tracebacks.
 
     Attributes:
         failed: How many messages have failed since the start.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, debug: bool) -> None:
         self.failed = 0
+        self._debug = debug
         self._failures: deque[Failure] = deque(maxlen=MOST_FAILURES)
-        self._debug = False
         self._reset()
 
     def _reset(self) -> None:
         self._calls = self._failed_now = self._publishes = self._events = self._sent = 0
         self._seconds: list[float] = []
 
-    def begin(self, *, debug: bool) -> None:
-        """Forget everything: the app starts.
-
-        Args:
-            debug: Whether failures are kept with texts and tracebacks.
-        """
-        self._debug = debug
-        self.failed = 0
-        self._failures.clear()
-        self._reset()
-
     async def message(self, message: Incoming, call_next: CallNext) -> Any:
-        """Pass a message on, and note how it went."""
+        """Pass a message on; count it, and record its failure."""
         began = time.perf_counter()
         try:
             return await call_next(message)
         except BaseException as error:
             if not must_propagate(error) or isinstance(error, asyncio.CancelledError):
-                self._fail(message, error)
+                self._record(message, error)
             raise
         finally:
             if isinstance(message, Call):
@@ -139,7 +131,7 @@ class Meter:
 
         return deliver
 
-    def take(self) -> Figures:
+    def take_figures(self) -> Figures:
         """The figures since the last call."""
         seconds = sorted(self._seconds)
         figures = Figures(
@@ -156,14 +148,14 @@ class Meter:
         return figures
 
     def failures(self) -> list[Failure]:
-        """The failures that are remembered, the newest first."""
+        """The failures that are kept, the newest first."""
         return list(reversed(self._failures))
 
-    def _fail(self, message: Incoming, error: BaseException) -> None:
+    def _record(self, message: Incoming, error: BaseException) -> None:
         self.failed += 1
         self._failed_now += 1
         user = message.connection.user
-        kind, description, trace = self._told(error)
+        kind, description, trace = self._describe(error)
         self._failures.append(
             Failure(
                 number=self.failed,
@@ -171,19 +163,16 @@ class Meter:
                 message=type(message).__name__.lower(),
                 route=message.name,
                 uri=message.uri[:MOST_CHARACTERS],
-                error=shown(kind),
-                description=shown(description),
-                user=None if user is None else shown(user),
+                error=as_text(kind),
+                description=as_text(description),
+                user=None if user is None else as_text(user),
                 connection=message.connection.id,
                 traceback=trace,
             )
         )
 
-    def _told(self, error: BaseException) -> tuple[object, object, str | None]:
-        """The parts of an error that may be shown: its URI or class, its text, its traceback.
-
-        Its text may be of any type.
-        """
+    def _describe(self, error: BaseException) -> tuple[object, object, str | None]:
+        """The parts of an error that may be shown: its URI or class, its text (of any type), and its traceback."""
         if isinstance(error, WampError):
             return error.uri, error.description, None
         if isinstance(error, asyncio.CancelledError):
@@ -192,19 +181,19 @@ class Meter:
         if not self._debug:
             return name, "", None
         trace = "".join(traceback.format_exception(error))
-        return name, error, _writable(trace[-LONGEST_TRACEBACK:])
+        return name, error, _as_utf8(trace[-LONGEST_TRACEBACK:])
 
 
-def shown(value: object) -> str:
-    """A value of the app's as text, of which only the beginning is kept; some cannot be told."""
+def as_text(value: object) -> str:
+    """The beginning of `str(value)`, or the name of its class if that raises."""
     try:
-        return _writable(str(value)[:MOST_CHARACTERS])
+        return _as_utf8(str(value)[:MOST_CHARACTERS])
     except Exception:
         return f"({type(value).__qualname__})"
 
 
-def _writable(text: str) -> str:
-    """A text as UTF-8 can carry it: half a surrogate pair becomes an escape."""
+def _as_utf8(text: str) -> str:
+    """The text with lone surrogates escaped, which UTF-8 cannot encode."""
     return text.encode(errors="backslashreplace").decode()
 
 

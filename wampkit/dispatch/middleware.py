@@ -18,7 +18,7 @@ from aiohttp import web
 
 from ..connection.connection import Connection
 from ..errors import DeclarationError
-from ..router import Route, listed
+from ..router import Route, as_middlewares
 
 __all__ = [
     "Call",
@@ -188,7 +188,7 @@ def middlewares_of(given: Any, owner: str, *, gates: bool) -> tuple[Any, ...]:
     Raises:
         DeclarationError: It is no list, or an entry is no middleware, or acts on handshakes without `gates`.
     """
-    middlewares = listed(given, owner)
+    middlewares = as_middlewares(given, owner)
     split_middlewares(middlewares, owner, gates=gates)
     return middlewares
 

@@ -18,7 +18,7 @@ from ..handlers.hooks import Lifespan, check_lifespan
 from ..limits import Limits
 from ..protocol.uris import check_prefixes, check_uri, expand, prefix_problem
 from ..pubsub.broker import Broker, check_broker
-from ..router import rules_of
+from ..router import as_rules
 
 __all__ = ["OPTIONS", "Settings"]
 
@@ -104,7 +104,7 @@ def _cra(value: Any) -> Cra | None:
 def _console(value: Any) -> bool | tuple[Any, ...] | None:
     if value is None or isinstance(value, bool):
         return value
-    rules = rules_of(value, "App(console=...)")
+    rules = as_rules(value, "App(console=...)")
     if not rules:
         raise DeclarationError("App(console=[]) says nothing; write True, False, or a rule such as requires('admin')")
     return rules
@@ -154,7 +154,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "trusted_proxies": trusted_proxies_of,
     "lifespan": check_lifespan,
     "cra": _cra,
-    "requires": lambda value: () if value is None else rules_of(value, "App"),
+    "requires": lambda value: () if value is None else as_rules(value, "App"),
     "empty_eligible": _choice("empty_eligible", "nobody", "everybody"),
     "malformed": _choice("malformed", "close", "ignore"),
     "error_uris": _error_uris,
