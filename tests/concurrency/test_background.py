@@ -372,7 +372,14 @@ async def test_a_farewell_that_hangs_is_given_up(
 @on_each_loop
 async def test_a_step_of_the_stop_that_fails_skips_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever step of a stop raises, the hooks and the lifespan run, and the app can start again."""
-    for place in ("_end_keepalive", "_end_logins", "_end_periodic", "_end_connections", "_end_departures", "_closed"):
+    for place in (
+        "_end_keepalive",
+        "_end_logins",
+        "_end_periodic",
+        "_end_connections",
+        "_end_departures",
+        "_wait_closed",
+    ):
         ending = Ending()
 
         async def fail(*_: Any) -> None:
