@@ -13,7 +13,7 @@ import re
 import signal
 import ssl
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
@@ -83,7 +83,7 @@ def call(words: tuple[str, ...], **options: Any) -> int:
     Without a URL the server is the one that `wampkit run` serves in this directory.
     """
     url, (procedure, *rest) = _split(words, "PROCEDURE")
-    args, connect_ = _json_values(rest), _connect_with(url, options)
+    args, connect_ = [_json_value(word) for word in rest], _connect_with(url, options)
 
     async def run() -> Any:
         async with connect_() as client:
@@ -114,7 +114,7 @@ def publish(
     url, (topic, *events) = _split(words, "TOPIC", "EVENT")
     if len(events) > 1:
         raise click.UsageError(f"one EVENT is published at a time; {len(events)} came", click.get_current_context())
-    (event,), connect_ = _json_values(events), _connect_with(url, options)
+    event, connect_ = _json_value(events[0]), _connect_with(url, options)
 
     async def run() -> None:
         async with connect_() as client:
@@ -199,12 +199,8 @@ def _local_url(ctx: click.Context) -> str:
     return socket_url(run["host"], run["port"], run["path"])
 
 
-def _json_values(words: Iterable[str]) -> list[Any]:
-    """The values of words that are JSON. Raises click.UsageError for one that is not."""
-    return [_json_value(word) for word in words]
-
-
 def _json_value(word: str) -> Any:
+    """The value of an argument that is JSON. Raises click.UsageError if it is not."""
     try:
         return json.loads(word, parse_constant=_not_json, parse_float=_finite)
     except (ValueError, RecursionError):

@@ -14,7 +14,7 @@ from ..app import DEFAULT_PATH
 from ..runner.children import ParentLink
 from ..runner.errors import USAGE, CommandError
 from ..runner.serve import RunOptions, ServerInfo, serve
-from ..runner.supervisor import run_reloading, run_workers
+from ..runner.supervisor import supervise
 from ..telemetry.logs import logger_of
 from .options import COMMAND, ParamType, Seconds, app_argument, level_option, option, proxies_option
 from .output import traceback_at
@@ -65,10 +65,8 @@ def run(**given: Any) -> int:
         if parent is not None:
             parent.attach()
             serve(parent.restrict(options), parent.announce, beat=parent.beat)
-        elif options.reload:
-            return run_reloading(options, announce)
-        elif options.workers > 1:
-            return run_workers(options, announce)
+        elif options.reload or options.workers > 1:
+            return supervise(options, announce)
         else:
             serve(options, announce)
     return 0

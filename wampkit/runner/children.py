@@ -18,7 +18,6 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from typing import Any
 
 from ..telemetry.logs import logger_of
 from .process import first_of
@@ -98,39 +97,19 @@ class ParentLink:
 
 
 class Child:
-    """A process that runs this very command again, to serve.
+    """A process that runs this very command again, to serve; `Children.start` makes it.
 
     Attributes:
         server: Its addresses and routes, once `ready` has returned; None if it ended before.
     """
 
-    def __init__(self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, end: Any) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         self.server: ServerInfo | None = None
         self._process = process
         self._reader = reader
-        self._end = end
-
-    @classmethod
-    async def start(cls, port: int, drain: float, *, first: bool) -> Child:
-        """Start a process.
-
-        Args:
-            port: The port that it serves.
-            drain: The longest drain that it may take, in seconds.
-            first: Whether it is the first of several workers, or takes its place.
-        """
-        ours, theirs = socket.socketpair()
-        with theirs:
-            link = json.dumps({"descriptor": theirs.fileno(), "port": port, "drain": drain, "first": first})
-            with _no_interrupt():
-                process = await asyncio.create_subprocess_exec(
-                    sys.executable,
-                    *sys.orig_argv[1:],
-                    env=os.environ | {_VARIABLE: link},
-                    pass_fds=(theirs.fileno(),),
-                )
-        reader, writer = await asyncio.open_connection(sock=ours)
-        return cls(process, reader, writer)
+        self._writer = writer
 
     @property
     def pid(self) -> int:
@@ -173,7 +152,7 @@ class Child:
     async def ended(self) -> None:
         """Wait until it has ended."""
         await self._process.wait()
-        self._end.close()
+        self._writer.close()
 
     def kill(self) -> None:
         """End it at once."""
@@ -223,7 +202,17 @@ class Children:
 
     async def start(self, *, first: bool = True) -> Child:
         """Start one more; `first` says whether it is the first of several workers, or takes its place."""
-        child = await Child.start(self._port, self._drain, first=first)
+        ours, theirs = socket.socketpair()
+        with theirs:
+            link = {"descriptor": theirs.fileno(), "port": self._port, "drain": self._drain, "first": first}
+            with _no_interrupt():
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    *sys.orig_argv[1:],
+                    env=os.environ | {_VARIABLE: json.dumps(link)},
+                    pass_fds=(theirs.fileno(),),
+                )
+        child = Child(process, *await asyncio.open_connection(sock=ours))
         self._children.add(child)
         return child
 

@@ -14,15 +14,31 @@ from .errors import USAGE, CommandError
 from .process import Signals, first_of, set_up_logging
 from .serve import RunOptions, ServerInfo
 
-__all__ = ["run_reloading", "run_workers"]
+__all__ = ["supervise"]
 
 logger = logger_of(__name__)
 
 
-def _supervise(children: Children, work: Callable[[Signals], Coroutine[Any, Any, int]]) -> int:
-    """Run a supervisor in an event loop; a second signal kills its children. Returns the exit code."""
+def supervise(options: RunOptions, announce: Callable[[ServerInfo], None]) -> int:
+    """Serve an app in child processes until a signal ends them; a second signal kills them.
+
+    With `options.reload` there is one child, which is replaced whenever a Python file or `pyproject.toml` below the
+    working directory changes; else `options.workers` children are kept alive.
+
+    Args:
+        options: The options of `wampkit run`.
+        announce: Called when clients can connect: once when all workers serve, or each time after a change.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        CommandError: watchfiles is needed and not installed, or the port cannot be had.
+    """
+    set_up_logging(options.log_level)
+    supervisor = _Reloader(options, announce) if options.reload else _Workers(options, announce)
     try:
-        return asyncio.run(work(Signals(children.kill)))
+        return asyncio.run(supervisor.run(Signals(supervisor.children.kill)))
     except KeyboardInterrupt:
         return 0
 
@@ -39,24 +55,6 @@ FIRST_DELAY = 0.1
 
 LONGEST_DELAY = 5.0
 """Seconds between the end of a worker and the start of the next; each failure doubles the delay up to this."""
-
-
-def run_workers(options: RunOptions, announce: Callable[[ServerInfo], None]) -> int:
-    """Serve an app in `options.workers` processes until a signal ends them.
-
-    Args:
-        options: The options of `wampkit run`.
-        announce: Called once when all of them serve.
-
-    Returns:
-        The exit code.
-
-    Raises:
-        CommandError: The port cannot be had.
-    """
-    set_up_logging(options.log_level)
-    workers = _Workers(options, announce)
-    return _supervise(workers.children, workers.run)
 
 
 class _Workers:
@@ -156,54 +154,40 @@ RELOAD_TIMEOUT = 3.0
 """Seconds after which a child that does not stop is killed."""
 
 
-def run_reloading(options: RunOptions, announce: Callable[[ServerInfo], None]) -> int:
-    """Serve an app, anew whenever a Python file or `pyproject.toml` below the working directory changes.
+class _Reloader:
+    def __init__(self, options: RunOptions, announce: Callable[[ServerInfo], None]) -> None:
+        self._watch = _source_watcher()
+        self.children = Children(options, DRAIN)
+        self._announce = announce
 
-    Args:
-        options: The options of `wampkit run`.
-        announce: Called each time that clients can connect.
-
-    Returns:
-        The exit code.
-
-    Raises:
-        CommandError: watchfiles is not installed, or the port cannot be had.
-    """
-    watch = _source_watcher()
-    set_up_logging(options.log_level)
-    children = Children(options, DRAIN)
-
-    async def run(signals: Signals) -> int:
+    async def run(self, signals: Signals) -> int:
+        """Replace the child at each change until a signal comes; the exit code."""
         stop, changed = signals.attach(), asyncio.Event()
-        watching = asyncio.create_task(watch(changed))
+        watching = asyncio.create_task(self._watch(changed))
         try:
             while not stop.is_set():
                 changed.clear()
                 try:
-                    serving = _serve_until_a_change(children, announce)
-                    await first_of(serving, stop.wait(), changed.wait(), asyncio.shield(watching))
+                    await first_of(self._serve(), stop.wait(), changed.wait(), asyncio.shield(watching))
                 finally:
-                    await children.stop(RELOAD_TIMEOUT)
+                    await self.children.stop(RELOAD_TIMEOUT)
         finally:
             watching.cancel()
             await asyncio.wait({watching})
         logger.info("%s: stopped", signals.name)
         return 0
 
-    return _supervise(children, run)
-
-
-async def _serve_until_a_change(children: Children, announce: Callable[[ServerInfo], None]) -> None:
-    """Run a child; once it has ended, wait to be cancelled, as only the next save can help."""
-    child = await children.start()
-    await child.ready()
-    if child.server is not None:
-        announce(child.server)
-        await child.ended()
-    elif child.exit_code == USAGE:
-        raise CommandError("", USAGE)  # the child has said what is wrong with the command
-    logger.warning("the app ended (%s); waiting for a change", child.how_it_ended())
-    await asyncio.Event().wait()
+    async def _serve(self) -> None:
+        """Run a child; once it has ended, wait to be cancelled, as only the next save can help."""
+        child = await self.children.start()
+        await child.ready()
+        if child.server is not None:
+            self._announce(child.server)
+            await child.ended()
+        elif child.exit_code == USAGE:
+            raise CommandError("", USAGE)  # the child has said what is wrong with the command
+        logger.warning("the app ended (%s); waiting for a change", child.how_it_ended())
+        await asyncio.Event().wait()
 
 
 def _source_watcher() -> Callable[[asyncio.Event], Coroutine[Any, Any, None]]:

@@ -43,30 +43,24 @@ class LoopThread:
 
     loop: asyncio.AbstractEventLoop
 
-    def __init__(self) -> None:
-        self._ready = threading.Event()
-        self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._run_until_stopped()), name="wampkit-test-server", daemon=True
-        )
-
     def __enter__(self) -> Self:
+        self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+        self.loop = self._runner.get_loop()
+        self._thread = threading.Thread(target=self._serve, name="wampkit-test-server", daemon=True)
         self._thread.start()
-        self._ready.wait()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.loop.call_soon_threadsafe(self._stop.set)
+        self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine in the thread's loop and return its result."""
         return asyncio.run_coroutine_threadsafe(work, self.loop).result()
 
-    async def _run_until_stopped(self) -> None:
-        self.loop = asyncio.get_running_loop()
-        self._stop = asyncio.Event()
-        self._ready.set()
-        await self._stop.wait()
+    def _serve(self) -> None:
+        with self._runner:  # it cancels in the end what still runs
+            self.loop.run_forever()
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
