@@ -244,7 +244,13 @@ def test_the_shortest_form_is_written() -> None:
     assert encode(Publish("t", 1)) == b'[7,"t",1]'
     assert encode(Publish("t", 1, False)) == b'[7,"t",1,false]'
     assert encode(Publish("t", 1, None, None, [])) == b'[7,"t",1,null,[]]'
-    assert event_text(event_head("t"), b'{"a":1}') == encode(Event("t", {"a": 1}))
+
+
+@rows("topic", ["t", "http://example.com/a%20b#%b", "caf\u00e9", '"'])
+def test_an_events_text_is_written_from_what_is_encoded(topic: str) -> None:
+    """EVENT from the head of its topic and an event that is JSON already is what encoding it would give."""
+    assert event_text(event_head(topic), b'{"a":1}') == encode(Event(topic, {"a": 1}))
+    assert event_text(event_head(topic), b"null") == encode(Event(topic, None))
 
 
 def test_not_a_number_is_null() -> None:

@@ -13,9 +13,6 @@ from .topic_messages import TopicMessages
 
 __all__ = ["Dispatcher"]
 
-_FINISHED_AFTER_CLOSE = (messages.Publish, messages.Unsubscribe)
-"""Messages that still run if their connection closes first: what was published counts."""
-
 
 class Dispatcher:
     """Takes every message of every connection.
@@ -48,11 +45,13 @@ class Dispatcher:
         if self._draining:
             return
         tasks = connection.tasks
-        if isinstance(message, messages.Call):
+        # `isinstance` would take three times as long: it asks the metaclass of msgspec's structs.
+        if type(message) is messages.Call:
             tasks.run_call(self.calls.call(connection, message), text)
-        elif isinstance(message, _FINISHED_AFTER_CLOSE):
+        elif type(message) is messages.Publish or type(message) is messages.Unsubscribe:
+            # What was published before the connection closed counts.
             tasks.run_in_order(self.topic_messages.receive, connection, message, finish_after_close=True, text=text)
-        elif isinstance(message, messages.Subscribe):
+        elif type(message) is messages.Subscribe:
             tasks.run_in_order(self.topic_messages.receive, connection, message, finish_after_close=False, text=text)
 
     def refuse(self, connection: Connection, data: bytes) -> None:

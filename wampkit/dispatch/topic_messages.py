@@ -28,6 +28,8 @@ __all__ = ["TopicMessages"]
 REFUSAL_CODES = {"not_found": 404, "not_allowed": 403, "limit_exceeded": 429}
 """The `code` of the EVENT that explains a refusal, by the kind of the error; 400 for all others."""
 
+_NO_IDS: frozenset[str] = frozenset()
+
 
 class TopicMessages:
     """Runs the messages that concern topics. WAMP v1 has no answer to any of them.
@@ -99,12 +101,13 @@ class TopicMessages:
         self, connection: Connection, message: messages.Publish | messages.Subscribe | messages.Unsubscribe
     ) -> None:
         """Run one message; a refusal is logged, and explained to the client if the app wants that."""
-        new = isinstance(message, messages.Subscribe) and message.uri not in connection.subscriptions
+        new = False
         try:
-            if isinstance(message, messages.Publish):
+            if type(message) is messages.Publish:
                 await self.publish(connection, message)
             else:
                 kind, chains = self._chains[type(message)]
+                new = kind is Subscribe and message.uri not in connection.subscriptions
                 topic, incoming = self._incoming(kind, connection, message.uri)
                 await chains[topic](incoming)
         except BaseException as error:
@@ -184,12 +187,14 @@ class TopicMessages:
 
     def _broadcast(self, connection: Connection, message: Publish | messages.Publish, event: Any) -> Awaitable[None]:
         """Give an event to the broker, for the receivers that its PUBLISH names."""
-        exclude = message.exclude
-        if exclude is None:
-            leave_out = self._exclude_publisher if message.exclude_me is None else message.exclude_me
-            exclude = [connection.id] if leave_out else []
+        if message.exclude is not None:
+            exclude = frozenset(message.exclude)
+        elif self._exclude_publisher if message.exclude_me is None else message.exclude_me:
+            exclude = frozenset((connection.id,))
+        else:
+            exclude = _NO_IDS
         eligible = None if message.eligible is None else self._eligible(connection, message)
-        return self._broker.publish(Publication(message.uri, encode_value(event), frozenset(exclude), eligible))
+        return self._broker.publish(Publication(message.uri, encode_value(event), exclude, eligible))
 
     def _eligible(self, connection: Connection, message: Publish | messages.Publish) -> frozenset[str] | None:
         """The only session ids that may receive an event, or None where an empty list restricts nothing."""
@@ -202,7 +207,7 @@ class TopicMessages:
             f"PUBLISH {quote(message.uri)} reaches nobody: its list of eligible sessions is empty. To Ratchet, BabDev "
             'and WampSharp that means no restriction: App(empty_eligible="everybody")',
         )
-        return frozenset()
+        return _NO_IDS
 
     # ---- SUBSCRIBE
 
@@ -210,7 +215,8 @@ class TopicMessages:
         connection, uri = message.connection, message.uri
         if topic is None:
             raise NotFound("no such topic")
-        version = await check_all(topic.subscribe_rules, message)
+        rules = topic.subscribe_rules
+        version = await check_all(rules, message) if rules else connection.rights_version
         if connection.unsubscribed or self._registry.has(uri, connection.id):
             return
         limits = self._limits
@@ -231,7 +237,7 @@ class TopicMessages:
         try:
             if connection.rights_version != version:
                 # A right that was lost meanwhile may be this one.
-                await check_all(topic.subscribe_rules, message)
+                await check_all(rules, message)
         except BaseException:
             await self._unsubscribe(connection, [uri])
             raise

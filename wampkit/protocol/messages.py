@@ -206,7 +206,7 @@ def event_head(uri: str) -> bytes:
 
 
 def event_text(head: bytes, event: bytes) -> bytes:
-    """EVENT from the head of its topic and the event as JSON text, so that neither is encoded for each subscriber."""
+    """EVENT from the head of its topic and the event as JSON text, so that an event is encoded once for all."""
     return head + event + b"]"
 
 

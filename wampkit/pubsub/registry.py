@@ -25,7 +25,7 @@ BROKER_CALLS = 16
 
 
 class _Subscribers:
-    """The receivers of one topic's events by session id, and what each EVENT of the topic begins with."""
+    """The receivers of one topic's events by session id, and the beginning of its EVENTs."""
 
     __slots__ = ("event_head", "receivers")
 
