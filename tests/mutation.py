@@ -71,7 +71,7 @@ TESTS: dict[str, str] = {
     ),
     "sessions.middleware": "sessions/test_middleware sessions/test_redis cli/test_check_sessions",
     "sessions.storage": "sessions/test_middleware sessions/test_redis",
-    "sessions.record": "sessions/test_middleware sessions/test_redis",
+    "sessions.session": "sessions/test_middleware sessions/test_redis",
     "dispatch.topic_messages": (
         "pubsub/test_topics dispatch/test_middleware dispatch/test_rights dispatch/test_dispatch "
         "dispatch/test_requirements test_limits server/test_runtime"

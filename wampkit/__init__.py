@@ -39,7 +39,8 @@ from .pubsub.broker import Broker, MemoryBroker, Publication
 from .pubsub.topics import Topic, Topics
 from .router import Router
 from .sessions.middleware import Sessions
-from .sessions.session import Session, SessionEnded, SessionReadOnly, SessionUnavailable
+from .sessions.session import Session, SessionReadOnly
+from .sessions.storage import SessionEnded, SessionUnavailable
 from .telemetry.counters import Counters
 
 __version__ = "0.1.0"

@@ -151,21 +151,16 @@ _LABELS = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)*")
 
 _ENTRY = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[^\s\[\]]*\]|[^\s/?#@\\:\[\]]+)(?::([0-9]{1,5}))?")
 
-_BARE_HOST = re.compile(r"(\[[^\s\[\]]*\]|[^\s/?#@\\:\[\]*]+)(?::[0-9]{1,5})?")
-
 
 def _is_literal(text: str) -> bool:
     """Whether an entry is a text that no page of a web site sends: a bare host, or what files and frames send."""
     if text in (*LITERAL, ANY, SAME):
         return text in LITERAL
-    found = _BARE_HOST.fullmatch(text)
-    if found is None:
-        return False
+    host, port = split_port(text)
     try:
-        normal_host(found[1])
+        return bool(normal_host(host) and (port is None or read_port(port)))
     except ValueError:
         return False
-    return True
 
 
 def _read_entry(text: str) -> _Origin:

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import Any, TypeAlias
 
 from aiohttp import web
 from aiohttp_session import AbstractStorage, SimpleCookieStorage
 
 from ..auth.tickets import Tickets, fingerprint_of
+from ..concurrency.threads import Threads
 from ..connection.connection import Connection
 from ..dispatch.middleware import Refused
 from ..errors import DeclarationError, quote
 from ..networks import describe_address
-from .record import SessionRecord, SessionSource
-from .session import Session, SessionUnavailable
-from .storage import LoadedSession, NoSession, Storage, quiet_undecryptable_cookies
+from ..telemetry.logs import LogThrottle, logger_of
+from .session import Session, SessionIdentity, SessionRecord
+from .storage import (
+    LoadedSession,
+    NoSession,
+    SessionEnded,
+    SessionUnavailable,
+    Storage,
+    quiet_undecryptable_cookies,
+)
 from .watcher import SessionWatcher
 
-__all__ = ["Sessions", "key_fingerprints", "reads_sessions"]
+__all__ = ["SessionSource", "Sessions", "key_fingerprints", "reads_sessions"]
+
+logger = logger_of(__name__)
 
 
 class Sessions:
@@ -163,3 +175,116 @@ def key_fingerprints(middlewares: Iterable[Any]) -> str:
     listed = list(middlewares)
     sessions = [each._source.storage.fingerprint for each in listed if isinstance(each, Sessions)]
     return " ".join([*sessions, *(fingerprint_of(each) for each in listed if isinstance(each, Tickets))])
+
+
+# ---- behind `Sessions`
+
+
+Reading: TypeAlias = str | Callable[[Session], Any]
+"""A key of the session, or a function of it."""
+
+WRITE_TIMEOUT = 10.0
+"""Seconds in which pending changes to sessions must be written when the app stops."""
+
+
+class SessionSource:
+    """The settings and services that all sessions of one `Sessions` share.
+
+    Args:
+        storage: Reads and writes the sessions.
+        user: The key or function that names the user.
+        roles: The same for the user's roles, or None.
+        id: The same for the session's id, or None for the key in the storage.
+
+    Attributes:
+        storage: As given.
+        watchers: One for each app that runs with these sessions.
+    """
+
+    def __init__(self, storage: Storage, user: Reading, roles: Reading | None, id: Reading | None) -> None:
+        self.storage = storage
+        self.watchers: list[SessionWatcher] = []
+        self._user = user
+        self._roles = roles
+        self._id = id
+        self._writes: set[asyncio.Task[None]] = set()
+        self._throttle = LogThrottle(logger)
+
+    async def close(self) -> None:
+        """Wait for pending writes, at most `WRITE_TIMEOUT` seconds, and write the rest of the log."""
+        if self._writes:
+            await asyncio.wait(set(self._writes), timeout=WRITE_TIMEOUT)
+        self._throttle.close()
+
+    # ---- who a session belongs to
+
+    async def identify(self, record: SessionRecord, loaded: LoadedSession) -> SessionIdentity:
+        """The user that a loaded session names. Raises what the app's functions raise, except KeyError."""
+        session, threads = Session(record.candidate(loaded)), record.threads
+        user, note = await self._user_of(session, threads)
+        roles = await _evaluate(self._roles, session, threads)
+        id = await _evaluate(self._id, session, threads) if self._id is not None else loaded.key
+        return SessionIdentity(None if id is None else str(id), user, self._role_names(roles), note)
+
+    async def _user_of(self, session: Session, threads: Threads) -> tuple[Any, str]:
+        user = await _evaluate(self._user, session, threads)
+        if user is None:
+            return None, f"the session has no {self._user!r}" if isinstance(self._user, str) else "it has no user"
+        try:
+            hash(user)
+        except TypeError:
+            return None, f"what the session has for its user is a {type(user).__name__}, which is not hashable"
+        return user, ""
+
+    def _role_names(self, roles: Any) -> frozenset[str]:
+        if roles is None:
+            return frozenset()
+        names = [roles] if isinstance(roles, str) else list(roles) if isinstance(roles, Iterable) else [roles]
+        if not all(isinstance(name, str) for name in names):
+            self.log_line("roles", "the roles of a session are no list of names, so it has none", logging.WARNING)
+            return frozenset()
+        return frozenset(names)
+
+    # ---- for records and watchers
+
+    def check_soon(self, key: str) -> None:
+        """Let the watchers check this session at once, as it may have ended."""
+        for watcher in self.watchers:
+            watcher.check_soon(key)
+
+    def start_write(self, write: Callable[[], Awaitable[None]]) -> None:
+        """Run a write in a task of its own; its exceptions are logged."""
+
+        async def run() -> None:
+            try:
+                await write()
+            except SessionEnded as error:
+                self.log_line("ended", f"a change to a session is not written: {error.description}", logging.WARNING)
+            except Exception as error:
+                logger.exception("a change to a session is not written")
+                for watcher in self.watchers:
+                    watcher.report(error)
+
+        task = asyncio.create_task(run())
+        self._writes.add(task)
+        task.add_done_callback(self._writes.discard)
+
+    def log_outage(self, error: Exception) -> None:
+        """Log that the storage does not answer."""
+        self.log_line("storage", f"the session storage does not answer: {error}", logging.ERROR)
+
+    def log_line(self, kind: Any, text: str, level: int = logging.INFO, error: BaseException | None = None) -> None:
+        """Write a line to the log, or count it if one of its kind has just been written; see `LogThrottle.add`."""
+        self._throttle.add(kind, f"sessions: {text}", level=level, error=error)
+
+
+async def _evaluate(reading: Reading | None, session: Session, threads: Threads) -> Any:
+    """The value that a key or a function of the session gives; None for a missing key."""
+    if reading is None:
+        return None
+    if isinstance(reading, str):
+        return session.get(reading)
+    try:
+        return await threads.ask_for(None, reading, session)
+    except KeyError:
+        return None

@@ -1,27 +1,25 @@
-"""`Session`, the web front end's session as handlers, hooks and middlewares see it: a mapping."""
+"""`Session`, the web front end's session as a mapping, and the `SessionRecord` of a connection that it is a view of."""
 
 from __future__ import annotations
 
+import asyncio
 import copy
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from ..errors import NotAllowed, WampError
+from aiohttp import web
+
+from ..concurrency.threads import Threads
+from ..errors import WampError
 from ..handlers.depends import Scope
 from ..telemetry.logs import logger_of
+from .storage import ENDED, GONE, LoadedSession, NoSession, SessionEnded
 
 if TYPE_CHECKING:
-    from .record import SessionRecord
+    from .middleware import SessionSource
 
-__all__ = [
-    "GONE",
-    "Session",
-    "SessionEnded",
-    "SessionReadOnly",
-    "SessionUnavailable",
-    "record_of",
-    "session_of",
-]
+__all__ = ["Session", "SessionIdentity", "SessionReadOnly", "SessionRecord", "record_of", "session_of"]
 
 logger = logger_of(__name__)
 
@@ -29,22 +27,6 @@ logger = logger_of(__name__)
 class SessionReadOnly(TypeError):
     """The session cannot be changed or refreshed on an open socket; the message says why, and what to do instead."""
 
-
-class SessionEnded(NotAllowed):
-    """The session was logged out of or has expired since it was read; nothing was written."""
-
-
-class SessionUnavailable(Exception):
-    """The storage that holds the session did not answer."""
-
-
-class _Gone:
-    def __repr__(self) -> str:
-        return "GONE"
-
-
-GONE: Final = _Gone()
-"""Stands for the value of a key that was deleted."""
 
 _UNCHANGED: Final = object()
 
@@ -208,6 +190,121 @@ class Session(MutableMapping[str, Any]):
                 logger.warning("a handler failed with %s: its changes to the session are not written", name)
         finally:
             self._base = None
+
+
+# ---- what a session is a view of
+
+
+NO_DATA: Mapping[str, Any] = {}
+
+IN_COOKIE = (
+    "this session lives in its cookie, which cannot be set or read anew on an open socket: change it in a web view, or "
+    "keep sessions on the server (aiohttp-session's RedisStorage)"
+)
+
+NO_SESSION_THERE = "there is no session: it begins in a web view, as cookies cannot be set on an open socket"
+
+
+@dataclass(frozen=True, slots=True)
+class SessionIdentity:
+    """The user that a session names.
+
+    Attributes:
+        id: The id by which `app.connections(session_id=...)` finds its connections, or None.
+        user: The user, or None.
+        roles: The user's roles.
+        note: Why there is no user; "" if there is one.
+    """
+
+    id: str | None
+    user: Any
+    roles: frozenset[str]
+    note: str
+
+
+ANONYMOUS = SessionIdentity(None, None, frozenset(), "")
+
+
+class SessionRecord:
+    """The session of one connection, as it was read last, and the way to its storage.
+
+    Every `Session` that handlers, hooks and middlewares of the connection are given is a view of it.
+
+    Attributes:
+        source: The settings and services that all sessions share.
+        threads: Runs the app's plain functions that are asked about the session.
+        data: Keys and values; a new mapping each time.
+        key: The key in a storage on the server, or None.
+        created: When it was begun or last changed, in seconds since 1970, or None.
+        expires: When it ends, likewise, or None for never.
+        identity: The user that it names.
+        version: How often it was read or written.
+    """
+
+    __slots__ = ("_loop", "_request", "created", "data", "expires", "identity", "key", "source", "threads", "version")
+
+    def __init__(self, source: SessionSource, request: web.Request, threads: Threads) -> None:
+        self.source = source
+        self.threads = threads
+        self._request = request
+        self._loop = asyncio.get_running_loop()
+        self.data = NO_DATA
+        self.key: str | None = None
+        self.created: float | None = None
+        self.expires: float | None = None
+        self.identity = ANONYMOUS
+        self.version = 0
+
+    def update(self, loaded: LoadedSession, identity: SessionIdentity | None = None) -> None:
+        """Replace the content with what was loaded, and the identity if one is given."""
+        self.version += 1
+        self.data, self.key = loaded.data, loaded.key
+        self.created, self.expires = loaded.created, loaded.expires
+        if identity is not None:
+            self.identity = identity
+
+    def candidate(self, loaded: LoadedSession) -> SessionRecord:
+        """A record of the same request with newly loaded data, not yet in force."""
+        other = SessionRecord(self.source, self._request, self.threads)
+        other.update(loaded)
+        return other
+
+    async def read(self) -> LoadedSession | NoSession:
+        """Load the session of the handshake from the storage, and change nothing here. Raises SessionUnavailable."""
+        return await self.source.storage.read(self._request)
+
+    async def reload(self) -> None:
+        """Load the session and update this record. Raises SessionReadOnly, SessionEnded, SessionUnavailable."""
+        self.check_writable()
+        assert self.key is not None
+        loaded = await self.read()
+        if isinstance(loaded, NoSession) or loaded.key != self.key:
+            self.source.check_soon(self.key)
+            raise SessionEnded(ENDED)
+        self.update(loaded)
+
+    async def write(self, changes: Mapping[str, Any]) -> None:
+        """Apply changes to the stored session and update this record. Raises SessionEnded, SessionUnavailable."""
+        assert self.key is not None
+        try:
+            loaded = await self.source.storage.change(self._request, self.key, changes)
+        except SessionEnded:
+            self.source.check_soon(self.key)
+            raise
+        if isinstance(loaded, NoSession):
+            self.data = NO_DATA
+            self.source.check_soon(self.key)
+        else:
+            self.update(loaded)
+
+    def write_soon(self, save: Callable[[], Awaitable[None]]) -> None:
+        """Run `save` in a task of its own; callable from any thread."""
+        self._loop.call_soon_threadsafe(self.source.start_write, save)
+
+    def check_writable(self) -> None:
+        """Raise SessionReadOnly if the session cannot be written."""
+        if self.key is None:
+            raise SessionReadOnly(IN_COOKIE if self.data else NO_SESSION_THERE)
 
 
 def session_of(scope: Scope) -> Session:

@@ -19,7 +19,7 @@ import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import aiohttp_session
 from aiohttp import web
@@ -27,11 +27,19 @@ from aiohttp_session import AbstractStorage
 from cryptography.fernet import Fernet, InvalidToken
 
 from ..auth.keys import CLOCK_SKEW, fingerprint
-from ..errors import quote
+from ..errors import NotAllowed, quote
 from ..limits import STORE_TIMEOUT
-from .session import GONE, SessionEnded, SessionUnavailable
 
-__all__ = ["LoadedSession", "NoSession", "Storage", "quiet_undecryptable_cookies"]
+__all__ = [
+    "ENDED",
+    "GONE",
+    "LoadedSession",
+    "NoSession",
+    "SessionEnded",
+    "SessionUnavailable",
+    "Storage",
+    "quiet_undecryptable_cookies",
+]
 
 # Why a handshake has no session.
 NO_COOKIE = "no cookie came"
@@ -53,6 +61,26 @@ _DATA_ERRORS = (ValueError, TypeError, AttributeError, LookupError, ArithmeticEr
 
 _KEY_ERROR = "ValidationException"
 """The exception of aiomcache for a cookie that can be no key in memcached."""
+
+
+class SessionEnded(NotAllowed):
+    """The session was logged out of or has expired since it was read; nothing was written."""
+
+
+class SessionUnavailable(Exception):
+    """The storage that holds the session did not answer."""
+
+
+ENDED = "the session has ended: log in again"
+
+
+class _Gone:
+    def __repr__(self) -> str:
+        return "GONE"
+
+
+GONE: Final = _Gone()
+"""Stands for the value of a key that was deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +178,7 @@ class Storage:
 
         def apply(loaded: aiohttp_session.Session) -> None:
             if loaded.empty or str(loaded.identity) != key:
-                raise SessionEnded("the session has ended: log in again")
+                raise SessionEnded(ENDED)
             for name, value in changes.items():
                 if value is not GONE:
                     loaded[name] = value

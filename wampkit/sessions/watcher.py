@@ -8,13 +8,15 @@ import logging
 import math
 import time
 from collections.abc import Collection, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..connection.connection import Connection
 from ..protocol.websocket import CloseCode
-from .record import SessionSource
-from .session import Session, SessionUnavailable, record_of
-from .storage import NoSession
+from .session import Session, record_of
+from .storage import NoSession, SessionUnavailable
+
+if TYPE_CHECKING:
+    from .middleware import SessionSource
 
 __all__ = ["SessionWatcher"]
 
