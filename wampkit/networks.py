@@ -61,14 +61,14 @@ def describe_address(address: object) -> str:
 
 
 OWN_BITS = 64
-"""Bits of an IPv6 address that say whose it is; the rest its owner may choose."""
+"""Bits of an IPv6 address that name its network; the owner chooses the rest."""
 
 
 def client_network(remote: str | None) -> str | None:
-    """To whom what a client does is counted: its IPv4 address, or the /64 network of its IPv6 address.
+    """The network by which a client is counted: its IPv4 address, or the /64 network of its IPv6 address.
 
-    Limits, failed logins and the log all count by it. None is for the peers of unix sockets; a text that is no address
-    stands for itself.
+    Limits, failed logins and the log all count by it. It is None for the peers of unix sockets, and the text itself
+    where it is no address.
     """
     if remote is None:
         return None

@@ -178,11 +178,13 @@ async def test_headers_cookies_and_origin_reach_the_server(server: Restartable) 
 
 
 async def test_a_session_of_the_caller_is_used_and_left_open(server: Restartable) -> None:
-    """An aiohttp session brings its cookies and outlives the client."""
+    """An aiohttp session brings its cookies and outlives its clients; further ones add nothing to it."""
     async with aiohttp.ClientSession(cookies={"user": "bert"}) as session:
-        async with connect(server.url, session=session) as client:
-            assert (await client.call("headers"))["cookie"] == "bert"
+        for _ in range(2):
+            async with connect(server.url, session=session) as client:
+                assert (await client.call("headers"))["cookie"] == "bert"
         assert not session.closed
+        assert len(session.trace_configs) == 1
 
 
 async def test_the_first_connection_fails_at_once() -> None:
@@ -193,13 +195,14 @@ async def test_the_first_connection_fails_at_once() -> None:
     assert client.state is State.CLOSED
 
 
-@pytest.mark.parametrize("status", [401, 403, 500, 503])
+@pytest.mark.parametrize("status", [401, 403, 404, 500, 503])
 async def test_a_refused_handshake_says_its_status(other: Foreign, status: int) -> None:
-    """An HTTP error becomes `HandshakeRefused` with the status."""
+    """An HTTP error becomes `HandshakeRefused` with the status; for a path that is not there it asks for another."""
     other.refuse = status
     with pytest.raises(HandshakeRefused, match=f"HTTP {status}") as refused:
         await connect(other.url).open()
     assert refused.value.status == status
+    assert ("another path" in str(refused.value)) == (status == 404)
 
 
 @pytest.mark.parametrize("url", ["", "nonsense", "ftp://127.0.0.1/", "127.0.0.1:8080/ws"])

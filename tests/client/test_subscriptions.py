@@ -137,6 +137,7 @@ async def test_a_slow_reader_loses_the_oldest(other: Foreign, caplog: pytest.Log
         for number in range(10):
             await client.publish("t", number)
         await client.call("echo")
+        assert repr(events) == "<Subscription 't', 3 events waiting>"
         assert [await events.get(timeout=5) for _ in range(3)] == [7, 8, 9]
         assert events.dropped == 7
     assert caplog.text.count("are dropped") == 1

@@ -129,7 +129,7 @@ class BlockAddresses(AddressGate):
         self._remove(networks)
 
     def describe(self) -> str:
-        """What it does, for `wampkit check`."""
+        """A description for `wampkit check`."""
         return f"refuses {self._listed()}"
 
     def _refuses(self, entry: str | None) -> bool:
@@ -167,7 +167,7 @@ class AllowAddresses(AddressGate):
         self._close_refused()
 
     def describe(self) -> str:
-        """What it does, for `wampkit check`."""
+        """A description for `wampkit check`."""
         return f"lets in {self._listed()}"
 
     def _refuses(self, entry: str | None) -> bool:

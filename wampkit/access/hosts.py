@@ -168,7 +168,7 @@ class AllowHosts:
         return f"{shown} is in the list"
 
     def describe(self) -> str:
-        """What it does, for `wampkit check`."""
+        """A description for `wampkit check`."""
         return f"lets in clients that asked for {self._listed()}"
 
     def _listed(self) -> str:
@@ -192,7 +192,7 @@ class LoopbackHosts:
         return f"{quote(host)} is this machine"
 
     def describe(self) -> str:
-        """What it does, for `wampkit check`."""
+        """A description for `wampkit check`."""
         return "lets in pages that asked for localhost, 127.0.0.1 or [::1]"
 
 

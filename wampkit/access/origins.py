@@ -83,7 +83,7 @@ class AllowOrigins:
             raise Refused("pages of this origin may not connect", str(error)) from None
 
     def describe(self) -> str:
-        """What it does, for `wampkit check`."""
+        """A description for `wampkit check`."""
         if self._any:
             return "lets in the pages of any site"
         pages = ", ".join([*(["the server's own origin"] if self._same else []), *map(str, self._rules)])

@@ -145,7 +145,7 @@ class Tickets:
         return f"ticket of user {quote(connection.user)}"
 
     def describe(self) -> str:
-        """What it does, for `wampkit check`."""
+        """A description for `wampkit check`."""
         others = "refuses clients without one" if self._required else "lets in clients without one"
         return f"takes one-time tickets (?{self._parameter}=...) and {others}"
 

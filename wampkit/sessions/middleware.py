@@ -109,7 +109,7 @@ class Sessions:
         return note
 
     def describe(self) -> str:
-        """What it does, for `wampkit check`."""
+        """A description for `wampkit check`."""
         text = f"reads the web front end's session ({self._source.storage.describe()})"
         return f"{text} and refuses clients without a user" if self._required else text
 
