@@ -263,7 +263,7 @@ class Subscriptions:
     def _remove(self, subscription: Subscription) -> asyncio.Future[None] | None:
         """Remove a subscription; gives the task of its UNSUBSCRIBE, if there is one and it will end soon.
 
-        It may take long where it must wait for an answer of the server first; then nobody waits for it.
+        Where it must wait for an answer of the server first, it may take long and is not returned.
         """
         group = next((group for group in self._groups.values() if subscription in group.members), None)
         if group is None:
