@@ -285,7 +285,7 @@ async def test_subscribing_unsubscribing_and_leaving_in_a_race_leaves_nothing() 
         await asyncio.gather(*[client(server, seed) for seed in range(30)])
         await eventually(lambda: len(app.connections) == 0)
         assert app.topics == {}
-        assert app.topics._registry._locks == {}
+        assert not app.topics._registry._locks
         assert {key: count for key, count in balance.items() if count} == {}
         assert balance
 

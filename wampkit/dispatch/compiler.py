@@ -154,39 +154,24 @@ def known_names(
     return {name: uri for name, uri in names if expand(name, prefixes) == uri}
 
 
-_CALL: Injectables = {
-    Connection: lambda scope: scope.connection,
-    Call: lambda scope: scope.message,
-    Topic: "a procedure has no topic; publish with app.publish(topic, event)",
-    Publish: "a procedure receives a Call",
-    Subscribe: "a procedure receives a Call",
-    Unsubscribe: "a procedure receives a Call",
-}
-
-_TOPIC: Injectables = {
-    Connection: lambda scope: scope.connection,
-    Topic: lambda scope: scope.topic,
-    Publish: lambda scope: scope.message,
-    Call: "a topic's handler receives a Publish",
-    Subscribe: "a topic's handler receives a Publish",
-    Unsubscribe: "a topic's handler receives a Publish",
-}
-
-
-def _hook_injectables(message: type[Incoming]) -> Injectables:
-    others = {Call, Publish, Subscribe, Unsubscribe} - {message}
-    reasons: dict[Any, Any] = dict.fromkeys(others, f"this hook receives {message.__name__}")
+def _injectables(message: type[Incoming], owner: str, further: Injectables) -> Injectables:
+    """What injects the parameters of a function that handles a type of message; `owner` names it in errors."""
+    others: Injectables = dict.fromkeys(
+        {Call, Publish, Subscribe, Unsubscribe}, f"{owner} receives a {message.__name__}"
+    )
+    no_topic = "a procedure has no topic; publish with app.publish(topic, event)"
     return {
-        **reasons,
+        **others,
         Connection: lambda scope: scope.connection,
-        Topic: lambda scope: scope.topic,
+        Topic: no_topic if message is Call else lambda scope: scope.topic,
         message: lambda scope: scope.message,
+        **further,
     }
 
 
 def _compile_procedure(route: Route, rules_of: RulesOf, further: Injectables, *, builtin: bool) -> CompiledProcedure:
     assert route.handler is not None
-    given = {**_CALL, **further}
+    given = _injectables(Call, "a procedure", further)
     plan = compile_handler(route.declared, route.handler, given, variables=_variables(route), all_variables=True)
     _refuse_generator(route, route.handler)
     return CompiledProcedure(route, plan, _middlewares(route), rules_of(_declared_rules(route)), builtin)
@@ -196,11 +181,11 @@ def _compile_topic(route: Route, rules_of: RulesOf, further: Injectables, *, bui
     variables, plan = _variables(route), None
     if route.handler is not None:
         _refuse_generator(route, route.handler)
-        given = {**_TOPIC, **further}
+        given = _injectables(Publish, "a topic's handler", further)
         plan = compile_handler(route.declared, route.handler, given, variables=variables, all_variables=True, most=1)
 
     def hooks(kind: str, functions: list[Callable[..., Any]], message: type[Incoming]) -> tuple[Plan, ...]:
-        given = {**_hook_injectables(message), **further}
+        given = _injectables(message, "this hook", further)
         label = f"{kind} of {route.declared}"
         return tuple(compile_handler(label, function, given, variables=variables, most=0) for function in functions)
 
@@ -273,7 +258,7 @@ def call_chain(
         function, bind = plan.function, plan.wire.bind
         innermost = lambda message: function(*bind(message.args))  # type: ignore[attr-defined]  # noqa: E731
     run = _with_message(procedure.route, fold(layers, with_rules(procedure.rules, innermost)))
-    return run if timeout is None else _limited(run, procedure.route, timeout, timeout_uri)
+    return run if timeout is None else _with_timeout(run, procedure.route, timeout, timeout_uri)
 
 
 def is_plain(procedure: CompiledProcedure, outer: tuple[Any, ...]) -> bool:
@@ -302,7 +287,7 @@ def _with_message(route: Route | None, chain: CallNext) -> CallChain:
     return run
 
 
-def _limited(run: CallChain, route: Route, seconds: float, uri: str) -> CallChain:
+def _with_timeout(run: CallChain, route: Route, seconds: float, uri: str) -> CallChain:
     async def limited(connection: Connection, message: messages.Call, variables: Mapping[str, str]) -> Any:
         try:
             async with asyncio.timeout(seconds) as limit:

@@ -85,19 +85,13 @@ class Call(Incoming, frozen=True, kw_only=True):
     id: str
     args: list[Any]
 
-    __repr__ = Incoming.__repr__
-
 
 class Subscribe(Incoming, frozen=True, kw_only=True):
     """A SUBSCRIBE."""
 
-    __repr__ = Incoming.__repr__
-
 
 class Unsubscribe(Incoming, frozen=True, kw_only=True):
     """An UNSUBSCRIBE, or the end of a subscription whose connection ended."""
-
-    __repr__ = Incoming.__repr__
 
 
 class Publish(Incoming, frozen=True, kw_only=True):
@@ -114,8 +108,6 @@ class Publish(Incoming, frozen=True, kw_only=True):
     exclude_me: bool | None
     exclude: list[str] | None
     eligible: list[str] | None
-
-    __repr__ = Incoming.__repr__
 
 
 # ---- their shapes

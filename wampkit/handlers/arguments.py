@@ -10,6 +10,7 @@ import re
 import typing
 from collections.abc import Sequence
 from inspect import Parameter
+from types import GenericAlias
 from typing import Any
 
 import msgspec
@@ -67,9 +68,13 @@ class Arguments:
         if default is _EMPTY:
             self.required = len(self.names)
 
-    def seal(self, rest: Any = None) -> None:
-        """Build the struct types; `rest` is the annotation of `*args`."""
-        self.rest = Any if rest is None else rest
+    def add_variadic(self, name: str, annotation: Any) -> None:
+        """Add `*args`, with the annotation of each."""
+        self.variadic = name
+        self.rest = annotation
+
+    def seal(self) -> None:
+        """Build the struct types, when all parameters are added."""
         fields = [(f"p{index}", annotation, None) for index, annotation in enumerate(self.annotations)]
         if fields:
             self._struct = msgspec.defstruct("Arguments", fields, array_like=True)
@@ -79,8 +84,8 @@ class Arguments:
             ]
             self._named = msgspec.defstruct("NamedArguments", named)
             self._exactly = len(fields)
-        if self.variadic is not None and rest is not Any:
-            self._rest = msgspec.defstruct("Rest", [("p0", list[rest])], array_like=True)
+        if self.rest is not Any:
+            self._rest = msgspec.defstruct("Rest", [("p0", GenericAlias(list, self.rest))], array_like=True)
 
     def fits(self, count: int) -> bool:
         """Whether `count` arguments can be bound from left to right."""

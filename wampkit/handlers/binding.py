@@ -82,21 +82,18 @@ class _Compiler:
     def compile(self, function: Callable[..., Any], variables: Sequence[str]) -> Plan:
         plan = Plan(self._name, function)
         where = " needs ".join([f"{self._name} ({location(self._handler)})", *map(location, self._dependencies)])
-        rest: Any = None
         for parameter, annotation in parameters_of(function, where).values():
-            rest = self._add(plan, parameter, annotation, variables, where) or rest
+            self._add(plan, parameter, annotation, variables, f"{where}: parameter {parameter.name!r}")
         self._check_count(plan, where)
         try:
-            plan.wire.seal(rest)
+            plan.wire.seal()
         except TypeError as error:
             raise DeclarationError(f"{where}: {error}") from None
         return plan
 
     def _add(
-        self, plan: Plan, parameter: inspect.Parameter, annotation: Any, variables: Sequence[str], where: str
-    ) -> Any:
-        name = parameter.name
-        label = f"{where}: parameter {name!r}"
+        self, plan: Plan, parameter: inspect.Parameter, annotation: Any, variables: Sequence[str], label: str
+    ) -> None:
         _refuse_misplaced_depends(parameter, annotation, label)
         slot = self._injected(annotation, label) or self._variable(plan, parameter, annotation, variables, label)
         if slot is None:
@@ -104,34 +101,24 @@ class _Compiler:
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
             raise DeclarationError(f"{label}: WAMP arguments have no names; take one parameter of type dict instead")
         if slot is not None:
-            plan.injected = True
-            if isinstance(slot, Dependency):
-                plan.transactional |= slot.managed or slot.plan.transactional
-            if parameter.kind in _POSITIONAL:
-                plan.slots.append(slot)
-            elif parameter.kind is inspect.Parameter.KEYWORD_ONLY:
-                plan.keywords[name] = slot
-            else:
-                raise DeclarationError(f"{label}: *{name} cannot be injected; drop the star")
-            return None
-        if self._dependencies:
-            if parameter.default is not _EMPTY or parameter.kind is inspect.Parameter.VAR_POSITIONAL:
-                return None
-            raise DeclarationError(
-                f"{label}: a dependency is given no arguments; annotate it as something injected, or give it a default"
-            )
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+            _inject(plan, parameter, slot, label)
+        elif self._dependencies:
+            if parameter.default is _EMPTY and parameter.kind is not inspect.Parameter.VAR_POSITIONAL:
+                raise DeclarationError(
+                    f"{label}: a dependency is given no arguments; annotate it as something injected, or give it a "
+                    "default"
+                )
+        elif parameter.kind is inspect.Parameter.KEYWORD_ONLY:
             if parameter.default is _EMPTY:
                 raise DeclarationError(f"{label}: WAMP arguments are positional; drop the * before it")
-            return None
-        annotation = Any if annotation is _EMPTY else annotation
-        check_convertible(annotation, label)
-        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
-            plan.wire.variadic = name
-            return annotation
-        plan.wire.add(name, annotation, parameter.default)
-        plan.slots.append(None)
-        return None
+        else:
+            annotation = Any if annotation is _EMPTY else annotation
+            check_convertible(annotation, label)
+            if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+                plan.wire.add_variadic(parameter.name, annotation)
+            else:
+                plan.wire.add(parameter.name, annotation, parameter.default)
+                plan.slots.append(None)
 
     def _injected(self, annotation: Any, label: str) -> Resolver | Dependency | None:
         if typing.get_origin(annotation) is Annotated:
@@ -197,6 +184,18 @@ class _Compiler:
                 f"{where}: parameter {extra!r} is nothing that this handler can be given; annotate it as something "
                 f"injected (Connection, Topic, Depends), name it after a variable of the URI, or remove it"
             )
+
+
+def _inject(plan: Plan, parameter: inspect.Parameter, slot: Resolver | Dependency, label: str) -> None:
+    plan.injected = True
+    if isinstance(slot, Dependency):
+        plan.transactional |= slot.managed or slot.plan.transactional
+    if parameter.kind in _POSITIONAL:
+        plan.slots.append(slot)
+    elif parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+        plan.keywords[parameter.name] = slot
+    else:
+        raise DeclarationError(f"{label}: *{parameter.name} cannot be injected; drop the star")
 
 
 def _refuse_misplaced_depends(parameter: inspect.Parameter, annotation: Any, label: str) -> None:

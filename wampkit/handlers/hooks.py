@@ -177,14 +177,7 @@ class HookRunner:
 
     async def stopped(self) -> None:
         """Run the shutdown hooks in reverse; one that fails is reported and the others run."""
-        for hook in reversed(self._hooks.shutdown_hooks):
-            try:
-                await self._run(None, hook)
-            except BaseException as error:
-                if must_propagate(error):
-                    raise
-                logger.exception("on_shutdown hook %s failed", _name(hook))
-                await self.failed(error)
+        await self._run_all("on_shutdown", self._hooks.shutdown_hooks[::-1], None)
 
     @property
     def has_connect(self) -> bool:
@@ -198,24 +191,11 @@ class HookRunner:
 
     async def disconnected(self, connection: Connection) -> None:
         """Run the disconnect hooks; one that fails is reported and the others run."""
-        for hook in self._hooks.disconnect_hooks:
-            try:
-                await self._run(connection, hook, connection)
-            except BaseException as error:
-                if must_propagate(error):
-                    raise
-                logger.exception("on_disconnect hook %s failed", _name(hook))
-                await self.failed(error, connection)
+        await self._run_all("on_disconnect", self._hooks.disconnect_hooks, connection, connection)
 
     async def failed(self, error: BaseException, connection: Connection | None = None) -> None:
         """Run the error hooks; one that fails itself is logged."""
-        for hook in self._hooks.error_hooks:
-            try:
-                await self._run(connection, hook, error, connection)
-            except BaseException as failure:
-                if must_propagate(failure):
-                    raise
-                logger.exception("on_error hook %s failed", _name(hook))
+        await self._run_all("on_error", self._hooks.error_hooks, connection, error, connection)
 
     def start_periodic(self, *, first: bool = True) -> list[BackgroundTask]:
         """Start a task for each `every`.
@@ -247,6 +227,17 @@ class HookRunner:
                     await self.failed(error)
         finally:
             throttle.close()
+
+    async def _run_all(self, kind: str, hooks: list[Callable[..., Any]], owner: Connection | None, *args: Any) -> None:
+        for hook in hooks:
+            try:
+                await self._run(owner, hook, *args)
+            except BaseException as error:
+                if must_propagate(error):
+                    raise
+                logger.exception("%s hook %s failed", kind, _name(hook))
+                if kind != "on_error":
+                    await self.failed(error, owner)
 
     async def _run(self, owner: Connection | None, hook: Callable[..., Any], *args: Any) -> None:
         if inspect.iscoroutinefunction(hook):

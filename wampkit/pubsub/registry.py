@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextvars import copy_context
 from functools import partial
 from typing import Any
+from weakref import WeakValueDictionary
 
 from ..concurrency.cancellation import must_propagate
 from ..concurrency.eager import EagerTasks
@@ -34,16 +35,6 @@ class _Subscribers:
         self.receivers: dict[str, Receiver] = {}
 
 
-class _TopicLock:
-    """Lets one call at a time tell the broker about a topic; exists while there is such a call."""
-
-    __slots__ = ("lock", "users")
-
-    def __init__(self) -> None:
-        self.lock = asyncio.Lock()
-        self.users = 0
-
-
 class TopicRegistry:
     """The subscribers of each topic on this node, and the delivery of events to them.
 
@@ -63,7 +54,7 @@ class TopicRegistry:
         self._known = known
         self._subscribers: dict[str, _Subscribers] = {}
         self._carried: set[str] = set()  # the topics that the broker is subscribed to for this node
-        self._locks: dict[str, _TopicLock] = {}
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # held by calls to the broker
 
     # ---- reading
 
@@ -171,20 +162,14 @@ class TopicRegistry:
         """
         if uri not in self._locks and (uri in self._subscribers) == (uri in self._carried):
             return
-        lock = self._locks.setdefault(uri, _TopicLock())
-        lock.users += 1
-        try:
-            async with lock.lock:
-                if uri in self._subscribers and uri not in self._carried:
-                    await self._broker.subscribe(uri)
-                    self._carried.add(uri)
-                elif uri not in self._subscribers and uri in self._carried:
-                    self._carried.discard(uri)
-                    await self._broker.unsubscribe(uri)
-        finally:
-            lock.users -= 1
-            if not lock.users:
-                del self._locks[uri]
+        lock = self._locks.setdefault(uri, asyncio.Lock())
+        async with lock:
+            if uri in self._subscribers and uri not in self._carried:
+                await self._broker.subscribe(uri)
+                self._carried.add(uri)
+            elif uri not in self._subscribers and uri in self._carried:
+                self._carried.discard(uri)
+                await self._broker.unsubscribe(uri)
 
     # ---- events
 
