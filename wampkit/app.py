@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from aiohttp import web
 
@@ -17,10 +17,10 @@ from .connection.connection import Connection
 from .connection.registry import Connections
 from .dispatch.middleware import Middleware
 from .dispatch.requirements import Rule, Rules
-from .errors import DeclarationError, suggestion
-from .handlers.hooks import Lifespan, check_hook
-from .handlers.signatures import explain_options, location
-from .lifecycle import Lifecycle
+from .errors import suggestion
+from .handlers.hooks import Lifespan, add_hook
+from .handlers.signatures import explain_options, without_parentheses
+from .lifecycle import Lifecycle, Option
 from .limits import Limits
 from .protocol.uris import expand
 from .pubsub.broker import Broker
@@ -41,33 +41,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 E = TypeVar("E", bound=BaseException)
 
-Kept = TypeVar("Kept")
-
-Given = TypeVar("Given")
-
 DEFAULT_PATH = "/ws"
-
-
-class _Option(Generic[Kept, Given]):
-    """An option of `App` as an attribute: read at any time, set until the app starts."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
-
-    @overload
-    def __get__(self, app: None, owner: type) -> Self: ...
-
-    @overload
-    def __get__(self, app: App, owner: type) -> Kept: ...
-
-    def __get__(self, app: App | None, owner: type) -> Self | Kept:
-        if app is None:
-            return self
-        value: Kept = getattr(app._lifecycle.settings, self._name)
-        return value
-
-    def __set__(self, app: App, value: Given) -> None:
-        app._lifecycle.configure(self._name, value)
 
 
 class App:
@@ -124,27 +98,27 @@ class App:
         DeclarationError: An option or a middleware cannot work.
     """
 
-    middlewares = _Option[tuple[Middleware, ...], Iterable[Middleware]]()
-    trusted_proxies = _Option[TrustedProxies | None, Iterable[str] | TrustedProxies | None]()
-    lifespan = _Option[Lifespan | None, Lifespan | None]()
-    debug = _Option[bool, bool]()
-    cra = _Option[Cra | None, Cra | None]()
-    requires = _Option[tuple[Rule, ...], Rules | None]()
-    explain_refusals = _Option[bool, bool]()
-    exclude_publisher = _Option[bool, bool]()
-    empty_eligible = _Option[Literal["nobody", "everybody"], Literal["nobody", "everybody"]]()
-    require_subprotocol = _Option[bool, bool]()
-    malformed = _Option[Literal["close", "ignore"], Literal["close", "ignore"]]()
-    error_uris = _Option[Mapping[str, str], Mapping[str, str]]()
-    ident = _Option[str, str]()
-    broker = _Option[Broker | str, Broker | str]()
-    keepalive = _Option[float | None, float | None]()
-    limits = _Option[Limits, Limits]()
-    close_timeout = _Option[float, float]()
-    goodbye = _Option[Literal["close", "drop"], Literal["close", "drop"]]()
-    compression = _Option[bool, bool]()
-    javascript = _Option[bool, bool]()
-    console = _Option[bool | tuple[Rule, ...] | None, bool | Rules | None]()
+    middlewares: Option[tuple[Middleware, ...], Iterable[Middleware]] = Option()
+    trusted_proxies: Option[TrustedProxies | None, Iterable[str] | TrustedProxies | None] = Option()
+    lifespan: Option[Lifespan | None, Lifespan | None] = Option()
+    debug: Option[bool, bool] = Option()
+    cra: Option[Cra | None, Cra | None] = Option()
+    requires: Option[tuple[Rule, ...], Rules | None] = Option()
+    explain_refusals: Option[bool, bool] = Option()
+    exclude_publisher: Option[bool, bool] = Option()
+    empty_eligible: Option[Literal["nobody", "everybody"], Literal["nobody", "everybody"]] = Option()
+    require_subprotocol: Option[bool, bool] = Option()
+    malformed: Option[Literal["close", "ignore"], Literal["close", "ignore"]] = Option()
+    error_uris: Option[Mapping[str, str], Mapping[str, str]] = Option()
+    ident: Option[str, str] = Option()
+    broker: Option[Broker | str, Broker | str] = Option()
+    keepalive: Option[float | None, float | None] = Option()
+    limits: Option[Limits, Limits] = Option()
+    close_timeout: Option[float, float] = Option()
+    goodbye: Option[Literal["close", "drop"], Literal["close", "drop"]] = Option()
+    compression: Option[bool, bool] = Option()
+    javascript: Option[bool, bool] = Option()
+    console: Option[bool | tuple[Rule, ...] | None, bool | Rules | None] = Option()
 
     @explain_options("App")
     def __init__(
@@ -205,13 +179,6 @@ class App:
         )
         self._lifecycle = Lifecycle(self, settings)
         self._router = self._lifecycle.router
-        hooks = self._lifecycle.hooks
-        self.on_startup = hooks.on_startup
-        self.on_shutdown = hooks.on_shutdown
-        self.on_connect = hooks.on_connect
-        self.on_disconnect = hooks.on_disconnect
-        self.on_error = hooks.on_error
-        self.every = hooks.every
         self._made = True
 
     _made = False
@@ -291,28 +258,63 @@ class App:
         The function takes the exception and returns or raises a `WampError`; returning None leaves the
         exception unexpected. It may be `async def`, or `def`, which runs in a worker thread.
         """
-        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
-            raise DeclarationError(
-                f"error_handler takes an exception class, not {kind!r}; write @app.error_handler(ValueError) above a "
-                "function"
-            )
-
-        def register(function: F) -> F:
-            check_hook(function, 1, f"error_handler({kind.__name__})", "the exception")
-            first = self._lifecycle.error_handlers.setdefault(kind, function)
-            if first is not function:
-                raise DeclarationError(
-                    f"error_handler({kind.__name__}): {location(function)}, is the second for this class, after "
-                    f"{location(first)}; remove one of them"
-                )
-            return function
-
-        return register
+        return self._lifecycle.hooks.add_error_handler(kind)
 
     @property
     def tickets(self) -> Tickets:
         """The issuer of one-time tickets, also before the app runs. Raises RuntimeError if no middleware takes them."""
         return tickets_of(self.middlewares)
+
+    # ---- hooks
+
+    @without_parentheses("app.on_startup")
+    def on_startup(self, hook: F) -> F:
+        """Run `hook()` when the app starts, before the first client."""
+        return add_hook(self._lifecycle.hooks.startup_hooks, hook, 0, "on_startup")
+
+    @without_parentheses("app.on_shutdown")
+    def on_shutdown(self, hook: F) -> F:
+        """Run `hook()` when the app has stopped and its last connection has ended; the hooks run in reverse order."""
+        return add_hook(self._lifecycle.hooks.shutdown_hooks, hook, 0, "on_shutdown")
+
+    @without_parentheses("app.on_connect")
+    def on_connect(self, hook: F) -> F:
+        """Run `hook(connection)` when a client has been welcomed, before its first message is handled.
+
+        An exception closes the connection: a `WampError` with 1008 and its description, any other with 1011.
+        """
+        return add_hook(self._lifecycle.hooks.connect_hooks, hook, 1, "on_connect")
+
+    @without_parentheses("app.on_disconnect")
+    def on_disconnect(self, hook: F) -> F:
+        """Run `hook(connection)` when a welcomed client has disconnected and its subscriptions have ended.
+
+        `connection.close_code` and `connection.close_reason` say why; it is no longer in `app.connections`.
+        When the app stops, hooks that take longer than 5 seconds are cancelled.
+        """
+        return add_hook(self._lifecycle.hooks.disconnect_hooks, hook, 1, "on_disconnect")
+
+    @without_parentheses("app.on_error")
+    def on_error(self, hook: F) -> F:
+        """Run `hook(error, connection)` for each unexpected exception, to report it elsewhere.
+
+        The connection is None for an exception of a periodic or shutdown hook, or of a part of wampkit that serves all
+        connections.
+        """
+        return add_hook(self._lifecycle.hooks.error_hooks, hook, 2, "on_error")
+
+    def every(self, seconds: float, *, one_worker: bool | None = None) -> Callable[[F], F]:
+        """Run the decorated function repeatedly while the app runs, each time `seconds` after it last ended.
+
+        An exception is logged and given to `on_error`, and the function runs again.
+
+        Args:
+            seconds: The pause.
+            one_worker: Which of several serving processes run the function. None and False: each of them; None logs a
+                warning. True: one of those of `wampkit run --workers`; gunicorn with several workers is refused then,
+                and processes that are started separately do not know of each other.
+        """
+        return self._lifecycle.hooks.add_periodic(seconds, one_worker)
 
     # ---- serving
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable
-from typing import Any
+from collections.abc import AsyncIterator, Iterable
+from typing import Any, Generic, Protocol, Self, TypeVar, overload
 
 from aiohttp import web
 
@@ -19,7 +19,7 @@ from .server.runtime import Runtime, compile_app
 from .server.settings import Settings
 from .server.static import serve_javascript
 
-__all__ = ["Lifecycle"]
+__all__ = ["Lifecycle", "Option"]
 
 SET_UP = {"ident", "javascript", "console"}
 """The options that `App.setup` reads, so that they cannot change after it."""
@@ -35,8 +35,7 @@ class Lifecycle:
     Attributes:
         settings: The present options.
         router: The app's declarations.
-        hooks: Its hooks.
-        error_handlers: Turn its exceptions into answers, by class.
+        hooks: Its hooks and error handlers.
         processes: The processes that serve it, if its runner told; else None.
         runtime: Its parts while it runs, else None.
     """
@@ -45,7 +44,6 @@ class Lifecycle:
         self.settings = settings
         self.router = Router()
         self.hooks = Hooks()
-        self.error_handlers: dict[type[BaseException], Callable[[Any], Any]] = {}
         self.processes: Processes | None = None
         self.runtime: Runtime | None = None
         self._app = app
@@ -82,7 +80,7 @@ class Lifecycle:
 
     def _make_runtime(self, settings: Settings, hooks: Hooks) -> Runtime:
         routes = collect_routes(self.router, settings.prefixes)
-        return Runtime(settings, routes, hooks, self.error_handlers, Console if settings.console else None)
+        return Runtime(settings, routes, hooks, Console if settings.console else None)
 
     @contextlib.asynccontextmanager
     async def dry_run(self, middlewares: Iterable[Any]) -> AsyncIterator[HandshakeHandler]:
@@ -198,3 +196,38 @@ class Lifecycle:
         self.runtime = self._handler = None
         self._started = False
         self._resources = contextlib.AsyncExitStack()
+
+
+class _HasLifecycle(Protocol):
+    @property
+    def _lifecycle(self) -> Lifecycle: ...
+
+
+Kept = TypeVar("Kept")
+
+Given = TypeVar("Given")
+
+
+class Option(Generic[Kept, Given]):
+    """An option of `App` as an attribute: read at any time, set until the app starts.
+
+    `Kept` is the type that reading it gives, `Given` the type that it can be set to.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, app: None, owner: type) -> Self: ...
+
+    @overload
+    def __get__(self, app: _HasLifecycle, owner: type) -> Kept: ...
+
+    def __get__(self, app: _HasLifecycle | None, owner: type) -> Self | Kept:
+        if app is None:
+            return self
+        value: Kept = getattr(app._lifecycle.settings, self._name)
+        return value
+
+    def __set__(self, app: _HasLifecycle, value: Given) -> None:
+        app._lifecycle.configure(self._name, value)

@@ -18,7 +18,7 @@ from ..connection.connection import Connection
 from ..errors import DeclarationError, WampError
 from ..protocol.messages import NotJson
 from ..telemetry.logs import LogThrottle, logger_of
-from .signatures import is_method, location, without_parentheses
+from .signatures import is_method, location
 
 __all__ = [
     "ErrorHandlers",
@@ -26,7 +26,7 @@ __all__ = [
     "HookRunner",
     "Hooks",
     "Lifespan",
-    "check_hook",
+    "add_hook",
     "check_lifespan",
     "entered",
 ]
@@ -44,7 +44,7 @@ class _Periodic:
 
 
 class Hooks:
-    """The hooks of one app, in the order in which they were added."""
+    """The hooks of one app, in the order in which they were added, and its error handlers by class."""
 
     def __init__(self) -> None:
         self.startup_hooks: list[Callable[..., Any]] = []
@@ -53,64 +53,38 @@ class Hooks:
         self.disconnect_hooks: list[Callable[..., Any]] = []
         self.error_hooks: list[Callable[..., Any]] = []
         self.periodic_functions: list[_Periodic] = []
+        self.error_handlers: dict[type[BaseException], Callable[[Any], Any]] = {}
 
-    # ---- adding
-
-    @without_parentheses("app.on_startup")
-    def on_startup(self, hook: F) -> F:
-        """Run `hook()` when the app starts, before the first client."""
-        return _add(self.startup_hooks, hook, 0, "on_startup")
-
-    @without_parentheses("app.on_shutdown")
-    def on_shutdown(self, hook: F) -> F:
-        """Run `hook()` when the app has stopped and its last connection has ended; the hooks run in reverse order."""
-        return _add(self.shutdown_hooks, hook, 0, "on_shutdown")
-
-    @without_parentheses("app.on_connect")
-    def on_connect(self, hook: F) -> F:
-        """Run `hook(connection)` when a client has been welcomed, before its first message is handled.
-
-        An exception closes the connection: a `WampError` with 1008 and its description, any other with 1011.
-        """
-        return _add(self.connect_hooks, hook, 1, "on_connect")
-
-    @without_parentheses("app.on_disconnect")
-    def on_disconnect(self, hook: F) -> F:
-        """Run `hook(connection)` when a welcomed client has disconnected and its subscriptions have ended.
-
-        `connection.close_code` and `connection.close_reason` say why; it is no longer in `app.connections`.
-        When the app stops, hooks that take longer than 5 seconds are cancelled.
-        """
-        return _add(self.disconnect_hooks, hook, 1, "on_disconnect")
-
-    @without_parentheses("app.on_error")
-    def on_error(self, hook: F) -> F:
-        """Run `hook(error, connection)` for each unexpected exception, to report it elsewhere.
-
-        The connection is None for an exception of a periodic or shutdown hook, or of a part of wampkit that serves all
-        connections.
-        """
-        return _add(self.error_hooks, hook, 2, "on_error")
-
-    def every(self, seconds: float, *, one_worker: bool | None = None) -> Callable[[F], F]:
-        """Run the decorated function repeatedly while the app runs, each time `seconds` after it last ended.
-
-        An exception is logged and given to `on_error`, and the function runs again.
-
-        Args:
-            seconds: The pause.
-            one_worker: Which of several serving processes run the function. None and False: each of them; None logs a
-                warning. True: one of those of `wampkit run --workers`; gunicorn with several workers is refused then,
-                and processes that are started separately do not know of each other.
-        """
+    def add_periodic(self, seconds: float, one_worker: bool | None) -> Callable[[F], F]:
+        """Decorate a periodic function; see `App.every`."""
         if callable(seconds):
             raise DeclarationError(f"write @app.every(60), with the seconds, above {_name(seconds)}")
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
             raise DeclarationError(f"every: seconds must be above 0, not {seconds!r}")
 
         def register(function: F) -> F:
-            check_hook(function, 0, "every(...)")
+            _check_hook(function, 0, "every(...)")
             self.periodic_functions.append(_Periodic(seconds, function, one_worker))
+            return function
+
+        return register
+
+    def add_error_handler(self, kind: type[BaseException]) -> Callable[[F], F]:
+        """Decorate an error handler; see `App.error_handler`."""
+        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+            raise DeclarationError(
+                f"error_handler takes an exception class, not {kind!r}; write @app.error_handler(ValueError) above a "
+                "function"
+            )
+
+        def register(function: F) -> F:
+            _check_hook(function, 1, f"error_handler({kind.__name__})", "the exception")
+            first = self.error_handlers.setdefault(kind, function)
+            if first is not function:
+                raise DeclarationError(
+                    f"error_handler({kind.__name__}): {location(function)}, is the second for this class, after "
+                    f"{location(first)}; remove one of them"
+                )
             return function
 
         return register
@@ -127,13 +101,21 @@ class Hooks:
 _ARGUMENTS = ("", "connection", "error, connection")
 
 
-def _add(hooks: list[Callable[..., Any]], hook: F, count: int, name: str) -> F:
-    check_hook(hook, count, name, _ARGUMENTS[count])
+def add_hook(hooks: list[Callable[..., Any]], hook: F, count: int, name: str) -> F:
+    """Check a hook and append it to a list; returns it. Raises DeclarationError if it cannot be called.
+
+    Args:
+        hooks: The list.
+        hook: The function.
+        count: How many arguments it is given.
+        name: The decorator that adds it, for errors.
+    """
+    _check_hook(hook, count, name, _ARGUMENTS[count])
     hooks.append(hook)
     return hook
 
 
-def check_hook(hook: Any, count: int, name: str, arguments: str = "") -> None:
+def _check_hook(hook: Any, count: int, name: str, arguments: str = "") -> None:
     """Refuse a hook that cannot be called. Raises DeclarationError.
 
     Args:

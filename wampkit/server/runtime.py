@@ -24,7 +24,7 @@ from ..dispatch.dispatcher import Dispatcher
 from ..dispatch.middleware import CallNext, Incoming, split_middlewares
 from ..dispatch.route_table import RouteTable
 from ..dispatch.topic_messages import TopicMessages
-from ..handlers.hooks import ErrorHandlers, ErrorReporter, HookRunner, Hooks
+from ..handlers.hooks import ErrorReporter, HookRunner, Hooks
 from ..protocol.extensions import RESTART
 from ..protocol.websocket import CloseCode
 from ..pubsub.broker import Deliver, broker_from_url
@@ -88,8 +88,7 @@ class Runtime:
     Args:
         settings: The app's options.
         routes: What the app declares, with full URIs.
-        hooks: The app's hooks.
-        error_handlers: Turn the app's exceptions into answers, by class.
+        hooks: The app's hooks and error handlers.
         monitor: Makes the console of this runtime; None for an app without one.
 
     Raises:
@@ -101,7 +100,6 @@ class Runtime:
         settings: Settings,
         routes: Iterable[Route],
         hooks: Hooks,
-        error_handlers: ErrorHandlers,
         monitor: Callable[[Runtime], Monitor] | None = None,
     ) -> None:
         limits, users = settings.limits, Users[Connection]()
@@ -117,7 +115,7 @@ class Runtime:
         self.context = ConnectionContext(
             settings, limits, self.counters, self.threads, users, self.report, throttle=throttle
         )
-        errors = ErrorReporter(error_handlers, self.hooks.failed, self.threads.hooks)
+        errors = ErrorReporter(hooks.error_handlers, self.hooks.failed, self.threads.hooks)
         self.monitor = None if monitor is None else monitor(self)
 
         self.authenticator = self._make_authenticator(errors)
