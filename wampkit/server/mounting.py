@@ -1,4 +1,4 @@
-"""Paths of an aiohttp application that apps are served on, and the headers of one that serves an app alone."""
+"""Paths on which an aiohttp application serves apps, and the headers of an application that serves only one app."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def claim_path(web_app: web.Application, path: str, owner: Any) -> None:
     """Reserve a path of an aiohttp application for an app.
 
     Raises:
-        DeclarationError: The path is taken or none, or the app has another path of this application.
+        DeclarationError: The path is taken or invalid, or the app has another path of this application.
     """
     if not isinstance(web_app, web.Application):
         raise DeclarationError(f"App.setup takes an aiohttp.web.Application, not {web_app!r}")
@@ -43,13 +43,13 @@ def claim_path(web_app: web.Application, path: str, owner: Any) -> None:
 
 
 def hide_versions(web_app: web.Application, ident: str) -> None:
-    """Let an application that serves one app alone answer 404 and 405 as the socket's path refuses.
+    """Hide the versions of aiohttp and Python in the Server header, and close the connection after a 404 or 405.
 
-    They close their connection, and `Server` names no versions of aiohttp and Python.
+    For an application that serves only one app.
 
     Args:
         web_app: The aiohttp application.
-        ident: The Server header in its place.
+        ident: The new Server header.
     """
 
     async def prepare(_: web.Request, response: web.StreamResponse) -> None:

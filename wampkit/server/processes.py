@@ -1,6 +1,6 @@
-"""Several processes that serve one app: how it knows of the others, and what it must tell of then.
+"""The processes that serve one app, and warnings about what they cannot share.
 
-Processes on several machines, or behind a load balancer, cannot be known.
+Processes on other machines, or started separately behind a load balancer, are not known.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class Processes:
 
     Attributes:
         count: How many there are.
-        first: Whether this is the first of them.
+        first: Whether this process is the first of them.
         server: The command that started them.
-        replaces_first: Whether the first one, when it ends, is replaced by one that is the first again.
+        replaces_first: Whether a replacement of the first process is the first again.
     """
 
     count: int = 1
@@ -42,8 +42,8 @@ class Processes:
 def under_gunicorn() -> Processes:
     """The worker processes of gunicorn, if this process is one of them; else one process.
 
-    A worker is forked in the middle of what its arbiter does, so the arbiter stands further out on the stack, as it was
-    when this worker was started.
+    A worker is forked inside a method of its arbiter, so that the arbiter is found on the stack, in the state in which
+    it started this worker.
     """
     arbiter_class = getattr(sys.modules.get("gunicorn.arbiter"), "Arbiter", None)
     if arbiter_class is None:
@@ -83,17 +83,17 @@ def _stays_in_process(broker: Broker | str) -> bool:
 def check_processes(
     processes: Processes, settings: Settings, *, topics: bool, each: Iterable[str], one: Iterable[str]
 ) -> None:
-    """Warn in the first of several processes of what goes wrong between them: one line for each thing.
+    """Log in the first of several processes what they cannot share, one line for each problem.
 
     Args:
         processes: The processes.
         settings: The app's options.
         topics: Whether the app has topics.
-        each: The periodic functions that did not say in how many processes they shall run.
-        one: The hooks that shall run in one process.
+        each: The names of the periodic functions without `one_worker`.
+        one: The names of those with `one_worker=True`.
 
     Raises:
-        DeclarationError: Functions shall run in one process, and it cannot be known which.
+        DeclarationError: Functions shall run in one process, and it is not known which.
     """
     if processes.count == 1:
         return
