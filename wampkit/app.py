@@ -12,9 +12,10 @@ from .access.proxies import TrustedProxies
 from .auth.credentials import Cra
 from .auth.tickets import Tickets, tickets_of
 from .concurrency.background import BackgroundTask
-from .concurrency.threads import ThreadPools
+from .concurrency.threads import ThreadsState
 from .connection.connection import Connection
 from .connection.registry import Connections
+from .connection.server_connection import ServerConnection
 from .dispatch.middleware import Middleware
 from .dispatch.requirements import Rule, Rules
 from .errors import suggestion
@@ -385,7 +386,7 @@ class App:
         return self._running().counters
 
     @property
-    def threads(self) -> ThreadPools:
+    def threads(self) -> ThreadsState:
         """The worker threads of `def` functions, and how many run and wait now: `app.threads.handlers.waiting`."""
         return self._running().threads
 
@@ -437,6 +438,7 @@ class App:
         Returns:
             The URIs of the topics that it lost; no later event of them reaches it.
         """
+        assert isinstance(connection, ServerConnection)
         return await self._running().topic_messages.recheck(connection)
 
     def background(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> BackgroundTask:

@@ -12,6 +12,7 @@ from wampkit import App, Connection, Sessions
 from wampkit.concurrency.background import BackgroundTask
 from wampkit.connection.keepalive import BATCH, Heartbeat, keep_alive
 from wampkit.connection.outbox import Outbox
+from wampkit.connection.server_connection import ServerConnection
 from wampkit.console.console import Console
 from wampkit.sessions.watcher import SessionWatcher
 
@@ -185,10 +186,10 @@ async def test_a_connection_that_cannot_even_be_cut_ends_nothing(
     async with serve(kept.app) as server:
         peers = [await server.peer() for _ in range(2)]
         victim = server.connection(peers[0])
-        originals = {name: getattr(Connection, name) for name in ("keep_alive", "cut", "close")}
+        originals = {name: getattr(ServerConnection, name) for name in ("keep_alive", "cut", "close")}
 
         def failing(name: str) -> Any:
-            def method(self: Connection, *args: Any, **options: Any) -> Any:
+            def method(self: ServerConnection, *args: Any, **options: Any) -> Any:
                 if self is victim:
                     raise ValueError("negative file descriptor")
                 return originals[name](self, *args, **options)
@@ -197,7 +198,7 @@ async def test_a_connection_that_cannot_even_be_cut_ends_nothing(
 
         with monkeypatch.context() as patch:
             for name in originals:
-                patch.setattr(Connection, name, failing(name))
+                patch.setattr(ServerConnection, name, failing(name))
             await pinged(peers[1])
             await kept.app.drain(0.1)
             assert (await peers[1].closed())[0] == 1012

@@ -8,7 +8,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from wampkit import App, Connection, Limits
+from wampkit import App, Connection, Connections, Counters, Limits
+from wampkit.concurrency.threads import PoolState, ThreadsState
 
 from ..support.tables import rows
 from ..support.wire import (
@@ -59,6 +60,41 @@ def make(**options: Any) -> App:
 
 
 # ---- WELCOME
+
+
+SHOWN: dict[type, str] = {
+    Connection: (
+        "attributes close close_code close_reason closed dropped id permissions remote request roles secure session "
+        "topics unsent user"
+    ),
+    Connections: "arriving get",
+    ThreadsState: "handlers hooks logins",
+    PoolState: "held limit running waiting",
+    Counters: (
+        "connections events_dropped failed_logins logins malformed over_limit refused slow_readers throttled_logins"
+    ),
+}
+
+
+@rows("kind", list(SHOWN))
+def test_a_user_sees_what_is_for_users(kind: type) -> None:
+    """An editor offers no internals: after `connection.`, `app.connections.`, `app.threads.` and `app.counters.`."""
+    assert " ".join(name for name in dir(kind) if not name.startswith("_")) == SHOWN[kind]
+
+
+async def test_connections_are_of_the_public_class() -> None:
+    """What handlers get by the annotation `Connection`, and what the app lists, are instances of it."""
+    app = make()
+    seen: list[bool] = []
+
+    @app.rpc("t:look")
+    async def look(conn: Connection) -> None:
+        seen.append(isinstance(conn, Connection) and conn in app.connections)
+
+    async with serve(app) as server:
+        peer = await server.peer()
+        assert await peer.result("t:look") is None
+    assert seen == [True]
 
 
 async def test_welcome_comes_first() -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from ..concurrency.threads import Threads
-from ..connection.connection import Connection
+from ..connection.server_connection import ServerConnection
 from ..errors import WampError, quote
 from ..handlers.hooks import ErrorReporter
 from ..protocol.cra import AUTH, AUTHREQ, ERROR_PREFIX, Permissions, derive_key, make_challenge, to_ascii_json, verify
@@ -96,14 +96,14 @@ class Authenticator:
         threads: Threads,
         errors: ErrorReporter,
         counters: Counters,
-        recheck: Callable[[Connection], Awaitable[object]],
+        recheck: Callable[[ServerConnection], Awaitable[object]],
     ) -> None:
         self._cra = cra
         self._threads = threads
         self._errors = errors
         self._counters = counters
         self._recheck = recheck
-        self._logins: WeakKeyDictionary[Connection, _Login] = WeakKeyDictionary()
+        self._logins: WeakKeyDictionary[ServerConnection, _Login] = WeakKeyDictionary()
         self._throttle = LoginThrottle(cra.failures_per_minute)
         self._decoy_key = cra.decoy_key or secrets.token_bytes(32)
         # Handlers need the threads too, and the loop needs a core.
@@ -118,12 +118,12 @@ class Authenticator:
             Route("procedure", AUTH, AUTH, self.auth),
         )
 
-    def start_deadline(self, connection: Connection) -> None:
+    def start_deadline(self, connection: ServerConnection) -> None:
         """Start the time in which a new connection must log in, unless it has a user already."""
         if self._deadline is not None and connection.user is None:
             self._deadline.add(connection)
 
-    def _is_logged_in(self, connection: Connection) -> bool:
+    def _is_logged_in(self, connection: ServerConnection) -> bool:
         """Whether a connection has logged in, anonymously too, or has a user from elsewhere."""
         login = self._logins.get(connection)
         return connection.user is not None or (login is not None and login.stage is _Stage.LOGGED_IN)
@@ -135,7 +135,7 @@ class Authenticator:
 
     # ---- the challenge
 
-    async def authreq(self, connection: Connection, authkey: Any = None, extra: Any = None) -> str | None:
+    async def authreq(self, connection: ServerConnection, authkey: Any = None, extra: Any = None) -> str | None:
         """Handle the procedure `authreq`: a challenge, or None for an anonymous login.
 
         Args:
@@ -167,7 +167,7 @@ class Authenticator:
         login.stage, login.claim = _Stage.CHALLENGED, claim
         return claim.challenge
 
-    def _check_state(self, connection: Connection, login: _Login, authkey: object) -> None:
+    def _check_state(self, connection: ServerConnection, login: _Login, authkey: object) -> None:
         if login.stage is _Stage.LOGGED_IN:
             raise _error("already-authenticated", "this connection has logged in already")
         if login.stage is _Stage.PROCESSING or (login.claim is not None and login.claim.is_valid):
@@ -185,7 +185,7 @@ class Authenticator:
         if authkey is not None and len(authkey) > MAX_AUTHKEY:
             raise _error("invalid-argument", f"the authkey is longer than {MAX_AUTHKEY} characters")
 
-    async def _anonymous_claim(self, connection: Connection, extra: dict[str, Any]) -> _Claim:
+    async def _anonymous_claim(self, connection: ServerConnection, extra: dict[str, Any]) -> _Claim:
         anonymous = self._cra.anonymous
         if isinstance(anonymous, bool):
             return _Claim(None, NO_PERMISSIONS)
@@ -202,7 +202,9 @@ class Authenticator:
             raise _error("auth-permissions-error", "the permissions could not be found out") from None
         return _Claim(None, permissions)
 
-    async def _keyed_claim(self, connection: Connection, login: _Login, authkey: str, extra: dict[str, Any]) -> _Claim:
+    async def _keyed_claim(
+        self, connection: ServerConnection, login: _Login, authkey: str, extra: dict[str, Any]
+    ) -> _Claim:
         found = await self._threads.ask_for(connection, self._cra.lookup, authkey, extra)
         if not isinstance(found, Credentials | None):
             raise TypeError(f"the lookup of Cra gives Credentials or None, not {type(found)}")
@@ -259,7 +261,7 @@ class Authenticator:
 
     # ---- the signature
 
-    async def auth(self, connection: Connection, signature: Any = None) -> dict[str, Any]:
+    async def auth(self, connection: ServerConnection, signature: Any = None) -> dict[str, Any]:
         """Handle the procedure `auth`: log a client in by its signature; each challenge takes one.
 
         Args:
@@ -294,7 +296,7 @@ class Authenticator:
             await self._recheck(connection)
         return granted
 
-    async def _verify(self, connection: Connection, login: _Login, claim: _Claim, signature: str | None) -> bool:
+    async def _verify(self, connection: ServerConnection, login: _Login, claim: _Claim, signature: str | None) -> bool:
         if claim.authkey is None or claim.credentials is None or claim.challenge is None:
             return signature is None
         if not self._throttle.take(connection.remote, claim.authkey):
@@ -315,7 +317,7 @@ class Authenticator:
                 login.derived = (source, await self._threads.run(derive_key, *source))
         return login.derived[1]
 
-    def _log_in(self, connection: Connection, login: _Login, claim: _Claim) -> dict[str, Any]:
+    def _log_in(self, connection: ServerConnection, login: _Login, claim: _Claim) -> dict[str, Any]:
         if claim.credentials is not None:
             user = claim.credentials.user
             connection.user = claim.authkey if user is None else user
@@ -327,18 +329,18 @@ class Authenticator:
 
     # ---- failures
 
-    def _record_failure(self, connection: Connection, login: _Login, what: str) -> None:
+    def _record_failure(self, connection: ServerConnection, login: _Login, what: str) -> None:
         self._counters.failed_logins += 1
         connection.log.add("login", f"login failed: {what}", level=logging.INFO)
         self._count_failure(connection, login)
 
-    def _too_many_failures(self, connection: Connection, authkey: str) -> WampError:
+    def _too_many_failures(self, connection: ServerConnection, authkey: str) -> WampError:
         self._counters.throttled_logins += 1
         what = f"login of {quote(authkey, 64)} refused: too many have failed from this address or for this authkey"
         connection.log.add("throttled", what)
         return _error("too-many-attempts", "too many logins have failed; try again in a minute")
 
-    def _count_failure(self, connection: Connection, login: _Login) -> None:
+    def _count_failure(self, connection: ServerConnection, login: _Login) -> None:
         login.failures += 1
         if login.failures >= self._cra.attempts:
             # Once the answer to this attempt has been sent.

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from weakref import ref
 
-from ..connection.connection import Connection
+from ..connection.server_connection import ServerConnection
 from ..limits import TokenBuckets
 from ..networks import client_network
 from ..protocol.websocket import CloseCode
@@ -82,14 +82,14 @@ class LoginDeadline:
         logged_in: Tells whether a connection has logged in.
     """
 
-    def __init__(self, seconds: float, logged_in: Callable[[Connection], bool]) -> None:
+    def __init__(self, seconds: float, logged_in: Callable[[ServerConnection], bool]) -> None:
         self._seconds = seconds
         self._logged_in = logged_in
         # All have the same time, so they are due in the order in which they came.
-        self._waiting: deque[tuple[float, ref[Connection]]] = deque()
+        self._waiting: deque[tuple[float, ref[ServerConnection]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, connection: Connection) -> None:
+    def add(self, connection: ServerConnection) -> None:
         """Start the time of a connection, on its WELCOME."""
         loop = asyncio.get_running_loop()
         self._waiting.append((loop.time() + self._seconds, ref(connection)))

@@ -16,6 +16,7 @@ from aiohttp import web
 from cryptography.fernet import InvalidToken
 
 from ..connection.connection import Connection
+from ..connection.server_connection import ServerConnection
 from ..connection.sockets import is_handshake
 from ..dispatch.middleware import Refused
 from ..errors import DeclarationError, quote
@@ -189,6 +190,7 @@ class Tickets:
             raise Refused(REFUSAL, why="the ticket has been used before")
 
     async def _ask_store(self, spent: Spent, connection: Connection, id: str, expires: float) -> bool:
+        assert isinstance(connection, ServerConnection)
         try:
             async with asyncio.timeout(STORE_TIMEOUT):
                 return bool(await connection.threads.logins.ask_for(connection, spent, id, expires))

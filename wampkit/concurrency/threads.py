@@ -14,13 +14,13 @@ import inspect
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Coroutine, Hashable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from ..errors import Busy
 from ..telemetry.counters import Counters
 from ..telemetry.logs import logger_of
 
-__all__ = ["ThreadPools", "Threads", "is_async", "run_on_loop"]
+__all__ = ["PoolState", "ThreadPools", "Threads", "ThreadsState", "is_async", "run_on_loop"]
 
 logger = logger_of(__name__)
 
@@ -97,6 +97,42 @@ class _Share:
         self.waiting: OrderedDict[_Job, None] = OrderedDict()
 
 
+class PoolState(Protocol):
+    """How many functions run and wait in a pool of worker threads."""
+
+    @property
+    def limit(self) -> int:
+        """Functions that run at once; further ones wait."""
+
+    @property
+    def running(self) -> int:
+        """Functions that run now."""
+
+    @property
+    def waiting(self) -> int:
+        """Functions that wait for a thread now."""
+
+    @property
+    def held(self) -> int:
+        """Running functions whose call has timed out or whose client has left: no thread can be stopped."""
+
+
+class ThreadsState(Protocol):
+    """The worker threads of an app, as `app.threads` shows them."""
+
+    @property
+    def handlers(self) -> PoolState:
+        """Those of handlers and their dependencies."""
+
+    @property
+    def hooks(self) -> PoolState:
+        """Those of hooks, those of topics too, of periodic functions and error handlers."""
+
+    @property
+    def logins(self) -> PoolState:
+        """Those of WAMP-CRA's lookups and key derivation, and of the functions of `Sessions` and `Tickets`."""
+
+
 class Threads:
     """Worker threads that see the caller's context variables. They are made when they are needed.
 
@@ -109,11 +145,7 @@ class Threads:
         what: The kind of functions that run here, for the log.
 
     Attributes:
-        limit: How many functions run at once.
-        running: How many run now.
-        waiting: How many wait for a thread now.
-        held: How many of those that run were given up: their call timed out, or their client has left. A thread
-            cannot be stopped, so they hold it until they return.
+        limit: As in `PoolState`, and so are `running`, `waiting` and `held`.
     """
 
     def __init__(
@@ -349,9 +381,7 @@ class ThreadPools:
         queue: How many of the handlers' may wait for a thread.
 
     Attributes:
-        handlers: Runs handlers and their dependencies.
-        hooks: Runs the app's hooks, those of topics too, its periodic functions and its error handlers.
-        logins: Runs the lookups of WAMP-CRA, the functions of `Sessions` and `Tickets`, and derives keys.
+        handlers: As in `ThreadsState`, and so are `hooks` and `logins`.
     """
 
     def __init__(self, limit: int, counters: Counters, *, share: int | None = None, queue: int | None = None) -> None:

@@ -1,63 +1,35 @@
-"""The register of live connections, by session id and by user."""
+"""The register of live connections, by session id and by user, and what all of them share."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from ..concurrency.eager import EagerTasks
+from ..concurrency.threads import ThreadPools
+from ..limits import Limits
+from ..telemetry.counters import Counters
+from ..telemetry.logs import LogThrottle, logger_of
 from .connection import Connection
+from .flusher import Flusher
 
-__all__ = ["Connections", "Users"]
+if TYPE_CHECKING:
+    from .server_connection import ServerConnection
 
+__all__ = ["ConnectionContext", "ConnectionOptions", "ConnectionRegistry", "Connections"]
 
-class HasUser(Protocol):
-    """As much of a connection as is needed here."""
-
-    @property
-    def user(self) -> Any: ...
-
-
-C = TypeVar("C", bound=HasUser)
-
-
-class Users(Generic[C]):
-    """The live connections of each known user. Connections without a user cost nothing here."""
-
-    def __init__(self) -> None:
-        self._connections: dict[Any, dict[C, None]] = {}
-
-    def enter(self, connection: C) -> None:
-        """A connection is live from now on, or has got its user."""
-        if connection.user is not None:
-            self._connections.setdefault(connection.user, {})[connection] = None
-
-    def leave(self, connection: C, user: Any) -> None:
-        """A connection has ended, or belongs to this user no longer."""
-        connections = self._connections.get(user)
-        if connections is not None:
-            connections.pop(connection, None)
-            if not connections:
-                del self._connections[user]
-
-    def of(self, user: Any) -> list[C]:
-        """The live connections of a user."""
-        return list(self._connections.get(user, ()))
+logger = logger_of(__name__)
 
 
 class Connections:
-    """The live connections of this node, by session id."""
+    """The live connections of this process: iterable, with `len` and `in`."""
 
-    def __init__(self, users: Users[Connection]) -> None:
-        self._by_id: dict[str, Connection] = {}
-        self._arriving: set[Connection] = set()
-        self._users = users
-
-    def add(self, connection: Connection) -> None:
-        """Add a connection."""
-        self._by_id[connection.id] = connection
-        connection.listed = True
-        self._users.enter(connection)
+    def __init__(self) -> None:
+        self._by_id: dict[str, ServerConnection] = {}
+        self._by_user: dict[Any, dict[ServerConnection, None]] = {}  # those whose user is None are not in it
+        self._arriving: set[ServerConnection] = set()
 
     @property
     def arriving(self) -> list[Connection]:
@@ -66,21 +38,6 @@ class Connections:
         To close all connections of a user, close these too; `close` makes the handshake fail.
         """
         return list(self._arriving)
-
-    @contextlib.contextmanager
-    def arrival(self, connection: Connection) -> Iterator[None]:
-        """Context manager around the handshake of a connection."""
-        self._arriving.add(connection)
-        try:
-            yield
-        finally:
-            self._arriving.discard(connection)
-
-    def discard(self, connection: Connection) -> None:
-        """Remove a connection, if it is there."""
-        self._by_id.pop(connection.id, None)
-        connection.listed = False
-        self._users.leave(connection, connection.user)
 
     def get(self, session: str) -> Connection | None:
         """The live connection with this session id, or None."""
@@ -92,12 +49,15 @@ class Connections:
         Args:
             user: A user, as in `Connection.user`.
             session_id: The id of a web session, as the middleware `Sessions` knows it; not the id of WELCOME.
+
+        Raises:
+            TypeError: Both are given, or neither.
         """
         if (user is None) == (session_id is None):
             raise TypeError("connections(...) takes either user= or session_id=")
         if user is not None:
-            return [*self._users.of(user), *(each for each in self._arriving if each.user == user)]
-        everybody = (*self, *self._arriving)
+            return [*self._by_user.get(user, ()), *(each for each in self._arriving if each.user == user)]
+        everybody = (*self._by_id.values(), *self._arriving)
         return [each for each in everybody if each.session is not None and each.session.id == session_id]
 
     def __iter__(self) -> Iterator[Connection]:
@@ -108,3 +68,82 @@ class Connections:
 
     def __contains__(self, connection: object) -> bool:
         return isinstance(connection, Connection) and self._by_id.get(connection.id) is connection
+
+
+class ConnectionRegistry(Connections):
+    """The same for the server, which adds and removes connections."""
+
+    def __iter__(self) -> Iterator[ServerConnection]:
+        return iter(list(self._by_id.values()))
+
+    @contextlib.contextmanager
+    def arrival(self, connection: ServerConnection) -> Iterator[None]:
+        """Context manager around the handshake of a connection."""
+        self._arriving.add(connection)
+        try:
+            yield
+        finally:
+            self._arriving.discard(connection)
+
+    def add(self, connection: ServerConnection) -> None:
+        """Add a connection."""
+        self._by_id[connection.id] = connection
+        self._add_to_user(connection)
+
+    def discard(self, connection: ServerConnection) -> None:
+        """Remove a connection, if it is there."""
+        self._by_id.pop(connection.id, None)
+        self._discard_from_user(connection, connection.user)
+
+    def update_user(self, connection: ServerConnection, before: Any) -> None:
+        """Enter the new user of a connection, if it is live, in place of the one before."""
+        if connection.id in self._by_id:
+            self._discard_from_user(connection, before)
+            self._add_to_user(connection)
+
+    def _add_to_user(self, connection: ServerConnection) -> None:
+        if connection.user is not None:
+            self._by_user.setdefault(connection.user, {})[connection] = None
+
+    def _discard_from_user(self, connection: ServerConnection, user: Any) -> None:
+        connections = self._by_user.get(user)
+        if connections is not None:
+            connections.pop(connection, None)
+            if not connections:
+                del self._by_user[user]
+
+
+class ConnectionOptions(Protocol):
+    """The options of an app that its connections read; see `App` for each."""
+
+    @property
+    def malformed(self) -> Literal["close", "ignore"]: ...
+
+    @property
+    def keepalive(self) -> float | None: ...
+
+    @property
+    def close_timeout(self) -> float: ...
+
+
+def _report_nothing(error: BaseException, connection: Any) -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionContext:
+    """Settings and services that all connections of a running app share.
+
+    Attributes:
+        report: Tells the app's `on_error` hooks of an exception and its connection; does not wait.
+    """
+
+    options: ConnectionOptions
+    limits: Limits
+    counters: Counters
+    threads: ThreadPools
+    connections: ConnectionRegistry
+    report: Callable[[BaseException, Any], None] = _report_nothing
+    flusher: Flusher = field(default_factory=Flusher)
+    eager: EagerTasks = field(default_factory=EagerTasks)
+    throttle: LogThrottle = field(default_factory=lambda: LogThrottle(logger))

@@ -189,13 +189,13 @@ def console_is_open(settings: Settings) -> bool:
 
 
 def _row(connection: Connection) -> dict[str, Any]:
-    user = connection.user
+    user, topics = connection.user, connection.topics
     return {
         "id": connection.id,
         "address": connection.remote,
         "user": None if user is None else as_text(user),
         "roles": sorted(map(as_text, connection.roles)),
-        "subscriptions": len(connection.subscriptions) - (LIVE in connection.subscriptions),
+        "subscriptions": len(topics) - (LIVE in topics),
         "queued": connection.unsent,
         "dropped": connection.dropped,
     }

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..concurrency.cancellation import must_propagate
-from ..connection.connection import Connection
+from ..connection.server_connection import ServerConnection
 from ..errors import InvalidArgument, ProtocolError, WampError, quote
 from ..protocol import messages
 from ..protocol.extensions import PUBLISH, SUBSCRIPTION
@@ -22,7 +22,7 @@ def subscription_procedure() -> Route:
     return Route("procedure", SUBSCRIPTION, SUBSCRIPTION, _subscription)
 
 
-async def _subscription(topic: str, connection: Connection) -> str | None:
+async def _subscription(topic: str, connection: ServerConnection) -> str | None:
     """The full URI of the caller's subscription, or None if it has none.
 
     Answers once the SUBSCRIBE messages received before have been decided.
@@ -39,7 +39,7 @@ def publish_procedure(topic_messages: Callable[[], TopicMessages]) -> Route:
         topic_messages: Gives what runs the app's PUBLISH messages, while the app runs.
     """
 
-    async def publish(connection: Connection, topic: str, event: Any, *receivers: Any) -> None:
+    async def publish(connection: ServerConnection, topic: str, event: Any, *receivers: Any) -> None:
         """Publish after the topic messages received before; answer with null once it is done, or with an error.
 
         The arguments are those of PUBLISH. A handler or a middleware may drop the event without an error.
@@ -55,7 +55,7 @@ def publish_procedure(topic_messages: Callable[[], TopicMessages]) -> Route:
     return Route("procedure", PUBLISH, PUBLISH, publish)
 
 
-def _publish_message(connection: Connection, topic: str, *rest: Any) -> messages.Publish:
+def _publish_message(connection: ServerConnection, topic: str, *rest: Any) -> messages.Publish:
     try:
         return messages.read_publish([messages.Publish.code, connection.protocol.resolve(topic), *rest])
     except ProtocolError as error:
@@ -64,7 +64,7 @@ def _publish_message(connection: Connection, topic: str, *rest: Any) -> messages
 
 async def _publish(
     topic_messages: TopicMessages,
-    connection: Connection,
+    connection: ServerConnection,
     message: messages.Publish,
     outcome: asyncio.Future[BaseException | None],
 ) -> None:

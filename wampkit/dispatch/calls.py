@@ -7,7 +7,7 @@ from typing import Any
 
 from ..concurrency.cancellation import must_propagate
 from ..concurrency.threads import Threads
-from ..connection.connection import Connection
+from ..connection.server_connection import ServerConnection
 from ..errors import answer_for, quote
 from ..handlers.hooks import ErrorReporter
 from ..protocol import messages
@@ -68,7 +68,7 @@ class Calls:
         """
         self._answers_cancelled = True
 
-    async def call(self, connection: Connection, message: messages.Call) -> None:
+    async def call(self, connection: ServerConnection, message: messages.Call) -> None:
         """Run a call and answer it."""
         plain = self._plain.get(message.uri)
         try:
@@ -91,14 +91,14 @@ class Calls:
             text = await self._unwritable(connection, message, error)
         connection.outbox.send_text(text)
 
-    async def _unwritable(self, connection: Connection, message: messages.Call, error: Exception) -> bytes:
+    async def _unwritable(self, connection: ServerConnection, message: messages.Call, error: Exception) -> bytes:
         await self._errors.report(connection, error, f"procedure {quote(message.uri)}: writing its result as JSON")
         description = "the result cannot be written as JSON"
         if self._debug:
             description += f": {error}"
         return connection.protocol.error(message.id, self._error_uris["internal"], description)
 
-    async def refuse(self, connection: Connection, message: messages.Call, error: BaseException) -> None:
+    async def refuse(self, connection: ServerConnection, message: messages.Call, error: BaseException) -> None:
         """Answer a call with an error."""
         what = f"procedure {quote(message.uri)}"
         error = await self._errors.as_answer(connection, error, what)
@@ -112,7 +112,7 @@ class Calls:
         else:
             connection.outbox.send_text(text)
 
-    def _error_uri(self, connection: Connection, name: str, what: str) -> str:
+    def _error_uri(self, connection: ServerConnection, name: str, what: str) -> str:
         """The full error URI of what the app raised; logs one that no caller can rely on."""
         uri = expand(name, self._prefixes)
         problem = prefix_problem(name, self._prefixes)
@@ -122,6 +122,6 @@ class Calls:
             connection.log.add(("error URI", name), f"{what} answered with the error URI {quote(uri)}: {problem}")
         return uri
 
-    def _send_error(self, connection: Connection, message: messages.Call, kind: str, description: str) -> None:
+    def _send_error(self, connection: ServerConnection, message: messages.Call, kind: str, description: str) -> None:
         text = connection.protocol.error(message.id, self._error_uris[kind], description)
         connection.outbox.send_text(text)

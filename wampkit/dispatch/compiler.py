@@ -15,6 +15,7 @@ from typing import Any
 
 from ..concurrency.threads import Threads
 from ..connection.connection import Connection
+from ..connection.server_connection import ServerConnection
 from ..errors import DeclarationError, NotFound, WampError, quote
 from ..handlers.binding import Injectables, compile_handler, variables_check
 from ..handlers.depends import Scope
@@ -163,6 +164,7 @@ def _injectables(message: type[Incoming], owner: str, further: Injectables) -> I
     return {
         **others,
         Connection: lambda scope: scope.connection,
+        ServerConnection: lambda scope: scope.connection,  # for built-in procedures
         Topic: no_topic if message is Call else lambda scope: scope.topic,
         message: lambda scope: scope.message,
         **further,
@@ -224,7 +226,7 @@ def _refuse_generator(route: Route, handler: Callable[..., Any]) -> None:
 
 # ---- chains
 
-CallChain = Callable[[Connection, messages.Call, Mapping[str, str]], Awaitable[Any]]
+CallChain = Callable[[ServerConnection, messages.Call, Mapping[str, str]], Awaitable[Any]]
 """Runs a call with the variables of its URI; the result is what the handler or a middleware returns."""
 
 
@@ -272,7 +274,7 @@ def _refuse_unknown(message: Incoming) -> Awaitable[Any]:
 
 
 def _with_message(route: Route | None, chain: CallNext) -> CallChain:
-    def run(connection: Connection, message: messages.Call, variables: Mapping[str, str]) -> Awaitable[Any]:
+    def run(connection: ServerConnection, message: messages.Call, variables: Mapping[str, str]) -> Awaitable[Any]:
         return chain(
             Call(
                 connection=connection,
@@ -288,7 +290,7 @@ def _with_message(route: Route | None, chain: CallNext) -> CallChain:
 
 
 def _with_timeout(run: CallChain, route: Route, seconds: float, uri: str) -> CallChain:
-    async def limited(connection: Connection, message: messages.Call, variables: Mapping[str, str]) -> Any:
+    async def limited(connection: ServerConnection, message: messages.Call, variables: Mapping[str, str]) -> Any:
         try:
             async with asyncio.timeout(seconds) as limit:
                 return await run(connection, message, variables)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..connection.connection import Connection
+from ..connection.server_connection import ServerConnection
 from ..errors import TooManyMessages, quote
 from ..limits import Limits
 from ..protocol import messages
@@ -40,7 +40,7 @@ class Dispatcher:
         """Ignore all further messages; those that were taken before run to their end."""
         self._draining = True
 
-    def receive(self, connection: Connection, message: messages.Message, text: bytes) -> None:
+    def receive(self, connection: ServerConnection, message: messages.Message, text: bytes) -> None:
         """Take one message. Never blocks: calls run concurrently, topic messages in the order received."""
         if self._draining:
             return
@@ -54,7 +54,7 @@ class Dispatcher:
         elif type(message) is messages.Subscribe:
             tasks.run_in_order(self.topic_messages.receive, connection, message, finish_after_close=False, text=text)
 
-    def refuse(self, connection: Connection, data: bytes) -> None:
+    def refuse(self, connection: ServerConnection, data: bytes) -> None:
         """Refuse the text of a message beyond the rate, reading only as much of it as the answer to a call needs."""
         if self._draining or self._close_flood(connection):
             return
@@ -68,12 +68,12 @@ class Dispatcher:
             case _:
                 self._log_dropped(connection, "a malformed message")
 
-    def refuse_frame(self, connection: Connection, what: str) -> None:
+    def refuse_frame(self, connection: ServerConnection, what: str) -> None:
         """Refuse a frame beyond the rate that is no text message."""
         if not self._draining and not self._close_flood(connection):
             self._log_dropped(connection, what)
 
-    def _close_flood(self, connection: Connection) -> bool:
+    def _close_flood(self, connection: ServerConnection) -> bool:
         """Count a message beyond the rate, and close its connection if `Limits.flood` says so."""
         self._counters.over_limit += 1
         if self._limits.flood != "close":
@@ -82,5 +82,5 @@ class Dispatcher:
         connection.close(CloseCode.POLICY_VIOLATION, self._too_many)
         return True
 
-    def _log_dropped(self, connection: Connection, what: str) -> None:
+    def _log_dropped(self, connection: ServerConnection, what: str) -> None:
         connection.log.add("flood", f"{what} dropped: {self._too_many}")

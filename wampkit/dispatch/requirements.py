@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeAlias, TypeVar
 
+from ..connection.server_connection import ServerConnection
 from ..errors import DeclarationError, NotAllowed, NotFound
 from ..handlers.signatures import explain_options, location
 from ..router import TopicDeclaration, is_handler
@@ -255,6 +256,7 @@ async def check_all(rules: Sequence[Rule], message: Incoming) -> int:
         NotAllowed: A rule does not hold, or the rights changed during each of `ROUNDS` checks.
     """
     connection = message.connection
+    assert isinstance(connection, ServerConnection)
     for _ in range(ROUNDS):
         version = connection.rights_version
         for rule in rules:

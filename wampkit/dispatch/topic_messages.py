@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from ..concurrency.cancellation import must_propagate
 from ..concurrency.threads import ThreadPools
-from ..connection.connection import Connection
+from ..connection.server_connection import ServerConnection
 from ..errors import LimitExceeded, NotAllowed, NotFound, WampError, quote
 from ..handlers.hooks import ErrorReporter
 from ..handlers.plan import Plan
@@ -98,7 +98,7 @@ class TopicMessages:
         }
 
     async def receive(
-        self, connection: Connection, message: messages.Publish | messages.Subscribe | messages.Unsubscribe
+        self, connection: ServerConnection, message: messages.Publish | messages.Subscribe | messages.Unsubscribe
     ) -> None:
         """Run one message; a refusal is logged, and explained to the client if the app wants that."""
         new = False
@@ -119,14 +119,14 @@ class TopicMessages:
             await self._refuse(connection, message, error)
 
     def _incoming(
-        self, kind: type[Incoming], connection: Connection, uri: str
+        self, kind: type[Incoming], connection: ServerConnection, uri: str
     ) -> tuple[CompiledTopic | None, Incoming]:
         """The topic of a URI, or None, and the message about it as middlewares and hooks see it."""
         topic, variables = self._topics.find(uri)
         route = topic.route if topic is not None else None
         return topic, kind(connection=connection, uri=uri, route=route, variables=variables)
 
-    async def _refuse(self, connection: Connection, message: messages.Message, error: BaseException) -> None:
+    async def _refuse(self, connection: ServerConnection, message: messages.Message, error: BaseException) -> None:
         uri = getattr(message, "uri", "")
         what = f"{type(message).__name__.upper()} {quote(uri)}"
         error = await self._errors.as_answer(connection, error, what)
@@ -141,7 +141,7 @@ class TopicMessages:
 
     # ---- PUBLISH
 
-    def publish(self, connection: Connection, message: messages.Publish) -> Awaitable[Any]:
+    def publish(self, connection: ServerConnection, message: messages.Publish) -> Awaitable[Any]:
         """Publish an event; done when the broker has it, or when a handler or a middleware drops it without an error.
 
         A refusal is raised, here or where the result is awaited.
@@ -182,10 +182,13 @@ class TopicMessages:
                 return None
         elif not topic.route.relay:
             raise NotAllowed("only the server publishes to this topic")
+        assert isinstance(message.connection, ServerConnection)
         await self._broadcast(message.connection, message, event)
         return event
 
-    def _broadcast(self, connection: Connection, message: Publish | messages.Publish, event: Any) -> Awaitable[None]:
+    def _broadcast(
+        self, connection: ServerConnection, message: Publish | messages.Publish, event: Any
+    ) -> Awaitable[None]:
         """Give an event to the broker, for the receivers that its PUBLISH names."""
         if message.exclude is not None:
             exclude = frozenset(message.exclude)
@@ -196,7 +199,7 @@ class TopicMessages:
         eligible = None if message.eligible is None else self._eligible(connection, message)
         return self._broker.publish(Publication(message.uri, encode_value(event), exclude, eligible))
 
-    def _eligible(self, connection: Connection, message: Publish | messages.Publish) -> frozenset[str] | None:
+    def _eligible(self, connection: ServerConnection, message: Publish | messages.Publish) -> frozenset[str] | None:
         """The only session ids that may receive an event, or None where an empty list restricts nothing."""
         if message.eligible:
             return frozenset(message.eligible)
@@ -213,6 +216,7 @@ class TopicMessages:
 
     async def _run_subscribe(self, topic: CompiledTopic | None, message: Incoming) -> None:
         connection, uri = message.connection, message.uri
+        assert isinstance(connection, ServerConnection)
         if topic is None:
             raise NotFound("no such topic")
         rules = topic.subscribe_rules
@@ -251,15 +255,17 @@ class TopicMessages:
     # ---- UNSUBSCRIBE, and what ends a subscription without one
 
     async def _run_unsubscribe(self, topic: CompiledTopic | None, message: Incoming) -> None:
-        if self._remove(message.connection, message.uri):
-            await self._run_hooks(message.connection, [(topic, message)])
+        connection = message.connection
+        assert isinstance(connection, ServerConnection)
+        if self._remove(connection, message.uri):
+            await self._run_hooks(connection, [(topic, message)])
 
-    async def unsubscribe_all(self, connection: Connection) -> None:
+    async def unsubscribe_all(self, connection: ServerConnection) -> None:
         """End the subscriptions of a closed connection and run the hooks of each, even if some of them fail."""
         connection.unsubscribed = True
         await self._unsubscribe(connection, connection.topics)
 
-    async def recheck(self, connection: Connection) -> list[str]:
+    async def recheck(self, connection: ServerConnection) -> list[str]:
         """End the subscriptions for which the rules do not hold any more; returns their URIs."""
         connection.rights_version += 1  # so that the rules of a SUBSCRIBE that is being decided are checked again
         lost: dict[str, BaseException] = {}
@@ -276,7 +282,7 @@ class TopicMessages:
             await self._refuse(connection, messages.Subscribe(uri), error)
         return list(lost)
 
-    async def _objection(self, connection: Connection, uri: str) -> BaseException | None:
+    async def _objection(self, connection: ServerConnection, uri: str) -> BaseException | None:
         """Why a rule does not let a connection subscribe to a topic, or None."""
         topic, message = self._incoming(Subscribe, connection, uri)
         try:
@@ -287,34 +293,38 @@ class TopicMessages:
             return error
         return None
 
-    async def _unsubscribe(self, connection: Connection, uris: Iterable[str]) -> None:
+    async def _unsubscribe(self, connection: ServerConnection, uris: Iterable[str]) -> None:
         await self._run_hooks(connection, self._remove_all(connection, uris))
 
-    def _remove_all(self, connection: Connection, uris: Iterable[str]) -> list[tuple[CompiledTopic | None, Incoming]]:
+    def _remove_all(
+        self, connection: ServerConnection, uris: Iterable[str]
+    ) -> list[tuple[CompiledTopic | None, Incoming]]:
         """End subscriptions on this node, before anything is awaited; returns what `_run_hooks` takes."""
         return [self._incoming(Unsubscribe, connection, uri) for uri in uris if self._remove(connection, uri)]
 
-    def _remove(self, connection: Connection, uri: str) -> bool:
+    def _remove(self, connection: ServerConnection, uri: str) -> bool:
         """End a subscription on this node: no further event reaches it. False if there was none."""
         connection.subscriptions_size -= connection.subscriptions.pop(uri, 0)
         return self._registry.remove(uri, connection.id)
 
-    async def _run_hooks(self, connection: Connection, ended: Sequence[tuple[CompiledTopic | None, Incoming]]) -> None:
+    async def _run_hooks(
+        self, connection: ServerConnection, ended: Sequence[tuple[CompiledTopic | None, Incoming]]
+    ) -> None:
         """Run the `on_unsubscribe` hooks of ended subscriptions in order, while the broker unsubscribes."""
         unsubscribed = self._registry.update_broker([message.uri for _, message in ended])
         try:
             for topic, message in ended:
                 for hook in topic.on_unsubscribe if topic is not None else ():
-                    await self._run_hook(hook, message)
+                    await self._run_hook(hook, connection, message)
         finally:
             for error in await unsubscribed:
                 # The subscription is gone from this node all the same.
                 await self._errors.report(connection, error, "telling the broker of a topic's last subscriber")
 
-    async def _run_hook(self, hook: Plan, message: Incoming) -> None:
+    async def _run_hook(self, hook: Plan, connection: ServerConnection, message: Incoming) -> None:
         try:
             await run_plan(hook, [], message, self._threads.hooks, self._registry)
         except BaseException as error:
             if must_propagate(error):
                 raise
-            await self._errors.report(message.connection, error, f"on_unsubscribe of {quote(message.uri)}")
+            await self._errors.report(connection, error, f"on_unsubscribe of {quote(message.uri)}")

@@ -15,6 +15,7 @@ from ..concurrency.background import BackgroundTask
 from ..concurrency.cancellation import must_propagate
 from ..concurrency.threads import Threads, is_async
 from ..connection.connection import Connection
+from ..connection.server_connection import ServerConnection
 from ..errors import DeclarationError, WampError
 from ..protocol.messages import NotJson
 from ..telemetry.logs import LogThrottle, logger_of
@@ -289,7 +290,7 @@ class ErrorReporter:
         self._handlers = handlers
         self._on_error = on_error
 
-    async def as_answer(self, connection: Connection, error: BaseException, what: str) -> BaseException:
+    async def as_answer(self, connection: ServerConnection, error: BaseException, what: str) -> BaseException:
         """Turn an exception into a `WampError` by the app's error handlers; report and return it if none handles it."""
         if isinstance(error, WampError):
             return error
@@ -309,7 +310,7 @@ class ErrorReporter:
         await self.report(connection, error, what)
         return error
 
-    async def report(self, connection: Connection, error: BaseException, what: str) -> None:
+    async def report(self, connection: ServerConnection, error: BaseException, what: str) -> None:
         """Log an exception and run the app's `on_error` hooks."""
         reason = str(error) if isinstance(error, NotJson) else ""
         why = "; ".join(filter(None, (reason, *getattr(error, "__notes__", ()))))

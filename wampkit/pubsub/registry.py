@@ -15,6 +15,7 @@ from ..concurrency.eager import EagerTasks
 from ..connection.connection import Connection
 from ..connection.flusher import Flusher, Receiver
 from ..connection.outbox import Provisional
+from ..connection.server_connection import ServerConnection
 from ..handlers.transaction import current_transaction
 from ..protocol.messages import encode_value, event_head, event_text
 from .broker import Broker, Publication
@@ -88,7 +89,7 @@ class TopicRegistry:
 
     # ---- subscribing and unsubscribing
 
-    async def add_pending(self, uri: str, connection: Connection) -> None:
+    async def add_pending(self, uri: str, connection: ServerConnection) -> None:
         """Add a subscription that is not accepted yet: its events are kept until `accept` or `discard_pending`."""
         self._flusher.distribute()
         subscribers = self._subscribers.get(uri)
@@ -97,7 +98,7 @@ class TopicRegistry:
         subscribers.receivers[connection.id] = connection.outbox.provisional()
         await self._tell_broker(uri)
 
-    def accept(self, uri: str, connection: Connection) -> None:
+    def accept(self, uri: str, connection: ServerConnection) -> None:
         """Accept a pending subscription and send the events that were kept for it."""
         self._flusher.distribute()
         receivers = self._subscribers[uri].receivers

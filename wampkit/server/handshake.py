@@ -12,8 +12,8 @@ from aiohttp import HttpVersion11, web
 from ..access.addresses import AllowAddresses, BlockAddresses
 from ..access.proxies import Peer, PeerResolver, peer_address
 from ..concurrency.cancellation import must_propagate
-from ..connection.connection import Connection
 from ..connection.reader import can_read_directly, open_socket
+from ..connection.server_connection import ServerConnection
 from ..connection.sockets import Socket, abort, is_handshake
 from ..dispatch.compiler import known_names
 from ..dispatch.middleware import Refused, split_middlewares
@@ -109,7 +109,7 @@ class HandshakeHandler:
             await self._runtime.disconnect(connection)
         return socket
 
-    async def _accept(self, request: web.Request, peer: Peer) -> tuple[Connection, Socket]:
+    async def _accept(self, request: web.Request, peer: Peer) -> tuple[ServerConnection, Socket]:
         """Check a handshake, run the gates and answer it.
 
         Raises:
@@ -125,7 +125,7 @@ class HandshakeHandler:
             await self._run_gates(connection)
             return connection, await self._upgrade(request)
 
-    async def admit(self, request: web.Request) -> Connection:
+    async def admit(self, request: web.Request) -> ServerConnection:
         """Check a handshake and run the gates, without accepting it.
 
         Raises:
@@ -151,7 +151,7 @@ class HandshakeHandler:
         response.headers["Server"] = self._settings.ident
         return response
 
-    def _make_connection(self, request: web.Request, peer: Peer) -> Connection:
+    def _make_connection(self, request: web.Request, peer: Peer) -> ServerConnection:
         self._check_draining()
         protocol = WampV1(
             "server",
@@ -160,9 +160,9 @@ class HandshakeHandler:
             known=self._known,
             limits=self._settings.limits,
         )
-        return Connection(request, protocol, self._runtime.context, peer.address, peer.secure)
+        return ServerConnection(request, protocol, self._runtime.context, peer.address, peer.secure)
 
-    async def _run_gates(self, connection: Connection) -> None:
+    async def _run_gates(self, connection: ServerConnection) -> None:
         """Run the gates, one after the other."""
         try:
             for gate in self._gates:
@@ -218,7 +218,7 @@ class HandshakeHandler:
             raise web.HTTPBadRequest(text="this is no valid WebSocket handshake") from None
         return socket
 
-    async def _welcome(self, connection: Connection, socket: Socket, transport: asyncio.Transport) -> None:
+    async def _welcome(self, connection: ServerConnection, socket: Socket, transport: asyncio.Transport) -> None:
         """Send WELCOME and run the connect hooks; what they raise closes the connection."""
         runtime = self._runtime
         connection.open(transport, socket.pending_response, window=int(socket.compress))
@@ -231,7 +231,7 @@ class HandshakeHandler:
         if runtime.authenticator is not None:
             runtime.authenticator.start_deadline(connection)
 
-    async def _run_connect_hooks(self, connection: Connection) -> None:
+    async def _run_connect_hooks(self, connection: ServerConnection) -> None:
         hooks = self._runtime.hooks
         try:
             with self._runtime.cancel_on_stop(), self._pending.wait(connection.request):

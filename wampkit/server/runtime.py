@@ -14,9 +14,9 @@ from ..auth.authenticator import Authenticator
 from ..concurrency.background import BackgroundTask
 from ..concurrency.threads import ThreadPools
 from ..connection.connection import Connection
-from ..connection.context import ConnectionContext
 from ..connection.keepalive import keep_alive
-from ..connection.registry import Connections, Users
+from ..connection.registry import ConnectionContext, ConnectionRegistry
+from ..connection.server_connection import ServerConnection
 from ..dispatch.builtins import publish_procedure, subscription_procedure
 from ..dispatch.calls import Calls
 from ..dispatch.compiler import CompiledProcedure, CompiledTopic, compile_routes
@@ -102,7 +102,7 @@ class Runtime:
         hooks: Hooks,
         monitor: Callable[[Runtime], Monitor] | None = None,
     ) -> None:
-        limits, users = settings.limits, Users[Connection]()
+        limits = settings.limits
         self.settings = settings
         self.routes = tuple(routes)
         self.counters = Counters()
@@ -110,10 +110,12 @@ class Runtime:
             settings.threads, self.counters, share=limits.threads_per_connection, queue=limits.thread_queue
         )
         self.hooks = HookRunner(hooks, self.threads.hooks)
-        self.connections = Connections(users)
-        throttle = LogThrottle(logger_of(Connection.__module__), MOST_KINDS_SHOWN if settings.debug else MOST_KINDS)
+        self.connections = ConnectionRegistry()
+        throttle = LogThrottle(
+            logger_of(ServerConnection.__module__), MOST_KINDS_SHOWN if settings.debug else MOST_KINDS
+        )
         self.context = ConnectionContext(
-            settings, limits, self.counters, self.threads, users, self.report, throttle=throttle
+            settings, limits, self.counters, self.threads, self.connections, self.report, throttle=throttle
         )
         errors = ErrorReporter(hooks.error_handlers, self.hooks.failed, self.threads.hooks)
         self.monitor = None if monitor is None else monitor(self)
@@ -246,11 +248,11 @@ class Runtime:
         self._end_each(_cut_unless_it_reads)
         await self._wait_closed(FLUSH_TIMEOUT)
 
-    def _close_or_drop(self, connection: Connection) -> None:
+    def _close_or_drop(self, connection: ServerConnection) -> None:
         leave = connection.close if self.settings.goodbye == "close" else connection.hang_up
         leave(CloseCode.SERVICE_RESTART, RESTART)
 
-    def _end_each(self, end: Callable[[Connection], None]) -> None:
+    def _end_each(self, end: Callable[[ServerConnection], None]) -> None:
         """End every connection; one that cannot be ended keeps no other."""
         for connection in self.connections:
             try:
@@ -258,7 +260,7 @@ class Runtime:
             except Exception:
                 logger.exception("connection %s could not be ended", connection.id)
 
-    async def _cut_off(self, busy: list[Connection]) -> None:
+    async def _cut_off(self, busy: list[ServerConnection]) -> None:
         self.calls.answer_cancelled()
         await asyncio.gather(*[connection.tasks.end(0.0, CUT_OFF_TIMEOUT) for connection in busy])
 
@@ -345,7 +347,7 @@ class Runtime:
         for task in self._arrivals:
             task.cancel()
 
-    async def disconnect(self, connection: Connection) -> None:
+    async def disconnect(self, connection: ServerConnection) -> None:
         """End a connection's work and subscriptions and run the disconnect hooks, even if the caller is cancelled."""
         task = self.context.eager.start(self._disconnect(connection), copy_context())
         if task is not None:
@@ -353,7 +355,7 @@ class Runtime:
             task.add_done_callback(self._departures.discard)
             await asyncio.shield(task)
 
-    async def _disconnect(self, connection: Connection) -> None:
+    async def _disconnect(self, connection: ServerConnection) -> None:
         self.connections.discard(connection)  # it is gone, however long the hooks take
         try:
             stuck = await connection.tasks.end(self._pending_timeout, CANCEL_TIMEOUT)
@@ -374,14 +376,14 @@ async def _ended(tasks: set[asyncio.Task[None]], timeout: float) -> set[asyncio.
     return set(tasks)
 
 
-def _keepalive_failed(connection: Connection, error: Exception) -> None:
+def _keepalive_failed(connection: ServerConnection, error: Exception) -> None:
     try:
         connection.keepalive_failed(error)
     except Exception:
         logger.exception("connection %s could not be cut", connection.id)
 
 
-def _cut_unless_it_reads(connection: Connection) -> None:
+def _cut_unless_it_reads(connection: ServerConnection) -> None:
     if not connection.unsent:
         connection.cut(CloseCode.SERVICE_RESTART, RESTART, reset=False)
 

@@ -15,6 +15,7 @@ from aiohttp_session import AbstractStorage, SimpleCookieStorage
 from ..auth.tickets import Tickets, fingerprint_of
 from ..concurrency.threads import Threads
 from ..connection.connection import Connection
+from ..connection.server_connection import ServerConnection
 from ..dispatch.middleware import Refused
 from ..errors import DeclarationError, quote
 from ..networks import describe_address
@@ -92,6 +93,7 @@ class Sessions:
         Returns:
             A sentence about the session, or why there is none.
         """
+        assert isinstance(connection, ServerConnection)
         record = SessionRecord(self._source, connection.request, connection.threads.logins)
         connection.session = Session(record)
         try:

@@ -19,6 +19,7 @@ from ..client.options import Headers
 from ..client.state import State
 from ..client.subscriptions import Subscription
 from ..connection.connection import Connection
+from ..connection.server_connection import ServerConnection
 from ..errors import ClientError
 from ..protocol.extensions import RESERVED, SUBSCRIPTION
 from ..telemetry.source_files import PACKAGE, folder_of
@@ -133,7 +134,11 @@ class WampServer:
     async def _clients_gone(self) -> None:
         """Wait until the server has seen its clients leave, so that it need not drain what they left behind."""
         if self.app.running:
-            waits = [asyncio.ensure_future(connection.wait_closed()) for connection in self.app.connections]
+            waits = [
+                asyncio.ensure_future(connection.wait_closed())
+                for connection in self.app.connections
+                if isinstance(connection, ServerConnection)
+            ]
             if waits:
                 _, late = await asyncio.wait(waits, timeout=TIMEOUT)
                 for wait in late:
