@@ -20,7 +20,7 @@ from ..networks import UNIX, describe_address, read_address
 from ..runner.errors import USAGE, CommandError, describe_error
 from ..runner.loading import load_app
 from ..runner.serve import trust
-from .dry_run import SWITCHED, DryRun, HandshakeAttempt, dry_run, is_gate
+from .dry_run import SWITCHING_PROTOCOLS, DryRun, HandshakeAttempt, dry_run, is_gate
 from .options import COMMAND, Pair, ParamType, app_argument, level_option, option, proxies_option
 from .output import inspecting, json_text
 
@@ -176,7 +176,7 @@ class Report:
     @property
     def let_in(self) -> bool:
         """Whether the handshake was let in, or none was tried."""
-        return self.trial is None or self.trial.status == SWITCHED
+        return self.trial is None or self.trial.status == SWITCHING_PROTOCOLS
 
     def as_json(self) -> dict[str, Any]:
         """The report as JSON can carry it."""
@@ -203,7 +203,7 @@ def _outcome(trial: DryRun, width: int) -> Iterable[str]:
         yield f"from {describe_address(trial.address)}, {'with' if trial.secure else 'without'} TLS"
     for number, step in enumerate(trial.steps, 1):
         yield f"{number}. {step.gate:{width}}  {step.outcome}" + (f": {step.note}" if step.note else "")
-    if trial.status == SWITCHED:
+    if trial.status == SWITCHING_PROTOCOLS:
         yield f"let in as user {trial.user}" if trial.user is not None else "let in; no gate says who it is"
     else:
         why = f" ({trial.why})" if trial.why else ""

@@ -22,9 +22,9 @@ from ..runner.errors import CommandError, describe_error
 from ..server.handshake import HandshakeHandler
 from ..telemetry.http_logs import quiet_http_errors
 
-__all__ = ["SWITCHED", "DryRun", "HandshakeAttempt", "dry_run", "is_gate"]
+__all__ = ["SWITCHING_PROTOCOLS", "DryRun", "HandshakeAttempt", "dry_run", "is_gate"]
 
-SWITCHED = 101
+SWITCHING_PROTOCOLS = 101
 """The HTTP status that lets a client in."""
 
 PEER_PORT = 54321
@@ -84,7 +84,7 @@ class DryRun:
     address: str | None = None
     secure: bool = False
     steps: list[Step] = field(default_factory=list)
-    status: int = SWITCHED
+    status: int = SWITCHING_PROTOCOLS
     text: str = ""
     why: str = ""
     user: str | None = None
@@ -173,7 +173,7 @@ async def _send(attempt: HandshakeAttempt, handler: HandshakeHandler, result: Dr
     protocol.connection_made(transport)
     protocol.data_received(attempt.as_bytes())
     await answered.wait()
-    if result.status == SWITCHED and not result.steps:
+    if result.status == SWITCHING_PROTOCOLS and not result.steps:
         _read_refusal(transport.written, result)
     protocol.connection_lost(None)
     await runner.cleanup()

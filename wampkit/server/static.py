@@ -9,6 +9,8 @@ from pathlib import Path
 
 from aiohttp import web
 
+from ..telemetry.source_files import PACKAGE
+
 __all__ = ["JAVASCRIPT", "STATIC", "TextFile", "serve_javascript"]
 
 
@@ -59,7 +61,7 @@ def _takes_gzip(accepted: str) -> bool:
     return False
 
 
-STATIC = Path(__file__).parents[1] / "javascript"
+STATIC = Path(PACKAGE) / "javascript"
 
 JAVASCRIPT = "text/javascript"
 
