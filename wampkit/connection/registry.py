@@ -11,7 +11,7 @@ from ..concurrency.eager import EagerTasks
 from ..concurrency.threads import ThreadPools
 from ..limits import Limits
 from ..telemetry.counters import Counters
-from ..telemetry.logs import LogThrottle, logger_of
+from ..telemetry.logs import LogThrottle
 from .connection import Connection
 from .flusher import Flusher
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from .server_connection import ServerConnection
 
 __all__ = ["ConnectionContext", "ConnectionOptions", "ConnectionRegistry", "Connections"]
-
-logger = logger_of(__name__)
 
 
 class Connections:
@@ -126,10 +124,6 @@ class ConnectionOptions(Protocol):
     def close_timeout(self) -> float: ...
 
 
-def _report_nothing(error: BaseException, connection: Any) -> None:
-    pass
-
-
 @dataclass(frozen=True, slots=True)
 class ConnectionContext:
     """Settings and services that all connections of a running app share.
@@ -143,7 +137,7 @@ class ConnectionContext:
     counters: Counters
     threads: ThreadPools
     connections: ConnectionRegistry
-    report: Callable[[BaseException, Any], None] = _report_nothing
+    report: Callable[[BaseException, Connection], None]
+    throttle: LogThrottle
     flusher: Flusher = field(default_factory=Flusher)
     eager: EagerTasks = field(default_factory=EagerTasks)
-    throttle: LogThrottle = field(default_factory=lambda: LogThrottle(logger))

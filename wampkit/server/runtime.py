@@ -115,7 +115,7 @@ class Runtime:
             logger_of(ServerConnection.__module__), MOST_KINDS_SHOWN if settings.debug else MOST_KINDS
         )
         self.context = ConnectionContext(
-            settings, limits, self.counters, self.threads, self.connections, self.report, throttle=throttle
+            settings, limits, self.counters, self.threads, self.connections, self.report, throttle
         )
         errors = ErrorReporter(hooks.error_handlers, self.hooks.failed, self.threads.hooks)
         self.monitor = None if monitor is None else monitor(self)
