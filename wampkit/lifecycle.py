@@ -41,9 +41,9 @@ class Lifecycle:
     """
 
     def __init__(self, app: Any, settings: Settings) -> None:
-        self.settings = settings
-        self.router = Router()
-        self.hooks = Hooks()
+        self.settings: Settings = settings
+        self.router: Router = Router()
+        self.hooks: Hooks = Hooks()
         self.processes: Processes | None = None
         self.runtime: Runtime | None = None
         self._app = app

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
@@ -32,7 +33,7 @@ __all__ = [
     "warn_about_fragments",
 ]
 
-logger = logger_of(__name__)
+logger: logging.Logger = logger_of(__name__)
 
 P = ParamSpec("P")
 

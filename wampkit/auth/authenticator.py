@@ -31,7 +31,7 @@ from .throttle import LoginDeadline, LoginThrottle
 
 __all__ = ["Authenticator"]
 
-logger = logger_of(__name__)
+logger: logging.Logger = logger_of(__name__)
 
 MAX_AUTHKEY = 1024
 """Characters of an authkey, which is kept until the login is over."""

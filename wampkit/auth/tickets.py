@@ -27,7 +27,7 @@ from .keys import CLOCK_SKEW, KeyRing, fingerprint
 
 __all__ = ["Tickets", "fingerprint_of", "is_shared", "tickets_of"]
 
-logger = logger_of(__name__)
+logger: logging.Logger = logger_of(__name__)
 
 MAX_TTL = 86_400.0
 """Seconds for which a ticket may be good; a spent one is remembered as long."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from ..runner.errors import USAGE, CommandError, describe_error
 from ..runner.loading import load_app
 from ..runner.serve import trust
 from .dry_run import SWITCHING_PROTOCOLS, DryRun, HandshakeAttempt, dry_run, is_gate
-from .options import COMMAND, Pair, ParamType, app_argument, level_option, option, proxies_option
+from .options import COMMAND, Command, Pair, ParamType, app_argument, level_option, option, proxies_option
 from .output import inspecting, json_text
 
 __all__ = ["attempt_from", "check", "report_on"]
@@ -44,8 +43,9 @@ class PeerAddress(ParamType):
         return str(value)
 
 
-try_option = functools.partial(click.option, allow_from_autoenv=False)
-"""An option of the command line alone: a variable such as WAMPKIT_HOST belongs to another command."""
+def try_option(name: str, **attributes: Any) -> Callable[[Command], Command]:
+    """An option of the command line alone: a variable such as WAMPKIT_HOST belongs to another command."""
+    return click.option(name, allow_from_autoenv=False, **attributes)
 
 
 @click.command(context_settings=COMMAND)

@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 Connect = Callable[..., Client]
 
-TAKES_JSON = {**COMMAND, "ignore_unknown_options": True}
+TAKES_JSON: dict[str, Any] = {**COMMAND, "ignore_unknown_options": True}
 """Context settings of a command whose arguments may look like options, such as -1."""
 
 

@@ -66,5 +66,5 @@ def group(ctx: click.Context) -> None:
     ctx.default_map = defaults(group, Path.cwd())
 
 
-for command in (run, routes, check, call, publish, subscribe):
-    group.add_command(command)
+for _command in (run, routes, check, call, publish, subscribe):
+    group.add_command(_command)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -20,6 +19,7 @@ from ..runner.errors import USAGE, CommandError
 __all__ = [
     "COMMAND",
     "SECRET",
+    "Command",
     "Pair",
     "ParamType",
     "Seconds",
@@ -38,12 +38,14 @@ if TYPE_CHECKING:
 else:
     ParamType = click.ParamType  # not generic before click 8.4
 
+Command = TypeVar("Command", bound=Callable[..., Any] | click.Command)
+
 PREFIX = "WAMPKIT"
 
 SECRET = f"{PREFIX}_SECRET"
 """The variable that holds the secret of a login. On the command line every user of the machine could read it."""
 
-COMMAND = {"auto_envvar_prefix": PREFIX, "show_default": True}
+COMMAND: dict[str, Any] = {"auto_envvar_prefix": PREFIX, "show_default": True}
 
 
 # ---- types
@@ -52,7 +54,7 @@ COMMAND = {"auto_envvar_prefix": PREFIX, "show_default": True}
 class Pair(ParamType):
     """A name and a value in one word; in the environment one such word a line."""
 
-    envvar_list_splitter = "\n"
+    envvar_list_splitter: ClassVar[str | None] = "\n"
 
     def __init__(self, separator: str, name: str) -> None:
         self.separator = separator
@@ -94,23 +96,35 @@ class Networks(ParamType):
 
 # ---- options that several commands share
 
-option = functools.partial(click.option, show_envvar=True)
 
-level_option = option(
-    "--log-level",
-    type=click.Choice(["debug", "info", "warning", "error", "critical"]),
-    default="info",
-    help="The least that is logged. With debug, the app's mistakes show their traceback.",
-)
+def option(*names: str, **attributes: Any) -> Callable[[Command], Command]:
+    """An option whose help names its environment variable; takes what `click.option` does."""
+    return click.option(*names, show_envvar=True, **attributes)
 
-app_argument = click.argument("app", required=False, envvar=f"{PREFIX}_APP", metavar="[APP]")
 
-proxies_option = option(
-    "--trusted-proxies",
-    type=Networks(),
-    metavar="NETWORKS",
-    help="Proxies to believe about the client's address, such as \"10.0.0.0/8,unix\", in place of the app's own.",
-)
+def level_option(command: Command) -> Command:
+    """Add `--log-level`."""
+    return option(
+        "--log-level",
+        type=click.Choice(["debug", "info", "warning", "error", "critical"]),
+        default="info",
+        help="The least that is logged. With debug, the app's mistakes show their traceback.",
+    )(command)
+
+
+def app_argument(command: Command) -> Command:
+    """Add the argument that names the app."""
+    return click.argument("app", required=False, envvar=f"{PREFIX}_APP", metavar="[APP]")(command)
+
+
+def proxies_option(command: Command) -> Command:
+    """Add `--trusted-proxies`."""
+    return option(
+        "--trusted-proxies",
+        type=Networks(),
+        metavar="NETWORKS",
+        help="Proxies to believe about the client's address, such as \"10.0.0.0/8,unix\", in place of the app's own.",
+    )(command)
 
 
 # ---- the environment and the file

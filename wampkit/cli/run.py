@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import logging
 import os
 from typing import Any
 
@@ -21,7 +22,7 @@ from .output import traceback_at
 
 __all__ = ["run"]
 
-logger = logger_of(__name__)
+logger: logging.Logger = logger_of(__name__)
 
 
 class SocketPath(ParamType):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl as tls
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from types import TracebackType
@@ -22,7 +23,7 @@ from .subscriptions import Subscription, Subscriptions
 
 __all__ = ["Client", "connect"]
 
-logger = logger_of(__name__)
+logger: logging.Logger = logger_of(__name__)
 
 T = TypeVar("T")
 

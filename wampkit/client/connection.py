@@ -54,13 +54,13 @@ class ClientConnection:
 
     def __init__(self, websocket: WebSocket, options: ClientOptions, on_event: OnEvent) -> None:
         loop = asyncio.get_running_loop()
-        self.protocol = WampV1("client", welcome=options.welcome)
+        self.protocol: WampV1 = WampV1("client", welcome=options.welcome)
         self.welcomed: asyncio.Future[None] = loop.create_future()
         if not options.welcome:
             self.welcomed.set_result(None)
         self.lost: asyncio.Future[ConnectionLost] = loop.create_future()
         self.permissions: Any = None
-        self.server_restarts = False
+        self.server_restarts: bool = False
         self._websocket = websocket
         self._socket = _socket_of(websocket)
         self._options = options

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from typing import Any, Generic, TypeVar
 
@@ -11,7 +12,7 @@ from ..telemetry.logs import logger_of
 
 __all__ = ["BoundedQueue", "EventQueue"]
 
-logger = logger_of(__name__)
+logger: logging.Logger = logger_of(__name__)
 
 T = TypeVar("T")
 
@@ -70,7 +71,7 @@ class EventQueue:
     """
 
     def __init__(self, topic: str, max_events: int, max_size: int) -> None:
-        self.dropped = 0
+        self.dropped: int = 0
         self._topic = topic
         self._events: BoundedQueue[Any] = BoundedQueue(max_events, max_size)
         self._changed = asyncio.Event()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import logging
 from collections.abc import Callable
 
 from ..telemetry.logs import logger_of
 
 __all__ = ["State", "StateNotifier"]
 
-logger = logger_of(__name__)
+logger: logging.Logger = logger_of(__name__)
 
 
 class State(enum.StrEnum):
@@ -33,7 +34,7 @@ class StateNotifier:
     """
 
     def __init__(self, on_state: Callable[[State], object] | None) -> None:
-        self.state = State.CONNECTING
+        self.state: State = State.CONNECTING
         self._on_state = on_state
         self._change = asyncio.Event()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine, Iterable
 from types import TracebackType
 from typing import Any, Self
@@ -16,7 +17,7 @@ from .event_queue import BoundedQueue, EventQueue
 
 __all__ = ["Subscription", "Subscriptions"]
 
-logger = logger_of(__name__)
+logger: logging.Logger = logger_of(__name__)
 
 URI_TIMEOUT = 10.0
 """Seconds for a wampkit server to answer which URI a subscription has."""

@@ -12,7 +12,7 @@ from ..telemetry.logs import LogThrottle, logger_of
 
 __all__ = ["BackgroundTask", "Report"]
 
-logger = logger_of(__name__)
+logger: logging.Logger = logger_of(__name__)
 
 PAUSE = 1.0
 """Seconds until a task that has ended is started again."""

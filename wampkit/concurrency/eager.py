@@ -25,11 +25,11 @@ __all__ = ["EagerTasks"]
 DONE: Any = object()
 
 if sys.version_info >= (3, 12):
-    from asyncio import current_task
+    from asyncio import current_task as _current_task
 else:
     from asyncio.tasks import _current_tasks  # type: ignore[attr-defined]  # unknown to typeshed
 
-    current_task = _current_tasks.get  # in Python 3.11 the public function is written in Python
+    _current_task = _current_tasks.get  # in Python 3.11 the public function is written in Python
 
 
 class EagerTasks:
@@ -53,7 +53,7 @@ class EagerTasks:
             The task that goes on with it, or None if it is done.
         """
         loop, spare = self._loop, self._spare
-        outer = current_task(loop)
+        outer = _current_task(loop)
         if outer is not None:
             if outer is spare:
                 spare = self._renew()

@@ -11,6 +11,7 @@ import contextlib
 import contextvars
 import functools
 import inspect
+import logging
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Coroutine, Hashable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,7 @@ from ..telemetry.logs import logger_of
 
 __all__ = ["PoolState", "ThreadPools", "Threads", "ThreadsState", "is_async", "run_on_loop"]
 
-logger = logger_of(__name__)
+logger: logging.Logger = logger_of(__name__)
 
 P = ParamSpec("P")
 
@@ -93,7 +94,7 @@ class _Share:
     def __init__(self, owner: Hashable, most: int) -> None:
         self.owner = owner
         self.most = most
-        self.running = 0
+        self.running: int = 0
         self.waiting: OrderedDict[_Job, None] = OrderedDict()
 
 
@@ -158,7 +159,9 @@ class Threads:
         what: str = "def handlers",
     ) -> None:
         self.limit = limit
-        self.running = self.waiting = self.held = 0
+        self.running: int = 0
+        self.waiting: int = 0
+        self.held: int = 0
         self._share = limit if share is None else min(share, limit)
         self._queue = queue
         self._counters = counters or Counters()
@@ -386,9 +389,9 @@ class ThreadPools:
 
     def __init__(self, limit: int, counters: Counters, *, share: int | None = None, queue: int | None = None) -> None:
         share = max(1, limit // 4) if share is None else share
-        self.handlers = Threads(limit, share=share, queue=queue, counters=counters)
-        self.hooks = Threads(limit, share=share, what="def hooks")
-        self.logins = Threads(limit, share=share, what="def lookups of logins")
+        self.handlers: Threads = Threads(limit, share=share, queue=queue, counters=counters)
+        self.hooks: Threads = Threads(limit, share=share, what="def hooks")
+        self.logins: Threads = Threads(limit, share=share, what="def lookups of logins")
 
     def close(self) -> None:
         """Begin nothing more; what runs is left to end by itself."""

@@ -46,16 +46,17 @@ class Connection:
     )
 
     def __init__(self, request: web.Request, session_id: str, remote: str | None, secure: bool) -> None:
-        self.id = session_id
+        self.id: str = session_id
         self.attributes: dict[str, Any] = {}
-        self.request = request
-        self.remote, self.secure = remote, secure
+        self.request: web.Request = request
+        self.remote: str | None = remote
+        self.secure: bool = secure
         self.session: Session | None = None
         self._user: Any = None
         self._roles: frozenset[str] = frozenset()
         self._permissions: Permissions | None = None
         self.close_code: int | None = None
-        self.close_reason = ""
+        self.close_reason: str = ""
 
     def __repr__(self) -> str:
         return f"<Connection {self.id} from {self.remote}{' (closed)' if self.closed else ''}>"
@@ -124,6 +125,11 @@ class Connection:
         makes the handshake fail.
         """
         raise NotImplementedError
+
+    def _set_close(self, code: int, reason: str) -> None:
+        """Set `close_code` and `close_reason`, unless they are set already."""
+        if self.close_code is None:
+            self.close_code, self.close_reason = code, reason
 
     def _user_set(self, before: Any) -> None:
         """Called when `user` has been set."""

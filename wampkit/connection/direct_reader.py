@@ -233,7 +233,7 @@ class DirectSocket(Socket):
         await request._prepare_hook(self)
         if request.transport is None:
             raise ConnectionResetError("the connection was lost")
-        self.pending_response = _serialize_headers("HTTP/1.1 101 Switching Protocols", self.headers)
+        self.pending_response: bytes = _serialize_headers("HTTP/1.1 101 Switching Protocols", self.headers)
         self.direct_reader = _DirectReader(request.transport, request._loop)
         self._parser = WebSocketReader(self.direct_reader, self._max_msg_size, compress=False, decode_text=False)
         request.protocol.set_parser(_CheckedParser(self.direct_reader, self._parser))  # type: ignore[arg-type]  # it has what is called

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Protocol
@@ -12,7 +13,7 @@ from ..telemetry.logs import logger_of
 
 __all__ = ["Flusher", "Owner", "Receiver"]
 
-logger = logger_of(__name__)
+logger: logging.Logger = logger_of(__name__)
 
 WRITES_A_TURN = 256
 """Connections with events that are written to before others have their turn: about a millisecond, so that a call

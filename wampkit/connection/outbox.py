@@ -63,15 +63,15 @@ class Outbox:
     __slots__ = ("_flusher", "_frames", "_given", "_marked", "_transport", "_used", "bound", "closed", "owner")
 
     def __init__(self, owner: Owner, flusher: Flusher, bound: int) -> None:
-        self.owner = owner
+        self.owner: Owner = owner
         self._flusher = flusher
-        self.bound = bound
+        self.bound: int = bound
         self._frames: list[bytes] = []
         self._transport: asyncio.Transport | None = None
         self._marked = False
         self._given = 0
         self._used = 0  # at least as much as waits; measured only when it seems to be too much
-        self.closed = False
+        self.closed: bool = False
 
     def open(self, transport: asyncio.Transport) -> None:
         """Let out what is sent from now on."""
@@ -271,7 +271,7 @@ class DroppingOutbox(Outbox):
         self.owner.events_dropped(count, why)
 
     def close(self) -> None:
-        self.closed = True
+        self.closed: bool = True
         if self._transport is not None and self._kept and not self._transport.is_closing():
             self._transport.write(self._next(self._kept_bytes))
 

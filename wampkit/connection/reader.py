@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 from functools import cache
 from typing import Any
@@ -22,7 +23,7 @@ from .sockets import BATCH, OnFrame, Reader, Socket, cork, uncork
 
 __all__ = ["READER_VARIABLES", "can_read_directly", "explain_broken_frame", "open_socket"]
 
-logger = logger_of(__name__)
+logger: logging.Logger = logger_of(__name__)
 
 DIRECT_VERSIONS = ((3, 14, 5), (3, 15))
 """The aiohttp versions, from the first to before the second, whose private names the direct reader knows."""

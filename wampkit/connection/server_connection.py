@@ -88,14 +88,14 @@ class ServerConnection(Connection):
         self, request: web.Request, protocol: WampV1, context: ConnectionContext, remote: str | None, secure: bool
     ) -> None:
         super().__init__(request, protocol.session_id, remote, secure)
-        self.protocol = protocol
-        self.rights_version = 0
+        self.protocol: WampV1 = protocol
+        self.rights_version: int = 0
         self.subscriptions: dict[str, int] = {}
-        self.subscriptions_size = 0
-        self.unsubscribed = False
-        self.tasks = ConnectionTasks(context.eager, context.limits, self)
+        self.subscriptions_size: int = 0
+        self.unsubscribed: bool = False
+        self.tasks: ConnectionTasks = ConnectionTasks(context.eager, context.limits, self)
         self._context = context
-        self.outbox = self._make_outbox(0)
+        self.outbox: Outbox = self._make_outbox(0)
         self._bucket = self._make_bucket()
         self._control_bucket: TokenBucket | None = None
         self._log: PeerLog | None = None
@@ -310,7 +310,7 @@ class ServerConnection(Connection):
         if not self.closed and code and not is_close_code(code):
             self._break_off(CloseCode.PROTOCOL_ERROR, "a close code that may not be sent")
         elif not self.closed:
-            self.close_code, self.close_reason = code or CloseCode.NO_STATUS, reason or ""
+            self._set_close(code or CloseCode.NO_STATUS, reason or "")
             self.outbox.send(close_frame(code or CloseCode.NORMAL, ""))
             self.outbox.close()
         self._finish_transport()
@@ -322,7 +322,7 @@ class ServerConnection(Connection):
         if broken is not None:
             self._break_off(*broken)
         else:
-            self.close_code, self.close_reason = CloseCode.ABNORMAL, "the connection was lost"
+            self._set_close(CloseCode.ABNORMAL, "the connection was lost")
 
     def _break_off(self, code: int, what: str) -> None:
         """Close because of a frame that is none."""
@@ -367,8 +367,7 @@ class ServerConnection(Connection):
         """
         if self.closed:
             return
-        if self.close_code is None:
-            self.close_code, self.close_reason = code, reason
+        self._set_close(code, reason)
         self.outbox.send(close_frame(code, reason))
         self.outbox.close()
         self._arm(self._context.options.close_timeout)
@@ -380,8 +379,7 @@ class ServerConnection(Connection):
             code: What `close_code` will be; the peer does not learn it.
             reason: Why it ended.
         """
-        if self.close_code is None:
-            self.close_code, self.close_reason = code, reason
+        self._set_close(code, reason)
         self.outbox.close()
         self._finish_transport()
 
@@ -394,7 +392,7 @@ class ServerConnection(Connection):
             reset: Whether what the kernel has not delivered is given up too, so that it keeps no memory for it.
         """
         if self.close_code is None:
-            self.close_code, self.close_reason = code, reason
+            self._set_close(code, reason)
             self.log.add("cut", reason)
         self.outbox.closed = True
         if reset:
@@ -428,8 +426,7 @@ class ServerConnection(Connection):
 
     def end(self) -> None:
         """Nobody reads any more: whatever happens now, the socket is freed."""
-        if self.close_code is None:
-            self.close_code, self.close_reason = CloseCode.ABNORMAL, "the server stopped"
+        self._set_close(CloseCode.ABNORMAL, "the server stopped")
         transport = self._transport
         if transport is not None:
             transport.close()

@@ -66,7 +66,7 @@ class Socket(web.WebSocketResponse[Literal[False]]):
         pending_response: The 101 response if it is still unsent, to be written together with WELCOME.
     """
 
-    pending_response = b""
+    pending_response: bytes = b""
 
     def reader(self, transport: asyncio.Transport) -> Reader:
         """The reader of its frames, once it is upgraded."""

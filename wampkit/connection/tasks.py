@@ -73,7 +73,7 @@ class ConnectionTasks:
         self._running_size = 0
         self._finish_running = False
         self._context = copy_context()
-        self.full = False
+        self.full: bool = False
 
     def enter_context(self) -> None:
         """Let what starts from now on see the context variables that are set now."""

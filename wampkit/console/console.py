@@ -6,17 +6,19 @@ import asyncio
 import contextlib
 import functools
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import asdict
 from typing import Any, TypeVar
 
 import msgspec
 
 from ..connection.connection import Connection
+from ..dispatch.middleware import CallNext, Incoming
 from ..dispatch.requirements import Rule, requires
 from ..errors import NotFound
 from ..protocol.extensions import RESERVED
-from ..pubsub.broker import Publication
+from ..pubsub.broker import Deliver, Publication
+from ..pubsub.registry import TopicRegistry
 from ..router import Route
 from ..schema.routes import describe_route, middleware_names
 from ..server.runtime import Runtime
@@ -52,8 +54,8 @@ class Console:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._meter = Meter(debug=runtime.settings.debug)
-        self.message = self._meter.message
-        self.counting = self._meter.counting
+        self.message: Callable[[Incoming, CallNext], Coroutine[Any, Any, Any]] = self._meter.message
+        self.counting: Callable[[TopicRegistry], Deliver] = self._meter.counting
         self.page = show_console
         self._figures: deque[dict[str, Any]] = deque(maxlen=MOST_FIGURES)
 

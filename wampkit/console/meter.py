@@ -95,7 +95,7 @@ class Meter:
     """
 
     def __init__(self, *, debug: bool) -> None:
-        self.failed = 0
+        self.failed: int = 0
         self._debug = debug
         self._failures: deque[Failure] = deque(maxlen=MOST_FAILURES)
         self._reset()

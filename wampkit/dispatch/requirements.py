@@ -191,7 +191,7 @@ class _Anyone:
     __str__ = __repr__
 
 
-anyone = _Anyone()
+anyone: _Anyone = _Anyone()
 """No rule: `@app.rpc("ping", requires=anyone)` opens a procedure of an app that requires something of all others."""
 
 
@@ -218,7 +218,7 @@ class _CraRule:
         return "what WAMP-CRA grants"
 
 
-cra_rule = _CraRule()
+cra_rule: _CraRule = _CraRule()
 
 
 def requirements_of(handler: Any) -> tuple[Any, ...]:

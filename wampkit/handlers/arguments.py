@@ -48,11 +48,11 @@ class Arguments:
     )
 
     def __init__(self, owner: str) -> None:
-        self.name = owner
+        self.name: str = owner
         self.names: list[str] = []
         self.annotations: list[Any] = []
         self.defaults: list[Any] = []
-        self.required = 0
+        self.required: int = 0
         self.variadic: str | None = None
         self.rest: Any = Any
         self._struct: type[msgspec.Struct] | None = None

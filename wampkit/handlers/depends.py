@@ -39,7 +39,7 @@ class Depends:
     def __init__(self, function: Callable[..., Any]) -> None:
         if not callable(function):
             raise TypeError(f"Depends takes a function, not {function!r}")
-        self.function = function
+        self.function: Callable[..., Any] = function
 
     def __repr__(self) -> str:
         return f"Depends({getattr(self.function, '__name__', self.function)})"
@@ -66,13 +66,13 @@ class Scope:
     def __init__(
         self, connection: Any, message: Any, topic: Any, variables: Mapping[str, str], threads: Threads
     ) -> None:
-        self.connection = connection
-        self.message = message
-        self.topic = topic
-        self.variables = variables
-        self.threads = threads
+        self.connection: Any = connection
+        self.message: Any = message
+        self.topic: Any = topic
+        self.variables: Mapping[str, str] = variables
+        self.threads: Threads = threads
         self.values: dict[Any, Any] = {}
-        self.complete = False
+        self.complete: bool = False
         self.endings: tuple[Callable[[BaseException | None], Awaitable[None]], ...] = ()
         self._entered: list[tuple[str, contextlib.AbstractAsyncContextManager[Any]]] = []
 

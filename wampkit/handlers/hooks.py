@@ -32,7 +32,7 @@ __all__ = [
     "entered",
 ]
 
-logger = logger_of(__name__)
+logger: logging.Logger = logger_of(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])
 

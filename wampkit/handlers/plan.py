@@ -48,14 +48,14 @@ class Plan:
     )
 
     def __init__(self, name: str, function: Callable[..., Any]) -> None:
-        self.name = name
-        self.function = function
-        self.is_async = is_async(function)
-        self.wire = Arguments(name)
+        self.name: str = name
+        self.function: Callable[..., Any] = function
+        self.is_async: bool = is_async(function)
+        self.wire: Arguments = Arguments(name)
         self.slots: list[Resolver | Dependency | None] = []
         self.keywords: dict[str, Resolver | Dependency] = {}
-        self.injected = False
-        self.transactional = False
+        self.injected: bool = False
+        self.transactional: bool = False
         self.variables: dict[str, Any] = {}
 
     @property
@@ -127,10 +127,10 @@ class Dependency:
     __slots__ = ("key", "managed", "name", "plan")
 
     def __init__(self, plan: Plan, function: Callable[..., Any]) -> None:
-        self.name = str(getattr(function, "__qualname__", None) or type(function).__qualname__)
-        self.plan = plan
-        self.key = function
-        self.managed = inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function)
+        self.name: str = str(getattr(function, "__qualname__", None) or type(function).__qualname__)
+        self.plan: Plan = plan
+        self.key: Callable[..., Any] = function
+        self.managed: bool = inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function)
 
     async def provide(self, scope: Scope) -> Any:
         """The value, or the async context manager around it where `managed` is set."""

@@ -143,9 +143,9 @@ class Pattern:
         self._paths = [name.endswith(":path") for name in names]
         names = [name.removesuffix(":path") for name in names]
         _check_pattern(uri, literals, names)
-        self.uri = uri
-        self.names = tuple(names)
-        self.shape = "".join(
+        self.uri: str = uri
+        self.names: tuple[str, ...] = tuple(names)
+        self.shape: str = "".join(
             literal + marker
             for literal, marker in zip(literals, [*("{/}" if path else "{}" for path in self._paths), ""], strict=True)
         )

@@ -95,10 +95,10 @@ class WampV1:
         welcome: bool = True,
     ) -> None:
         self.side = side
-        self.ident = ident
+        self.ident: str = ident
         # 24 random bytes, so that an id cannot be guessed: who knows it can exclude its client from events.
-        self.session_id = secrets.token_urlsafe(24) + SESSION_ID_SUFFIX if side == "server" else ""
-        self.server_ident = ""
+        self.session_id: str = secrets.token_urlsafe(24) + SESSION_ID_SUFFIX if side == "server" else ""
+        self.server_ident: str = ""
         self._expects_welcome = welcome
         self._welcomed = False
         self._defaults: Mapping[str, str] = prefixes or {}

@@ -23,7 +23,7 @@ class Topic:
     __slots__ = ("_registry", "uri")
 
     def __init__(self, uri: str, registry: TopicRegistry) -> None:
-        self.uri = uri
+        self.uri: str = uri
         self._registry = registry
 
     async def publish(
@@ -118,7 +118,7 @@ class ToUser:
     def __init__(
         self, user: Any, connections: Connections, registry: TopicRegistry, expand: Callable[[str], str]
     ) -> None:
-        self.user = user
+        self.user: Any = user
         self._connections = connections
         self._registry = registry
         self._expand = expand

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import signal
 import socket
@@ -25,7 +26,7 @@ from .serve import RunOptions, ServerInfo, bind
 
 __all__ = ["STOP_TIMEOUT", "Child", "Children", "ParentLink"]
 
-logger = logger_of(__name__)
+logger: logging.Logger = logger_of(__name__)
 
 _VARIABLE = "_WAMPKIT_PARENT"
 

@@ -22,7 +22,7 @@ from .stderr import QueuedStderr
 
 __all__ = ["Signals", "first_of", "leave", "loop_factory", "run_loop", "set_up_logging"]
 
-logger = logger_of(__name__)
+logger: logging.Logger = logger_of(__name__)
 
 AIOHTTP = ("aiohttp.access", "aiohttp.internal", "aiohttp.server", "aiohttp.web", "aiohttp.websocket")
 """The loggers of aiohttp's server, which write what a client sent."""
@@ -58,7 +58,7 @@ class Signals:
     """
 
     def __init__(self, at_once: Callable[[], object] = lambda: None, *, supervised: bool = False) -> None:
-        self.name = ""
+        self.name: str = ""
         self._supervised = supervised
         self._at_once = at_once
         self._loop: asyncio.AbstractEventLoop | None = None

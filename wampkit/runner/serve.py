@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import gc
+import logging
 import socket
 from collections import Counter
 from collections.abc import Callable, Coroutine
@@ -34,7 +35,7 @@ from .watchdog import BLOCKED, BLOCKED_IN_DEVELOPMENT, Watchdog
 
 __all__ = ["RunOptions", "ServerInfo", "bind", "serve", "trust"]
 
-logger = logger_of(__name__)
+logger: logging.Logger = logger_of(__name__)
 
 BACKLOG = 1024
 """Clients that may wait in the kernel to be taken in."""

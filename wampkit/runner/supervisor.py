@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -16,7 +17,7 @@ from .serve import RunOptions, ServerInfo
 
 __all__ = ["supervise"]
 
-logger = logger_of(__name__)
+logger: logging.Logger = logger_of(__name__)
 
 
 def supervise(options: RunOptions, announce: Callable[[ServerInfo], None]) -> int:

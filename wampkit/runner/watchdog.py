@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import sys
 import threading
@@ -18,7 +19,7 @@ from ..telemetry.source_files import PACKAGE, folder_of
 
 __all__ = ["BLOCKED", "BLOCKED_IN_DEVELOPMENT", "Watchdog"]
 
-logger = logger_of(__name__)
+logger: logging.Logger = logger_of(__name__)
 
 BLOCKED = 1.0
 """Seconds for which a loop must have been blocked to be logged."""

@@ -28,7 +28,7 @@ from .settings import Settings
 
 __all__ = ["HandshakeHandler"]
 
-logger = logger_of("wampkit.access")
+logger: logging.Logger = logger_of("wampkit.access")
 
 _BODY_HEADERS = ("Content-Type", "Content-Length", "Server", "Connection")
 

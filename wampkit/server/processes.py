@@ -5,6 +5,7 @@ Processes on other machines, or started separately behind a load balancer, are n
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from .settings import Settings
 
 __all__ = ["Processes", "check_processes", "obstacles", "under_gunicorn"]
 
-logger = logger_of(__name__)
+logger: logging.Logger = logger_of(__name__)
 
 
 @dataclass(frozen=True, slots=True)

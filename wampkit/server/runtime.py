@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextvars import copy_context
 from typing import Any, Protocol
@@ -21,13 +22,13 @@ from ..dispatch.builtins import publish_procedure, subscription_procedure
 from ..dispatch.calls import Calls
 from ..dispatch.compiler import CompiledProcedure, CompiledTopic, compile_routes
 from ..dispatch.dispatcher import Dispatcher
-from ..dispatch.middleware import CallNext, Incoming, split_middlewares
+from ..dispatch.middleware import CallNext, Incoming, Middleware, split_middlewares
 from ..dispatch.route_table import RouteTable
 from ..dispatch.topic_messages import TopicMessages
 from ..handlers.hooks import ErrorReporter, HookRunner, Hooks
 from ..protocol.extensions import RESTART
 from ..protocol.websocket import CloseCode
-from ..pubsub.broker import Deliver, broker_from_url
+from ..pubsub.broker import Broker, Deliver, broker_from_url
 from ..pubsub.registry import TopicRegistry
 from ..router import Route
 from ..sessions.middleware import reads_sessions
@@ -39,7 +40,7 @@ from .settings import Settings
 
 __all__ = ["Monitor", "Runtime", "compile_app"]
 
-logger = logger_of(__name__)
+logger: logging.Logger = logger_of(__name__)
 
 PENDING_TIMEOUT = 5.0
 """Seconds to finish topic messages received before a disconnect."""
@@ -104,32 +105,36 @@ class Runtime:
     ) -> None:
         limits = settings.limits
         self.settings = settings
-        self.routes = tuple(routes)
-        self.counters = Counters()
-        self.threads = ThreadPools(
+        self.routes: tuple[Route, ...] = tuple(routes)
+        self.counters: Counters = Counters()
+        self.threads: ThreadPools = ThreadPools(
             settings.threads, self.counters, share=limits.threads_per_connection, queue=limits.thread_queue
         )
-        self.hooks = HookRunner(hooks, self.threads.hooks)
-        self.connections = ConnectionRegistry()
+        self.hooks: HookRunner = HookRunner(hooks, self.threads.hooks)
+        self.connections: ConnectionRegistry = ConnectionRegistry()
         throttle = LogThrottle(
             logger_of(ServerConnection.__module__), MOST_KINDS_SHOWN if settings.debug else MOST_KINDS
         )
-        self.context = ConnectionContext(
+        self.context: ConnectionContext = ConnectionContext(
             settings, limits, self.counters, self.threads, self.connections, self.report, throttle
         )
         errors = ErrorReporter(hooks.error_handlers, self.hooks.failed, self.threads.hooks)
-        self.monitor = None if monitor is None else monitor(self)
+        self.monitor: Monitor | None = None if monitor is None else monitor(self)
 
-        self.authenticator = self._make_authenticator(errors)
+        self.authenticator: Authenticator | None = self._make_authenticator(errors)
+        self.procedures: RouteTable[CompiledProcedure]
+        self.topics: RouteTable[CompiledTopic]
         self.procedures, self.topics = compile_app(
             settings, self.routes, *self._builtin_routes(), counters=self.counters
         )
 
-        self.broker = broker_from_url(settings.broker) if isinstance(settings.broker, str) else settings.broker
-        self.registry = TopicRegistry(self.broker, self.context.flusher, self.context.eager, known=self.topics.has)
-        self.middlewares = settings.with_default_gates
+        self.broker: Broker = broker_from_url(settings.broker) if isinstance(settings.broker, str) else settings.broker
+        self.registry: TopicRegistry = TopicRegistry(
+            self.broker, self.context.flusher, self.context.eager, known=self.topics.has
+        )
+        self.middlewares: tuple[Middleware, ...] = settings.with_default_gates
         messages = self._message_middlewares()
-        self.calls = Calls(
+        self.calls: Calls = Calls(
             self.procedures,
             self.registry,
             messages,
@@ -139,7 +144,7 @@ class Runtime:
             prefixes=settings.prefixes,
             debug=settings.debug,
         )
-        self.topic_messages = TopicMessages(
+        self.topic_messages: TopicMessages = TopicMessages(
             self.topics,
             self.registry,
             self.broker,
@@ -152,9 +157,9 @@ class Runtime:
             explain=settings.explain_refusals,
             empty_eligible=settings.empty_eligible,
         )
-        self.dispatcher = Dispatcher(self.calls, self.topic_messages, limits, self.counters)
+        self.dispatcher: Dispatcher = Dispatcher(self.calls, self.topic_messages, limits, self.counters)
 
-        self.draining = False
+        self.draining: bool = False
         self._pending_timeout = PENDING_TIMEOUT
         self._keepalive: BackgroundTask | None = None
         self._periodic: list[BackgroundTask] = []

@@ -33,7 +33,7 @@ from .watcher import SessionWatcher
 
 __all__ = ["SessionSource", "Sessions", "key_fingerprints", "reads_sessions"]
 
-logger = logger_of(__name__)
+logger: logging.Logger = logger_of(__name__)
 
 
 class Sessions:

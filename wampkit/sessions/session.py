@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Session", "SessionIdentity", "SessionReadOnly", "SessionRecord", "record_of", "session_of"]
 
-logger = logger_of(__name__)
+logger: logging.Logger = logger_of(__name__)
 
 
 class SessionReadOnly(TypeError):
@@ -244,16 +245,16 @@ class SessionRecord:
     __slots__ = ("_loop", "_request", "created", "data", "expires", "identity", "key", "source", "threads", "version")
 
     def __init__(self, source: SessionSource, request: web.Request, threads: Threads) -> None:
-        self.source = source
-        self.threads = threads
+        self.source: SessionSource = source
+        self.threads: Threads = threads
         self._request = request
         self._loop = asyncio.get_running_loop()
-        self.data = NO_DATA
+        self.data: Mapping[str, Any] = NO_DATA
         self.key: str | None = None
         self.created: float | None = None
         self.expires: float | None = None
-        self.identity = ANONYMOUS
-        self.version = 0
+        self.identity: SessionIdentity = ANONYMOUS
+        self.version: int = 0
 
     def update(self, loaded: LoadedSession, identity: SessionIdentity | None = None) -> None:
         """Replace the content with what was loaded, and the identity if one is given."""

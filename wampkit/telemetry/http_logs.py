@@ -22,7 +22,7 @@ from .logs import LogThrottle, logger_of
 
 __all__ = ["log_accept_error", "quiet_accept_errors", "quiet_http_errors", "redact_query_parameter"]
 
-logger = logger_of(__name__)
+logger: logging.Logger = logger_of(__name__)
 
 
 class _InvalidRequestFilter(logging.Filter):

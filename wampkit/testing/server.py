@@ -90,7 +90,7 @@ class WampServer:
 
     def __init__(self, app: App) -> None:
         self.app = app
-        self.url = ""
+        self.url: str = ""
         self.errors: list[BaseException] = []
         self._clients: list[Client] = []
         self._runner: web.AppRunner | None = None
