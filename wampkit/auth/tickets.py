@@ -12,13 +12,12 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
-from aiohttp import web
 from cryptography.fernet import InvalidToken
 
 from ..connection.connection import Connection
 from ..connection.server_connection import ServerConnection
 from ..connection.sockets import is_handshake
-from ..dispatch.middleware import Refused
+from ..dispatch.middleware import Refused, unavailable
 from ..errors import DeclarationError, quote
 from ..limits import STORE_TIMEOUT
 from ..telemetry.http_logs import redact_query_parameter
@@ -112,7 +111,7 @@ class Tickets:
             raise TypeError("the roles of a ticket are a list of names")
         kept = dict(attributes or {})
         if not _survives_json(kept):
-            raise TypeError("JSON cannot carry the attributes of this ticket as they are")
+            raise TypeError("JSON cannot carry the attributes of this ticket unchanged")
         content = {
             "kind": KIND,
             "id": secrets.token_urlsafe(16),
@@ -197,8 +196,7 @@ class Tickets:
         except Exception as error:
             text = "tickets: whether one was used before cannot be told, so none is taken"
             self._throttle.add("spent", text, level=logging.ERROR, error=error)
-            headers = {"Retry-After": "1"}
-            raise web.HTTPServiceUnavailable(text="tickets cannot be looked up now", headers=headers) from None
+            raise unavailable("tickets cannot be looked up now") from None
 
 
 class _SpentTickets:

@@ -134,7 +134,7 @@ def publish(
 
 @click.command(context_settings=COMMAND)
 @client_options
-@option("--count", type=click.IntRange(1), help="End after so many events.")
+@option("--count", type=click.IntRange(1), help="End after this number of events.")
 @option("--json", is_flag=True, help="Print topic and event, as for several topics.")
 @words_argument("[URL] TOPICS...")
 def subscribe(words: tuple[str, ...], count: int | None, **options: Any) -> int:

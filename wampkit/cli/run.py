@@ -48,7 +48,7 @@ class SocketPath(ParamType):
     help="How long a worker's event loop may stand still until it is replaced; 0 for ever.",
 )
 @option("--broker", metavar="URL", help="What carries events, in place of the app's own broker.")
-@option("--drain", type=Seconds(), default=10.0, help="How long calls under way are given at the end.")
+@option("--drain", type=Seconds(), default=10.0, help="How long running calls are given when the server stops.")
 @proxies_option
 @option("--debug", is_flag=True, help="Callers see the text of unexpected errors.")
 @option("--loop", type=click.Choice(["auto", "asyncio", "uvloop"]), default="auto", help="The event loop.")
@@ -74,7 +74,7 @@ def run(**given: Any) -> int:
 
 
 def _announce(options: RunOptions, as_json: bool, server: ServerInfo) -> None:
-    """Print what is served, and warn of what is open to everybody."""
+    """Print what is served, and warn of what any client may use."""
     if as_json:
         about = {"url": server.url, "path": options.path, "procedures": server.procedures, "topics": server.topics}
         text = json.dumps({**about, "console": server.console, "pid": os.getpid()})

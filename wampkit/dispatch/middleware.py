@@ -33,6 +33,7 @@ __all__ = [
     "middleware_name",
     "middlewares_of",
     "split_middlewares",
+    "unavailable",
 ]
 
 
@@ -158,6 +159,11 @@ class Refused(web.HTTPForbidden):
     def __init__(self, text: str, why: str = "") -> None:
         super().__init__(text=text)
         self.why = why
+
+
+def unavailable(text: str) -> web.HTTPServiceUnavailable:
+    """HTTP 503 for a handshake, with the text for the client and Retry-After: 1, as the cause may soon be over."""
+    return web.HTTPServiceUnavailable(text=text, headers={"Retry-After": "1"})
 
 
 # ---- lists of them

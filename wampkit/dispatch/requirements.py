@@ -24,7 +24,6 @@ __all__ = [
     "anyone",
     "check_all",
     "combine_rules",
-    "cra_rule",
     "requirements_of",
     "requires",
     "with_rules",
@@ -218,7 +217,7 @@ class _CraRule:
         return "what WAMP-CRA grants"
 
 
-cra_rule: _CraRule = _CraRule()
+_cra_rule: _CraRule = _CraRule()
 
 
 def requirements_of(handler: Any) -> tuple[Any, ...]:
@@ -243,7 +242,7 @@ def combine_rules(own: Iterable[Any], default: tuple[Rule, ...], *, cra: bool) -
     if not rules:
         rules = default
     rules = tuple(each for each in rules if each is not anyone)
-    return (cra_rule, *rules) if cra and not opened else rules
+    return (_cra_rule, *rules) if cra and not opened else rules
 
 
 async def check_all(rules: Sequence[Rule], message: Incoming) -> int:

@@ -22,7 +22,6 @@ from ..telemetry.logs import LogThrottle, logger_of
 from .signatures import is_method, location
 
 __all__ = [
-    "ErrorHandlers",
     "ErrorReporter",
     "HookRunner",
     "Hooks",

@@ -16,6 +16,7 @@ from ..telemetry.source_files import PACKAGE
 __all__ = [
     "called_from",
     "explain_options",
+    "innermost",
     "is_method",
     "location",
     "parameters_of",
@@ -53,19 +54,23 @@ def _unresolved(signature: inspect.Signature, error: NameError) -> str:
 
 def _hinted(function: Callable[..., Any]) -> Any:
     """The function whose annotations are those of a callable."""
-    function = inspect.unwrap(function)
-    while isinstance(function, functools.partial):
-        function = function.func
+    function = innermost(function)
     if inspect.isclass(function):
         return function.__init__
     return function if hasattr(function, "__annotations__") else type(function).__call__
 
 
+def innermost(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function within decorators and partials."""
+    function = inspect.unwrap(function)
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function
+
+
 def location(function: Callable[..., Any]) -> str:
     """A function's name, file and line, for errors."""
-    inner = inspect.unwrap(function)
-    while isinstance(inner, functools.partial):
-        inner = inner.func
+    inner = innermost(function)
     name = getattr(inner, "__qualname__", repr(inner))
     code = getattr(inner, "__code__", None)
     return f"{name}, {code.co_filename}:{code.co_firstlineno}" if code is not None else str(name)

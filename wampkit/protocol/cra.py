@@ -38,7 +38,6 @@ __all__ = [
 ]
 
 AUTHREQ = "http://api.wamp.ws/procedure#authreq"
-
 """The procedure that answers an authkey with a challenge."""
 
 AUTH = "http://api.wamp.ws/procedure#auth"

@@ -35,7 +35,7 @@ from .messages import (
 from .uris import expand
 from .websocket import CloseCode
 
-__all__ = ["SUBPROTOCOL", "VERSION", "Side", "WampV1"]
+__all__ = ["SUBPROTOCOL", "Side", "WampV1"]
 
 SUBPROTOCOL = "wamp"
 """The WebSocket subprotocol that both sides offer in the handshake."""

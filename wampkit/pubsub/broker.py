@@ -16,7 +16,7 @@ import msgspec
 
 from ..errors import DeclarationError
 
-__all__ = ["SCHEMES", "Broker", "Deliver", "MemoryBroker", "Publication", "broker_from_url", "check_broker"]
+__all__ = ["Broker", "Deliver", "MemoryBroker", "Publication", "broker_from_url", "check_broker"]
 
 
 class Publication(msgspec.Struct, frozen=True):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import functools
 import inspect
 import textwrap
 from collections.abc import Callable, Iterable
@@ -17,6 +16,7 @@ from ..dispatch.middleware import middleware_name, split_middlewares
 from ..errors import one_line
 from ..handlers.arguments import Arguments
 from ..handlers.plan import Plan
+from ..handlers.signatures import innermost
 
 __all__ = ["RouteInfo", "describe_route", "middleware_names", "route_info"]
 
@@ -153,12 +153,9 @@ def _default(value: Any) -> Any:
 
 def _signature(handler: Callable[..., Any], plan: Plan) -> str:
     """The parameters that a message fills, and the result."""
-    function = inspect.unwrap(handler)
-    while isinstance(function, functools.partial):
-        function = function.func
     sent = {*plan.wire.names, plan.wire.variadic}
     signature = inspect.signature(handler)
-    node = _source(function)
+    node = _source(innermost(handler))
     written = _written(node.args) if node is not None else {}
     parts = [written.get(name, str(each)) for name, each in signature.parameters.items() if name in sent]
     returns = ""

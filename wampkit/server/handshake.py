@@ -16,7 +16,7 @@ from ..connection.reader import can_read_directly, open_socket
 from ..connection.server_connection import ServerConnection
 from ..connection.sockets import Socket, abort, is_handshake
 from ..dispatch.compiler import known_names
-from ..dispatch.middleware import Refused, split_middlewares
+from ..dispatch.middleware import Refused, split_middlewares, unavailable
 from ..errors import WampError, quote
 from ..networks import describe_address
 from ..protocol.v1 import SUBPROTOCOL, WampV1
@@ -187,7 +187,7 @@ class HandshakeHandler:
 
     def _check_draining(self) -> None:
         if self._runtime.draining:
-            raise web.HTTPServiceUnavailable(text="the server is restarting", headers={"Retry-After": "1"})
+            raise unavailable("the server is restarting")
 
     def _refuse(self, remote: str | None, refusal: web.HTTPException) -> web.Response:
         self._runtime.counters.refused += 1

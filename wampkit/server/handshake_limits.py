@@ -9,11 +9,10 @@ from types import TracebackType
 from aiohttp import web
 
 from ..connection.sockets import peer_has_closed
+from ..dispatch.middleware import unavailable
 from ..networks import client_network
 
 __all__ = ["ClientDisconnected", "ConnectionLimiter", "PendingHandshakes"]
-
-RETRY = {"Retry-After": "1"}
 
 
 class ConnectionLimiter:
@@ -40,11 +39,13 @@ class ConnectionLimiter:
             aiohttp.web.HTTPTooManyRequests: There are too many from this address.
         """
         if self._most is not None and self._count >= self._most:
-            raise web.HTTPServiceUnavailable(text="the server has as many clients as it takes", headers=RETRY)
+            raise unavailable("the server has as many clients as it takes")
         owner = self._owner(address)
         if self._most_per_address is not None and owner is not None:
             if self._by_address[owner] >= self._most_per_address:
-                raise web.HTTPTooManyRequests(text="there are too many connections from this address", headers=RETRY)
+                raise web.HTTPTooManyRequests(
+                    text="there are too many connections from this address", headers={"Retry-After": "1"}
+                )
             self._by_address[owner] += 1
         self._count += 1
 
@@ -152,8 +153,7 @@ class _Pending:
         if transport is None or peer_has_closed(transport):
             self._error = ClientDisconnected()
         elif self._timeout is not None and now >= self._deadline:
-            text = f"the handshake took longer than {self._timeout:g} s"
-            self._error = web.HTTPServiceUnavailable(text=text, headers={"Retry-After": "1"})
+            self._error = unavailable(f"the handshake took longer than {self._timeout:g} s")
         else:
             return
         self._task.cancel()

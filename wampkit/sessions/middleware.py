@@ -9,14 +9,13 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, TypeAlias
 
-from aiohttp import web
 from aiohttp_session import AbstractStorage, SimpleCookieStorage
 
 from ..auth.tickets import Tickets, fingerprint_of
 from ..concurrency.threads import Threads
 from ..connection.connection import Connection
 from ..connection.server_connection import ServerConnection
-from ..dispatch.middleware import Refused
+from ..dispatch.middleware import Refused, unavailable
 from ..errors import DeclarationError, quote
 from ..networks import describe_address
 from ..telemetry.logs import LogThrottle, logger_of
@@ -100,8 +99,7 @@ class Sessions:
             loaded = await record.read()
         except SessionUnavailable as error:
             self._source.log_outage(error)
-            text, headers = "sessions cannot be looked up at the moment", {"Retry-After": "1"}
-            raise web.HTTPServiceUnavailable(text=text, headers=headers) from None
+            raise unavailable("sessions cannot be looked up at the moment") from None
         note = loaded.why if isinstance(loaded, NoSession) else await self._accept(connection, record, loaded)
         if connection.user is None:
             if self._required:
