@@ -21,13 +21,12 @@ from .dispatch.requirements import Rule, Rules
 from .errors import suggestion
 from .handlers.hooks import Lifespan, add_hook
 from .handlers.signatures import explain_options, without_parentheses
-from .lifecycle import Lifecycle, Option
+from .lifecycle import Lifecycle, Option, hide_versions
 from .limits import Limits
 from .protocol.uris import expand
 from .pubsub.broker import Broker
 from .pubsub.topics import Topics, ToUser
 from .router import Router, TopicDeclaration
-from .server.mounting import hide_versions
 from .server.runtime import Runtime
 from .server.settings import OPTIONS, Settings
 from .telemetry.counters import Counters
@@ -401,15 +400,15 @@ class App:
     ) -> None:
         """Send an event to a topic's subscribers; never waits for slow receivers.
 
-        In a handler or hook with a generator dependency it leaves when all of these have ended well, and is dropped
-        if one of them or the handler fails.
+        In a handler or hook with a generator dependency the event is sent when all of these have ended without an
+        error, and dropped if one of them or the handler fails.
 
         Args:
             topic: A URI or a CURIE of the app's prefixes.
-            event: Anything JSON can carry.
-            exclude: Session ids that shall not receive it.
-            eligible: If given, only these session ids may receive it; an empty list reaches none.
-            now: Whether it is sent at once, even if the message that is being handled fails later.
+            event: Any value that JSON can carry, dataclasses, structs, dates and UUIDs included.
+            exclude: Session ids that do not receive it.
+            eligible: If given, only these session ids may receive it; an empty list means none.
+            now: Whether to send it at once, even if the handler or a dependency fails later.
 
         Raises:
             ValueError: No such topic is declared.

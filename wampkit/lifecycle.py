@@ -1,4 +1,4 @@
-"""The part behind an `App`: makes a runtime of its options and declarations at each start, and ends it in order."""
+"""The part behind an `App`: mounts it on a path of an aiohttp application, starts it and stops it."""
 
 from __future__ import annotations
 
@@ -6,22 +6,24 @@ import contextlib
 from collections.abc import AsyncIterator, Iterable
 from typing import Any, Generic, Protocol, Self, TypeVar, overload
 
-from aiohttp import web
+from aiohttp import hdrs, web
+from aiohttp.http import SERVER_SOFTWARE
 
 from .console.console import Console
 from .console.page import serve_console
+from .dispatch.middleware import unavailable
+from .errors import DeclarationError
 from .handlers.hooks import Hooks, entered
 from .router import Route, Router, close_router, collect_routes, warn_about_fragments
 from .server.handshake import HandshakeHandler
-from .server.mounting import claim_path
 from .server.processes import Processes, check_processes, under_gunicorn
 from .server.runtime import Runtime, compile_app
 from .server.settings import Settings
 from .server.static import serve_javascript
 
-__all__ = ["Lifecycle", "Option"]
+__all__ = ["Lifecycle", "Option", "hide_versions"]
 
-SET_UP = {"ident", "javascript", "console"}
+SETUP_OPTIONS = {"ident", "javascript", "console"}
 """The options that `App.setup` reads, so that they cannot change after it."""
 
 
@@ -62,7 +64,7 @@ class Lifecycle:
             DeclarationError: The value cannot work.
         """
         late = None
-        if name in SET_UP and self._path is not None:
+        if name in SETUP_OPTIONS and self._path is not None:
             late = "after App.setup"
         elif self.runtime is not None:
             late = "while the app runs"
@@ -106,7 +108,7 @@ class Lifecycle:
 
     def mount(self, web_app: web.Application, path: str, drain: float) -> None:
         """Serve the app on a path of an aiohttp application; see `App.setup`."""
-        claim_path(web_app, path, self)
+        _claim_path(web_app, path, self)
         settings = self.settings
 
         async def start_and_stop(_: web.Application) -> AsyncIterator[None]:
@@ -128,7 +130,7 @@ class Lifecycle:
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         if self._handler is None:
-            refusal = web.HTTPServiceUnavailable(text="the server is not running", headers={"Retry-After": "1"})
+            refusal = unavailable("the server is not running")
             refusal.force_close()
             raise refusal
         return await self._handler(request)
@@ -196,6 +198,62 @@ class Lifecycle:
         self.runtime = self._handler = None
         self._started = False
         self._resources = contextlib.AsyncExitStack()
+
+
+# ---- aiohttp applications
+
+SERVED: web.AppKey[dict[str, Any]] = web.AppKey("wampkit", dict)
+"""The apps that an aiohttp application serves, by path."""
+
+
+def _claim_path(web_app: web.Application, path: str, owner: Any) -> None:
+    """Reserve a path of an aiohttp application for an app.
+
+    Raises:
+        DeclarationError: The path is taken or invalid, or the app has another path of this application.
+    """
+    if not isinstance(web_app, web.Application):
+        raise DeclarationError(f"App.setup takes an aiohttp.web.Application, not {web_app!r}")
+    if not isinstance(path, str) or (path and not path.startswith("/")) or any(each in path for each in "?# "):
+        raise DeclarationError(f"setup: {path!r} is no path such as '/ws', which has no query")
+    served = web_app.setdefault(SERVED, {})
+    for taken, other in served.items():
+        if other is owner:
+            raise DeclarationError(
+                f"setup: this app is served at {taken!r} already; make another App for {path!r}, with the same Router"
+            )
+    if path in served:
+        raise DeclarationError(f"setup: another app is served at {path!r} already; choose another path")
+    for route in web_app.router.routes():
+        resource = route.resource
+        if resource is not None and resource.canonical == path and route.method in (hdrs.METH_GET, hdrs.METH_ANY):
+            raise DeclarationError(
+                f"setup: this application has a GET handler for {path!r} already; choose another path"
+            )
+    served[path] = owner
+
+
+def hide_versions(web_app: web.Application, ident: str) -> None:
+    """Hide the versions of aiohttp and Python in the Server header, and close the connection after a 404 or 405.
+
+    For an application that serves only one app.
+
+    Args:
+        web_app: The aiohttp application.
+        ident: The new Server header.
+    """
+
+    async def prepare(_: web.Request, response: web.StreamResponse) -> None:
+        if response.headers.get("Server") == SERVER_SOFTWARE:
+            response.headers["Server"] = ident
+        if isinstance(response, web.HTTPNotFound | web.HTTPMethodNotAllowed):
+            response.force_close()
+            response.headers["Connection"] = "close"
+
+    web_app.on_response_prepare.append(prepare)
+
+
+# ---- options as attributes
 
 
 class _HasLifecycle(Protocol):

@@ -24,7 +24,7 @@ from ..app import App, lifecycle_of
 from ..concurrency.background import BackgroundTask
 from ..console.console import console_is_open
 from ..errors import DeclarationError
-from ..server.mounting import hide_versions
+from ..lifecycle import hide_versions
 from ..server.processes import Processes, obstacles
 from ..sessions.middleware import key_fingerprints
 from ..telemetry.logs import logger_of
