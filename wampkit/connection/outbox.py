@@ -1,36 +1,59 @@
-"""The bounded outgoing queue of one connection.
+"""The outgoing queue of each connection, and the flusher that writes all queues of an app.
 
-Nothing here waits. Frames of one turn of the loop leave in one write, in the order in which they were sent. Beyond the
-bound an `Outbox` has its connection cut and a `DroppingOutbox` drops the oldest events. All of them write to aiohttp's
-transport themselves: one event to 1,000 subscribers leaves 1.3 times as fast as by aiohttp's writer, eight at a time
-7 times as fast.
+Nothing here waits. Frames of one turn of the loop leave in one write, in the order in which they were sent; a queue
+that exceeds its bound has its connection cut. Frames are written to aiohttp's transport directly: one event to 1,000
+subscribers leaves 1.3 times as fast as by aiohttp's writer, eight at a time 7 times as fast.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from typing import Protocol
 
-from ..protocol.websocket import SHORT_TEXT, TEXT, deflate, header
-from .flusher import Flusher, Owner
+from ..protocol.websocket import SHORT_TEXT, TEXT, header, text_frame
+from ..telemetry.logs import logger_of
 from .sockets import buffered_bytes
 
-__all__ = ["DeflatingOutbox", "Outbox", "Provisional", "make_outbox"]
+__all__ = ["Flusher", "Outbox", "Owner", "PendingOutbox", "Receiver"]
 
-HANDFUL = 64 * 1024
-"""Bytes that a dropping outbox gives to the transport at a time."""
+logger: logging.Logger = logger_of(__name__)
 
 UNREAD = "the client reads too slowly"
+"""Why a queue exceeds its bound, for the log and `close_reason`."""
 
 UNDECIDED = "on_subscribe takes too long"
-"""Why more waits than may."""
+"""Why the events that wait for a pending subscription exceed the bound."""
 
-RETRY = 0.02
-"""Seconds until a dropping outbox looks whether its peer has read."""
+WRITES_A_TURN = 256
+"""Outboxes with events only that are written in one turn of the loop: about a millisecond, so that a call does not wait
+until thousands of subscribers have been served."""
+
+JOINED = 16 * 1024
+"""Maximum size of joined events in bytes: an outbox counts joined events as one message."""
 
 
-class _Nobody:
+class Owner(Protocol):
+    """The connection that an outbox belongs to."""
+
+    def too_slow(self, why: str) -> None:
+        """More bytes wait than the bound allows; the outbox takes nothing more."""
+
+    def events_dropped(self, count: int, why: str) -> None:
+        """Count events that have just been dropped."""
+
+    def peer_gone(self) -> None:
+        """The peer has closed its side, and something was to be written to it."""
+
+    def write_failed(self, error: Exception) -> None:
+        """Writing raised an unexpected exception; the connection must end."""
+
+
+class _NoOwner:
+    """Ignores all that an outbox tells after its connection has ended."""
+
     def too_slow(self, why: str) -> None:
         pass
 
@@ -44,16 +67,30 @@ class _Nobody:
         pass
 
 
-NOBODY = _Nobody()
+NO_OWNER = _NoOwner()
+
+
+class Receiver(Protocol):
+    """Receives the events for a connection: its outbox, or a stand-in."""
+
+    @property
+    def owner(self) -> Owner:
+        """The connection."""
+
+    def send_events(self, frames: bytes, count: int) -> None:
+        """Queue `count` events, whole frames one behind the other, without waiting."""
+
+
+# ---- one connection
 
 
 class Outbox:
     """The frames that wait to be sent to one connection, up to a bound.
 
     Args:
-        owner: The connection, which is told when more waits.
+        owner: The connection, which ends when the bound is exceeded.
         flusher: Flushes it.
-        bound: Bytes that may wait; the message that passes the bound is still taken.
+        bound: Bytes that may wait; the message that exceeds the bound is still taken.
 
     Attributes:
         bound: Bytes that may wait.
@@ -70,11 +107,11 @@ class Outbox:
         self._transport: asyncio.Transport | None = None
         self._marked = False
         self._given = 0
-        self._used = 0  # at least as much as waits; measured only when it seems to be too much
+        self._used = 0  # an upper limit of `unsent`, which is measured only when this exceeds the bound
         self.closed: bool = False
 
     def open(self, transport: asyncio.Transport) -> None:
-        """Let out what is sent from now on."""
+        """Write to this transport from now on; until then frames are queued."""
         self._transport = transport
 
     def send_text(self, text: bytes) -> None:
@@ -104,7 +141,7 @@ class Outbox:
         self._used += len(frames)
 
     def flush(self) -> None:
-        """Write what was sent, at once."""
+        """Write the queued frames at once."""
         self._marked = False
         frames, transport = self._frames, self._transport
         if not frames or transport is None:
@@ -118,7 +155,7 @@ class Outbox:
             transport.write(data)
 
     def _is_full(self) -> bool:
-        """Whether more waits than may, now that as much has been sent; gives up then."""
+        """Whether the bound is exceeded after a flush; the queue is closed and its connection cut then."""
         self.flush()
         self._used = self.unsent
         if self._used <= self.bound:
@@ -135,18 +172,18 @@ class Outbox:
 
     @property
     def bytes_sent(self) -> int:
-        """Bytes that have left for the kernel since the beginning: they grow as long as the peer reads."""
+        """Bytes that the kernel has taken since the beginning; they grow as long as the peer reads."""
         buffered = buffered_bytes(self._transport) if self._transport is not None else 0
         return self._given - buffered
 
     @property
     def dropped(self) -> int:
-        """How many events were dropped."""
+        """Number of events that were dropped."""
         return 0
 
-    def provisional(self) -> Provisional:
-        """A stand-in that keeps events for a subscription that may yet be refused."""
-        return Provisional(self)
+    def pending(self) -> PendingOutbox:
+        """A stand-in that keeps the events of a pending subscription."""
+        return PendingOutbox(self)
 
     def close(self) -> None:
         """Accept no more frames; those before are still sent."""
@@ -157,139 +194,16 @@ class Outbox:
         """Discard all frames and references, and accept no more: a cycle would wait for the garbage collector."""
         self.closed = True
         self._frames = []
-        self.owner = NOBODY
+        self.owner = NO_OWNER
 
 
-class DroppingOutbox(Outbox):
-    """An outbox that drops the oldest events beyond the bound of its queue, and is cut only where answers exceed it.
+class PendingOutbox:
+    """Keeps the events of a topic while `on_subscribe` decides whether a subscription to it is accepted.
 
-    Frames wait here, where they can still be dropped: the transport gets more only when it has written what it had.
-    """
-
-    __slots__ = ("_dropped", "_kept", "_kept_bytes", "_retry")
-
-    def __init__(self, owner: Owner, flusher: Flusher, bound: int) -> None:
-        super().__init__(owner, flusher, bound)
-        self._kept: deque[tuple[bytes, int]] = deque()  # frames, and how many events they are: none for an answer
-        self._kept_bytes = 0
-        self._dropped = 0
-        self._retry: asyncio.TimerHandle | None = None
-
-    def send(self, frame: bytes) -> None:
-        if self._flusher.events:
-            self._flusher.distribute()
-        if self._keep(frame, 0) and not self._marked:
-            self._marked = True
-            self._flusher.soon(self)
-
-    def send_events(self, frames: bytes, count: int) -> None:
-        alone = not self._kept
-        if self._keep(frames, count) and alone:
-            self._flusher.waiting.append(self)
-
-    def _keep(self, frames: bytes, count: int) -> bool:
-        if self.closed:
-            return False
-        self._kept.append((frames, count))
-        self._kept_bytes += len(frames)
-        if self.unsent > self.bound:
-            self._make_room()
-        return not self.closed
-
-    def flush(self) -> None:
-        self._marked = False
-        transport = self._transport
-        if transport is None:
-            return
-        if transport.is_closing():
-            self._kept.clear()
-            self._kept_bytes = 0
-            self.owner.peer_gone()
-        while self._kept and not buffered_bytes(transport):
-            transport.write(self._next(HANDFUL))
-        if self._kept and self._retry is None:
-            self._retry = asyncio.get_running_loop().call_later(RETRY, self._try_again)
-
-    def _try_again(self) -> None:
-        self._retry = None
-        self._flusher.soon(self)
-
-    def _next(self, size: int) -> bytes:
-        """About `size` bytes of the waiting frames, oldest first."""
-        taken: list[bytes] = []
-        while self._kept and size > 0:
-            frames, _ = self._kept.popleft()
-            taken.append(frames)
-            size -= len(frames)
-            self._kept_bytes -= len(frames)
-        data = b"".join(taken)
-        self._given += len(data)
-        return data
-
-    def _make_room(self) -> None:
-        """Drop the oldest events but never the newest, and some more than needed, so that it is not done each time."""
-        self.flush()
-        excess = self.unsent - self.bound
-        if excess <= 0 or not self._kept:
-            return
-        excess += self.bound // 8
-        kept, self._kept = self._kept, deque()
-        newest = kept.pop()
-        dropped = 0
-        for frames, count in kept:
-            if excess > 0 and count:
-                excess -= len(frames)
-                dropped += count
-                self._kept_bytes -= len(frames)
-            else:
-                self._kept.append((frames, count))
-        self._kept.append(newest)
-        if dropped:
-            self.count_dropped(dropped, UNREAD)
-        given = self.unsent - self._kept_bytes
-        if given > self.bound:
-            given = 0  # one frame above the bound, perhaps an event, is on its way; that is no pile
-        if self._kept_bytes + given - len(newest[0]) > self.bound:
-            self.closed = True
-            self.owner.too_slow(UNREAD)
-
-    @property
-    def unsent(self) -> int:
-        buffered = buffered_bytes(self._transport) if self._transport is not None else 0
-        return buffered + self._kept_bytes
-
-    @property
-    def dropped(self) -> int:
-        return self._dropped
-
-    def provisional(self) -> Provisional:
-        return _DroppingProvisional(self)
-
-    def count_dropped(self, count: int, why: str) -> None:
-        """`count` events for its client were dropped."""
-        self._dropped += count
-        self.owner.events_dropped(count, why)
-
-    def close(self) -> None:
-        self.closed: bool = True
-        if self._transport is not None and self._kept and not self._transport.is_closing():
-            self._transport.write(self._next(self._kept_bytes))
-
-    def forget(self) -> None:
-        super().forget()
-        self._kept.clear()
-        self._kept_bytes = 0
-        if self._retry is not None:
-            self._retry.cancel()
-
-
-class Provisional:
-    """Stands for an outbox while `on_subscribe` decides: keeps what is published until the subscription is accepted.
-
-    What it keeps counts as what waits for the client, by the bound and the policy of its outbox.
+    These events count toward the bound of the outbox, and its policy applies when they exceed it.
 
     Args:
-        outbox: Receives the events once the subscription stands.
+        outbox: Receives the events once the subscription is accepted.
     """
 
     __slots__ = ("_events", "_outbox", "_size")
@@ -305,7 +219,7 @@ class Provisional:
         return self._outbox.owner
 
     def send_events(self, frames: bytes, count: int) -> None:
-        """Keep events in order; those that pass the bound are still kept. Ignored once the outbox is closed."""
+        """Keep events in order; the message that exceeds the bound is still kept. Ignored once the outbox is closed."""
         if not self._outbox.closed and self._excess > 0:
             self._overflow()
         if self._outbox.closed:
@@ -315,14 +229,14 @@ class Provisional:
         self._size += len(frames)
 
     def accept(self) -> None:
-        """Send what was kept; the caller schedules the flusher."""
+        """Queue the kept events at the outbox; the caller schedules the flusher."""
         for frames, count in self._events:
             self._outbox.send_events(frames, count)
         self._events.clear()
 
     @property
     def _excess(self) -> int:
-        """Bytes that wait beyond the bound."""
+        """Bytes beyond the bound."""
         return self._size + self._outbox.unsent - self._outbox.bound
 
     def _overflow(self) -> None:
@@ -330,68 +244,103 @@ class Provisional:
         self._outbox.owner.too_slow(UNDECIDED)
 
 
-class _DroppingProvisional(Provisional):
-    """The same for a dropping outbox: the oldest events go."""
-
-    __slots__ = ()
-
-    _outbox: DroppingOutbox
-
-    def _overflow(self) -> None:
-        dropped = 0
-        while self._excess > 0 and self._events:
-            frames, count = self._events.popleft()
-            self._size -= len(frames)
-            dropped += count
-        if dropped:
-            self._outbox.count_dropped(dropped, UNDECIDED)
+# ---- all connections
 
 
-class DeflatingOutbox(Outbox):
-    """An outbox for a connection that negotiated compression.
+class Flusher:
+    """Writes what all connections sent in one turn of the loop.
 
-    Args:
-        owner: As in `Outbox`.
-        flusher: As in `Outbox`.
-        bound: As in `Outbox`; of bytes that are compressed.
-        window: The negotiated bits of the window.
+    Answers leave at the end of the turn; connections that have only events take turns with the other callbacks of the
+    loop. Events of one topic that follow each other are joined once for all its subscribers, and queued at each
+    by `distribute`. That must be called before a subscriber is added or removed, and before anything else is queued
+    at one: else an event reaches those who were not subscribed when it was published, or comes after a later answer.
+
+    Attributes:
+        events: Frames that were published and are not queued at their subscribers yet.
+        waiting: Outboxes with events only, which are flushed in turn; call `schedule` after adding one.
     """
 
-    __slots__ = ()
+    __slots__ = ("_audience", "_loop", "_scheduled", "_size", "_urgent", "events", "waiting")
 
-    _window: int
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._scheduled = False
+        self._urgent: list[Outbox] = []
+        self.waiting: deque[Outbox] = deque()
+        self._audience: Mapping[str, Receiver] = {}
+        self.events: list[bytes] = []
+        self._size = 0
 
-    def __init__(self, owner: Owner, flusher: Flusher, bound: int, window: int) -> None:
-        super().__init__(owner, flusher, bound)
-        self._window = window  # type: ignore[misc]  # a slot of the classes that are made
+    def publish(self, audience: Mapping[str, Receiver], text: bytes) -> None:
+        """Send an event to all subscribers of a topic."""
+        frame = text_frame(text)
+        if self.events and (audience is not self._audience or self._size + len(frame) > JOINED):
+            self.distribute()
+        self._audience = audience
+        self.events.append(frame)
+        self._size += len(frame)
+        if not self._scheduled:
+            self.schedule()
 
-    def send(self, frame: bytes) -> None:
-        super().send(deflate(frame, self._window))
+    def publish_to(self, receivers: Iterable[Receiver], text: bytes) -> None:
+        """Send an event to some subscribers of a topic."""
+        if self.events:
+            self.distribute()
+        frame = text_frame(text)
+        for receiver in receivers:
+            receiver.send_events(frame, 1)
+        if not self._scheduled:
+            self.schedule()
 
-    def send_events(self, frames: bytes, count: int) -> None:
-        super().send_events(deflate(frames, self._window), count)
+    def distribute(self) -> None:
+        """Queue pending events at each subscriber. Call before changing a topic's subscribers."""
+        events = self.events
+        if events:
+            self.events = []
+            self._size = 0
+            count = len(events)
+            frames = events[0] if count == 1 else b"".join(events)
+            for receiver in self._audience.values():
+                try:
+                    receiver.send_events(frames, count)
+                except Exception as error:
+                    _end_failed(receiver.owner, error)
+
+    def schedule(self) -> None:
+        """Flush at the end of this turn."""
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def soon(self, outbox: Outbox) -> None:
+        """Flush an outbox at the end of this turn."""
+        self._urgent.append(outbox)
+        if not self._scheduled:
+            self.schedule()
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        self.distribute()
+        urgent, self._urgent = self._urgent, []
+        for outbox in urgent:
+            try:
+                outbox.flush()
+            except Exception as error:
+                _end_failed(outbox.owner, error)
+        waiting = self.waiting
+        for _ in range(min(len(waiting), WRITES_A_TURN)):
+            outbox = waiting.popleft()
+            try:
+                outbox.flush()
+            except Exception as error:
+                _end_failed(outbox.owner, error)
+        if waiting:
+            self.schedule()
 
 
-class _Deflating(DeflatingOutbox):
-    __slots__ = ("_window",)
-
-
-class _DeflatingDropping(DeflatingOutbox, DroppingOutbox):
-    __slots__ = ("_window",)
-
-
-def make_outbox(
-    owner: Owner, flusher: Flusher, bound: int, slow_reader: Literal["close", "drop"], window: int
-) -> Outbox:
-    """The outbox for a policy towards slow readers, compressing or not.
-
-    Args:
-        owner: As in `Outbox`.
-        flusher: As in `Outbox`.
-        bound: As in `Outbox`.
-        slow_reader: As in `Limits`.
-        window: The bits of the window if compression was negotiated, else 0.
-    """
-    if window:
-        return (_DeflatingDropping if slow_reader == "drop" else _Deflating)(owner, flusher, bound, window)
-    return (DroppingOutbox if slow_reader == "drop" else Outbox)(owner, flusher, bound)
+def _end_failed(owner: Owner, error: Exception) -> None:
+    """End a connection whose write failed, without affecting the others."""
+    try:
+        owner.write_failed(error)
+    except Exception:
+        logger.exception("a connection that could not be written to could not be ended either")

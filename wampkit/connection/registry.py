@@ -13,7 +13,7 @@ from ..limits import Limits
 from ..telemetry.counters import Counters
 from ..telemetry.logs import LogThrottle
 from .connection import Connection
-from .flusher import Flusher
+from .outbox import Flusher
 
 if TYPE_CHECKING:
     from .server_connection import ServerConnection

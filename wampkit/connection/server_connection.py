@@ -24,7 +24,8 @@ from ..protocol.websocket import CloseCode, close_frame, is_close_code, ping_fra
 from ..telemetry.logs import KIND, PeerLog
 from .connection import Connection
 from .keepalive import Heartbeat
-from .outbox import DeflatingOutbox, Outbox, make_outbox
+from .outbox import Outbox
+from .outbox_variants import DeflatingOutbox, make_outbox
 from .reader import explain_broken_frame
 from .registry import ConnectionContext
 from .sockets import Reader, Socket, abort, abort_with_reset, buffered_bytes, has_failed, prepare_socket, uncork

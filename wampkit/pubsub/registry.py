@@ -13,8 +13,7 @@ from weakref import WeakValueDictionary
 from ..concurrency.cancellation import must_propagate
 from ..concurrency.eager import EagerTasks
 from ..connection.connection import Connection
-from ..connection.flusher import Flusher, Receiver
-from ..connection.outbox import Provisional
+from ..connection.outbox import Flusher, PendingOutbox, Receiver
 from ..connection.server_connection import ServerConnection
 from ..handlers.transaction import current_transaction
 from ..protocol.messages import encode_value, event_head, event_text
@@ -95,7 +94,7 @@ class TopicRegistry:
         subscribers = self._subscribers.get(uri)
         if subscribers is None:
             subscribers = self._subscribers[uri] = _Subscribers(uri)
-        subscribers.receivers[connection.id] = connection.outbox.provisional()
+        subscribers.receivers[connection.id] = connection.outbox.pending()
         await self._tell_broker(uri)
 
     def accept(self, uri: str, connection: ServerConnection) -> None:
@@ -104,7 +103,7 @@ class TopicRegistry:
         receivers = self._subscribers[uri].receivers
         pending = receivers[connection.id]
         receivers[connection.id] = connection.outbox
-        if isinstance(pending, Provisional):
+        if isinstance(pending, PendingOutbox):
             pending.accept()
             self._flusher.schedule()
 
