@@ -48,7 +48,7 @@ TESTS: dict[str, str] = {
     "server.handshake": "server/test_handshake access/test_gates connection/test_connection",
     "limits": "test_limits connection/test_connection auth/test_authenticator",
     "access.proxies": "test_networks access/test_gates access/test_proxies",
-    "auth.throttle": "auth/test_authenticator",
+    "auth.login_limits": "auth/test_authenticator",
     "connection.reader": "connection/test_reader connection/test_connection system/test_faults",
     "connection.keepalive": "connection/test_keepalive concurrency/test_background system/test_half_open",
     "client.connection": "client/test_connection client/test_client",

@@ -170,11 +170,6 @@ def answer_for(error: BaseException, uris: Mapping[str, str], *, debug: bool = F
 
     A `WampError` is sent as it is. Any other exception becomes the generic error without its text, unless `debug` is
     set.
-
-    Args:
-        error: The exception.
-        uris: The error URI of each kind.
-        debug: Whether the caller is told an unexpected exception's class and text.
     """
     if isinstance(error, WampError):
         uri = uris[error.kind] if error.kind is not None else error.uri

@@ -30,10 +30,6 @@ SETUP_OPTIONS = {"ident", "javascript", "console"}
 class Lifecycle:
     """Starts, drains and stops one app.
 
-    Args:
-        app: The `App`, which lifespans are given.
-        settings: Its options.
-
     Attributes:
         settings: The present options.
         router: The app's declarations.
@@ -234,13 +230,9 @@ def _claim_path(web_app: web.Application, path: str, owner: Any) -> None:
 
 
 def hide_versions(web_app: web.Application, ident: str) -> None:
-    """Hide the versions of aiohttp and Python in the Server header, and close the connection after a 404 or 405.
+    """Send `ident` as the Server header in place of versions, and close the connection after a 404 or 405.
 
     For an application that serves only one app.
-
-    Args:
-        web_app: The aiohttp application.
-        ident: The new Server header.
     """
 
     async def prepare(_: web.Request, response: web.StreamResponse) -> None:

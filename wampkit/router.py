@@ -322,9 +322,7 @@ def _check_name(uri: Any, decorator: str) -> None:
 def _check_handler(handler: Any, decorated: str) -> None:
     """Refuse what cannot be a handler or hook: a rule, an unbound method, no function.
 
-    Args:
-        handler: The registered handler.
-        decorated: The call that registers it, as it would be written for a bound method.
+    `decorated` is the call that registers it, as it would be written for a bound method.
     """
     if hasattr(handler, "check") and not inspect.isroutine(handler):
         raise DeclarationError(f"{decorated}: {handler!r} is a rule, not a handler; write @requires() with parentheses")

@@ -26,7 +26,7 @@ from wampkit import (
     derive_key,
     requires,
 )
-from wampkit.auth.throttle import LoginThrottle
+from wampkit.auth.login_limits import LoginThrottle
 from wampkit.networks import client_network
 
 from ..support.logins import AUTH, AUTHREQ, ask, code_of, log_in, signature_of

@@ -5,7 +5,6 @@ Host names are compared in the form in which browsers write them; a configuratio
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -25,7 +24,6 @@ __all__ = [
     "normal_host",
     "read_host",
     "read_port",
-    "socket_url",
     "split_port",
 ]
 
@@ -121,18 +119,6 @@ def read_host(headers: Sequence[str]) -> tuple[str, int | None]:
         return normal_host(host), None if port is None else read_port(port)
     except ValueError:
         raise ValueError(f"the Host header {quote(headers[0])} is no host") from None
-
-
-def socket_url(host: str, port: int, path: str) -> str:
-    """The WebSocket URL by which a client on this machine reaches a server that listens on a host.
-
-    A server that listens on every address (`0.0.0.0`, `::`) is reached by the loopback address, since the unspecified
-    one is no destination.
-    """
-    with contextlib.suppress(ValueError):
-        if ip_address(host).is_unspecified:
-            host = "::1" if ":" in host else "127.0.0.1"
-    return f"ws://{f'[{host}]' if ':' in host else host}:{port}{path}"
 
 
 # ---- the gates

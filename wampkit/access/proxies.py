@@ -38,11 +38,7 @@ _PAIR = re.compile(r"""\s*([!#$%&'*+.^_`|~0-9A-Za-z-]+)=(?:"((?:[^"\\]|\\.)*)"|(
 
 
 class UnreadableHop(web.HTTPBadRequest):
-    """HTTP 400: a trusted proxy's header does not hold a readable client address.
-
-    Args:
-        why: The reason, for the log.
-    """
+    """HTTP 400: a trusted proxy's header does not hold a readable client address; `why` is the reason, for the log."""
 
     def __init__(self, why: str) -> None:
         super().__init__(text="the address of this client cannot be read")

@@ -27,7 +27,7 @@ from ..router import Route
 from ..telemetry.counters import Counters
 from ..telemetry.logs import logger_of
 from .credentials import Cra, Credentials
-from .throttle import LoginDeadline, LoginThrottle
+from .login_limits import LoginDeadline, LoginThrottle
 
 __all__ = ["Authenticator"]
 
@@ -136,12 +136,7 @@ class Authenticator:
     # ---- the challenge
 
     async def authreq(self, connection: ServerConnection, authkey: Any = None, extra: Any = None) -> str | None:
-        """Handle the procedure `authreq`: a challenge, or None for an anonymous login.
-
-        Args:
-            connection: The client.
-            authkey: The authkey, a string, or None for an anonymous login.
-            extra: An object for the lookup, or None.
+        """Handle the procedure `authreq`: a challenge, or None for an anonymous login, whose `authkey` is None.
 
         Raises:
             WampError: It gets no challenge; the URIs and the order of the checks are autobahn-python's.
@@ -264,9 +259,7 @@ class Authenticator:
     async def auth(self, connection: ServerConnection, signature: Any = None) -> dict[str, Any]:
         """Handle the procedure `auth`: log a client in by its signature; each challenge takes one.
 
-        Args:
-            connection: The client.
-            signature: The signature: a string, or None for an anonymous login.
+        The signature of an anonymous login is None.
 
         Returns:
             The client's permissions, as `Permissions.as_json` writes them.

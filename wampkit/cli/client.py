@@ -21,12 +21,12 @@ from urllib.parse import urlsplit
 import click
 from click.core import ParameterSource
 
-from ..access.hosts import socket_url
 from ..client.client import Client, connect
 from ..client.state import State
 from ..client.subscriptions import Subscription
 from ..errors import CallError, ConnectionLost
 from ..runner.errors import USAGE, CommandError
+from ..runner.serve import socket_url
 from .options import COMMAND, SECRET, Pair, Seconds, option
 from .output import json_text, print_problem
 

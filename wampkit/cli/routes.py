@@ -53,13 +53,7 @@ def _compiled(app: App) -> list[CompiledProcedure | CompiledTopic]:
 
 
 def _as_text(prefixes: Mapping[str, str], routes: list[RouteInfo], gates: list[str] | None) -> list[str]:
-    """A line for each prefix and route, in columns.
-
-    Args:
-        prefixes: Prefix to URI.
-        routes: The routes.
-        gates: The gates of handshakes, outermost first, to list with the middlewares of messages; None for neither.
-    """
+    """A line for each prefix and route, in columns; with `gates`, these and the middlewares of each route as well."""
     rows = [("prefix", prefix, uri, "") for prefix, uri in prefixes.items()]
     rows += [(route.kind, route.declared, _usage(route), route.doc) for route in routes]
     lines = _columns([(kind, one_line(uri), one_line(usage), doc) for kind, uri, usage, doc in rows])

@@ -32,11 +32,7 @@ TRANSIENT = frozenset(
 
 
 class Dialer:
-    """Makes the connections of one client.
-
-    Args:
-        options: The client's options.
-    """
+    """Makes the connections of one client."""
 
     def __init__(self, options: ClientOptions) -> None:
         self._options = options

@@ -61,11 +61,6 @@ class BoundedQueue(Generic[T]):
 class EventQueue:
     """The received events of one subscription that have not been fetched, and the tasks that wait for one.
 
-    Args:
-        topic: The topic, for the log.
-        max_events: How many events it holds at most.
-        max_size: The bytes of their messages together.
-
     Attributes:
         dropped: How many events have been dropped because the queue was full.
     """

@@ -218,13 +218,7 @@ class Subscriptions:
         self._groups.clear()
 
     def deliver(self, connection: ClientConnection, message: messages.Event, size: int) -> None:
-        """Put an event into the queues of its topic, or keep it for the groups whose URI is not known yet.
-
-        Args:
-            connection: The connection on which it came.
-            message: The event.
-            size: The bytes of its message.
-        """
+        """Put an event into the queues of its topic, or keep it for the groups whose URI is not known yet."""
         groups = self._by_uri.get(message.uri)
         if groups is None:
             # Some servers shorten the URI, with this client's own prefixes.

@@ -45,11 +45,7 @@ ROUTES_AT_ONCE = 50
 
 
 class Console:
-    """Serves the console's procedures and topic, whose names begin with `wampkit:`.
-
-    Args:
-        runtime: The running app.
-    """
+    """Serves the console's procedures and topic, whose names begin with `wampkit:`."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime

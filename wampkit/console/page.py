@@ -56,12 +56,9 @@ def _page() -> str:
 
 
 def serve_console(web_app: web.Application, path: str, ident: str) -> None:
-    """Serve what the page loads below the socket's path. It tells nothing of the app, so that no gate is asked.
+    """Serve what the page loads below the socket's path, with `ident` as the Server header.
 
-    Args:
-        web_app: The aiohttp application.
-        path: The socket's path.
-        ident: The Server header.
+    It tells nothing of the app, so that no gate is asked.
     """
     headers = {"Server": ident, "Cross-Origin-Resource-Policy": "same-origin"}
     files = {each.relative_to(FOLDER).as_posix(): each for each in sorted(FOLDER.rglob("*.*"))}

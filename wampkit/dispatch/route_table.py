@@ -46,10 +46,7 @@ class RouteTable(Generic[T]):
     def add(self, route: Route, compiled: T, fits: Fits | None) -> None:
         """Add a compiled route; call `sort` after the last one.
 
-        Args:
-            route: The route.
-            compiled: The result of `find` for it.
-            fits: Whether the values of the URI's variables are of the declared types; None if any are.
+        `fits` tells whether the values of the URI's variables are of the declared types; None if any are.
         """
         if route.pattern is None:
             self._exact[route.uri] = (compiled, _NO_VARIABLES)

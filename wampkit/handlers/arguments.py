@@ -27,11 +27,7 @@ _as_tuple = msgspec.structs.astuple
 
 
 class Arguments:
-    """The parameters of one handler that a message fills.
-
-    Args:
-        owner: The handler's name in errors.
-    """
+    """The parameters of one handler that a message fills; errors call the handler `owner`."""
 
     __slots__ = (
         "_exactly",

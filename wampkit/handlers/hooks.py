@@ -102,13 +102,9 @@ _ARGUMENTS = ("", "connection", "error, connection")
 
 
 def add_hook(hooks: list[Callable[..., Any]], hook: F, count: int, name: str) -> F:
-    """Check a hook and append it to a list; returns it. Raises DeclarationError if it cannot be called.
+    """Append a hook to a list and return it; raises DeclarationError if it cannot be called with `count` arguments.
 
-    Args:
-        hooks: The list.
-        hook: The function.
-        count: How many arguments it is given.
-        name: The decorator that adds it, for errors.
+    `name` is the decorator that adds it, for errors.
     """
     _check_hook(hook, count, name, _ARGUMENTS[count])
     hooks.append(hook)
@@ -116,14 +112,7 @@ def add_hook(hooks: list[Callable[..., Any]], hook: F, count: int, name: str) ->
 
 
 def _check_hook(hook: Any, count: int, name: str, arguments: str = "") -> None:
-    """Refuse a hook that cannot be called. Raises DeclarationError.
-
-    Args:
-        hook: The function.
-        count: How many arguments it is given.
-        name: The decorator that adds it, for errors.
-        arguments: Their names, for errors.
-    """
+    """Refuse a hook that cannot be called with `count` arguments; `name` and `arguments` describe it in errors."""
     if not callable(hook):
         raise DeclarationError(f"{name}: {hook!r} is no function")
     if is_method(hook):
@@ -141,12 +130,7 @@ def _name(hook: Callable[..., Any]) -> str:
 
 
 class HookRunner:
-    """Runs the hooks of a started app.
-
-    Args:
-        hooks: The app's hooks.
-        threads: Run the hooks that are `def` functions.
-    """
+    """Runs the hooks of a started app."""
 
     def __init__(self, hooks: Hooks, threads: Threads) -> None:
         self._hooks = hooks

@@ -98,11 +98,7 @@ def is_method(function: Callable[..., Any]) -> bool:
 
 
 def explain_options(name: str) -> Callable[[F], F]:
-    """Decorate a function so that an unknown option raises DeclarationError with "did you mean".
-
-    Args:
-        name: The function's name in errors.
-    """
+    """Decorate a function, `name` in errors, so that an unknown option raises DeclarationError with "did you mean"."""
 
     def decorate(function: F) -> F:
         known = inspect.signature(function).parameters.keys() - {"self"}
@@ -121,11 +117,7 @@ def explain_options(name: str) -> Callable[[F], F]:
 
 
 def without_parentheses(name: str) -> Callable[[F], F]:
-    """Decorate a method that is a decorator without arguments, so that `@name(...)` raises DeclarationError.
-
-    Args:
-        name: The decorator's name in errors.
-    """
+    """Decorate a method that is a decorator without arguments, so that `@name(...)` raises DeclarationError."""
 
     def decorate(method: F) -> F:
         @functools.wraps(method)

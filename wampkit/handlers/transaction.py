@@ -37,9 +37,6 @@ class Transaction:
     def hold(self, send: Send) -> bool:
         """Hold an event until `commit`; False after it, so that the caller sends the event at once.
 
-        Args:
-            send: Sends the event.
-
         Raises:
             RuntimeError: The message was cancelled, and only its thread still runs.
         """

@@ -91,11 +91,7 @@ def prefix_problem(name: str, prefixes: Mapping[str, str]) -> str | None:
 
 
 def check_uri(uri: object, what: str) -> None:
-    """Refuse a declared value that can be no URI or CURIE.
-
-    Args:
-        uri: The URI or CURIE.
-        what: The name of the value for errors.
+    """Refuse a declared value that can be no URI or CURIE; errors call it `what`.
 
     Raises:
         DeclarationError: It is no text, or is empty, holds a space or a control character, or two `#`.

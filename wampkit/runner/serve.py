@@ -17,7 +17,6 @@ from typing import Any, Literal
 
 from aiohttp import web, web_response
 
-from ..access.hosts import socket_url
 from ..access.origins import AllowOrigins
 from ..access.proxies import TrustedProxies
 from ..app import App, lifecycle_of
@@ -33,7 +32,7 @@ from .loading import load_app
 from .process import Signals, first_of, loop_factory, run_loop, set_up_logging
 from .watchdog import BLOCKED, BLOCKED_IN_DEVELOPMENT, Watchdog
 
-__all__ = ["RunOptions", "ServerInfo", "bind", "serve", "trust"]
+__all__ = ["RunOptions", "ServerInfo", "bind", "serve", "socket_url", "trust"]
 
 logger: logging.Logger = logger_of(__name__)
 
@@ -254,6 +253,18 @@ def _cannot_listen(error: OSError, host: str, port: int) -> CommandError:
         case errno.EADDRNOTAVAIL:
             return CommandError(f"host {host!r} is no address of this machine; choose another with --host")
     return CommandError(f"cannot listen on {host} port {port}: {error.strerror}")
+
+
+def socket_url(host: str, port: int, path: str) -> str:
+    """The WebSocket URL by which a client on this machine reaches a server that listens on a host.
+
+    A server that listens on every address (`0.0.0.0`, `::`) is reached by the loopback address, since the unspecified
+    one is no destination.
+    """
+    with contextlib.suppress(ValueError):
+        if ip_address(host).is_unspecified:
+            host = "::1" if ":" in host else "127.0.0.1"
+    return f"ws://{f'[{host}]' if ':' in host else host}:{port}{path}"
 
 
 # ---- serving

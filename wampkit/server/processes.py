@@ -59,12 +59,7 @@ def under_gunicorn() -> Processes:
 
 
 def obstacles(settings: Settings, *, topics: bool) -> Iterator[str]:
-    """Yield a line for each part of an app that several processes cannot serve, with the cure.
-
-    Args:
-        settings: The app's options.
-        topics: Whether the app has topics.
-    """
+    """Yield a line for each part of an app that several processes cannot serve, with the cure."""
     if topics and _stays_in_process(settings.broker):
         yield (
             "this app has topics, and with the broker memory:// an event never leaves its process, so that subscribers "

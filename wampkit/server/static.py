@@ -70,11 +70,6 @@ def serve_javascript(web_app: web.Application, path: str, ident: str) -> None:
     """Serve the client below the socket's path: `wampkit.js`, `wampkit.global.js` for a plain script, `wampkit.d.ts`.
 
     They are public and tell nothing of the app, so that no gate is asked.
-
-    Args:
-        web_app: The aiohttp application.
-        path: The socket's path.
-        ident: The Server header.
     """
     module = (STATIC / "wampkit.js").read_text(encoding="utf-8")
     types = (STATIC / "wampkit.d.ts").read_text(encoding="utf-8")

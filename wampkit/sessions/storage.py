@@ -112,11 +112,7 @@ class _Unreadable(Exception):
 
 
 class Storage:
-    """Reads and changes the sessions of one storage.
-
-    Args:
-        storage: A storage of aiohttp-session.
-    """
+    """Reads and changes the sessions of one storage of aiohttp-session."""
 
     def __init__(self, storage: AbstractStorage) -> None:
         self._storage = storage
@@ -157,15 +153,10 @@ class Storage:
             return NoSession(NOT_DECRYPTED if altered else NOT_A_SESSION)
 
     async def change(self, request: web.Request, key: str, changes: Mapping[str, Any]) -> LoadedSession | NoSession:
-        """Load a session, apply changes and save it, unless it has ended meanwhile.
+        """Load a session, apply changes (`GONE` deletes a key) and save it, unless it has ended meanwhile.
 
         In Redis this is one transaction. Other storages can only load and save, so that a session which ends just in
         between is saved again.
-
-        Args:
-            request: The handshake.
-            key: The session's key.
-            changes: New values; `GONE` for a key to delete.
 
         Returns:
             The session as it is now; NoSession if it is empty.
