@@ -13,7 +13,7 @@ from .console.console import Console
 from .console.page import serve_console
 from .dispatch.middleware import unavailable
 from .errors import DeclarationError
-from .handlers.hooks import Hooks, entered
+from .handlers.hooks import Hooks, lifespan_context
 from .router import Route, Router, close_router, collect_routes, warn_about_fragments
 from .server.handshake import HandshakeHandler
 from .server.processes import Processes, check_processes, under_gunicorn
@@ -163,7 +163,7 @@ class Lifecycle:
         middlewares = [getattr(each, "lifespan", None) for each in settings.middlewares]
         for lifespan in (*monitor, *middlewares, settings.lifespan):
             if lifespan is not None:
-                await self._resources.enter_async_context(entered(lifespan, self._app))
+                await self._resources.enter_async_context(lifespan_context(lifespan, self._app))
         await runtime.hooks.started()
         self._started = True
         runtime.start_periodic(first=processes.first)

@@ -9,10 +9,15 @@ from typing import Literal
 
 from .errors import DeclarationError
 
-__all__ = ["STORE_TIMEOUT", "Limits", "TokenBucket", "TokenBuckets"]
+__all__ = ["STORE_TIMEOUT", "Limits", "TokenBucket", "TokenBuckets", "is_positive"]
 
 STORE_TIMEOUT = 5.0
 """Seconds in which a store of sessions or spent tickets must answer."""
+
+
+def is_positive(value: object) -> bool:
+    """Whether a value that an app gives is a number above 0; True is none, and neither is NaN."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
 
 
 class TokenBucket:

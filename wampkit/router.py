@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from .errors import DeclarationError
 from .handlers.signatures import called_from, explain_options, is_method, without_parentheses
+from .limits import is_positive
 from .protocol.extensions import RESERVED
 from .protocol.uris import Pattern, expand, is_pattern, prefix_problem
 from .telemetry.logs import logger_of
@@ -197,7 +198,7 @@ class Router:
         _check_name(uri, "add_rpc")
         label = f"procedure {uri!r}"
         _check_handler(handler, f"app.rpc({uri!r})")
-        if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout <= 0):
+        if timeout is not None and not is_positive(timeout):
             raise DeclarationError(f"{label}: timeout is a number of seconds above 0, or None")
         rules = as_rules(requires, label)
         self._add(

@@ -7,6 +7,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 from ..errors import DeclarationError
+from ..limits import is_positive
 from ..protocol.cra import ITERATIONS, KEYLEN, MAX_ITERATIONS, MAX_KEYLEN, Permissions
 
 __all__ = ["Anonymous", "Cra", "Credentials", "Lookup"]
@@ -130,7 +131,7 @@ class Cra:
             value = getattr(self, name)
             if value is None and name in ("timeout", "failures_per_minute"):
                 continue
-            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            if not is_positive(value):
                 raise DeclarationError(f"Cra: {name} is a number above 0, not {value!r}")
         if self.decoy_key is not None and (not isinstance(self.decoy_key, bytes) or len(self.decoy_key) < 16):
             raise DeclarationError("Cra: decoy_key is at least 16 secret bytes, such as secrets.token_bytes(32)")

@@ -264,7 +264,7 @@ def _secret_of(authkey: str, file: Path | None) -> str:
 
 
 def _verification(cafile: Path | None, *, insecure: bool) -> ssl.SSLContext | bool:
-    """How the server's certificate is verified: by the system's authorities, by those of a file, or not."""
+    """The verification of the server's certificate: by the system's authorities, by those of a file, or none."""
     if cafile is None:
         return not insecure
     if insecure:
@@ -278,7 +278,7 @@ def _verification(cafile: Path | None, *, insecure: bool) -> ssl.SSLContext | bo
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
-    """What `work` returns, run in an event loop.
+    """Run a coroutine in an event loop and return its result.
 
     Raises:
         click.exceptions.Exit: The server answered with an error, which has been printed.

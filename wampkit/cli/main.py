@@ -10,7 +10,7 @@ import click
 
 from .. import __version__
 from ..runner.errors import USAGE, CommandError
-from ..runner.process import leave
+from ..runner.process import exit_process
 from .check import check
 from .client import call, publish, subscribe
 from .options import defaults, source, unknown_variables
@@ -29,7 +29,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     Args:
         args: The arguments; those of the process if None.
     """
-    leave(_run(args))
+    exit_process(_run(args))
 
 
 def _run(args: Sequence[str] | None) -> int:

@@ -13,14 +13,14 @@ import click
 
 from ..errors import DeclarationError, one_line
 from ..runner.errors import CommandError, describe_error
-from ..runner.stderr import is_read
+from ..runner.stderr import is_writable
 
 __all__ = ["inspecting", "json_text", "print_problem", "traceback_at"]
 
 
 def print_problem(text: str) -> None:
     """Print a line to stderr, or nothing where stderr is a full pipe that is not read."""
-    if is_read():
+    if is_writable():
         click.echo(one_line(text), err=True)
 
 

@@ -156,7 +156,7 @@ def known_names(
 
 
 def _injectables(message: type[Incoming], owner: str, further: Injectables) -> Injectables:
-    """What injects the parameters of a function that handles a type of message; `owner` names it in errors."""
+    """The resolvers for a function that handles a type of message; `owner` names it in errors."""
     others: Injectables = dict.fromkeys(
         {Call, Publish, Subscribe, Unsubscribe}, f"{owner} receives a {message.__name__}"
     )

@@ -37,7 +37,7 @@ F = TypeVar("F")
 _MARK = "__wampkit_requires__"
 
 ROUNDS = 10
-"""How often the rules are checked for one message, if the connection's rights change meanwhile."""
+"""Checks of the rules for one message, if the connection's rights change meanwhile."""
 
 
 class Rule(Protocol):

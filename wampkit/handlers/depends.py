@@ -46,7 +46,7 @@ class Depends:
 
 
 class Scope:
-    """What the parameters of one message's handler are injected from, and the dependencies that must end with it.
+    """The sources that one message's parameters are injected from, and the dependencies that must end with it.
 
     Args:
         connection: The connection that sent the message.

@@ -17,6 +17,7 @@ from ..concurrency.threads import Threads, is_async
 from ..connection.connection import Connection
 from ..connection.server_connection import ServerConnection
 from ..errors import DeclarationError, WampError
+from ..limits import is_positive
 from ..protocol.messages import NotJson
 from ..telemetry.logs import LogThrottle, logger_of
 from .signatures import is_method, location
@@ -28,7 +29,7 @@ __all__ = [
     "Lifespan",
     "add_hook",
     "check_lifespan",
-    "entered",
+    "lifespan_context",
 ]
 
 logger: logging.Logger = logger_of(__name__)
@@ -59,7 +60,7 @@ class Hooks:
         """Decorate a periodic function; see `App.every`."""
         if callable(seconds):
             raise DeclarationError(f"write @app.every(60), with the seconds, above {_name(seconds)}")
-        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
+        if not is_positive(seconds):
             raise DeclarationError(f"every: seconds must be above 0, not {seconds!r}")
 
         def register(function: F) -> F:
@@ -239,7 +240,7 @@ def check_lifespan(lifespan: Any) -> Any:
     return lifespan
 
 
-def entered(lifespan: Lifespan, app: Any) -> contextlib.AbstractAsyncContextManager[Any]:
+def lifespan_context(lifespan: Lifespan, app: Any) -> contextlib.AbstractAsyncContextManager[Any]:
     """Make a lifespan's context manager for an app. Raises DeclarationError if the lifespan returns something else."""
     manager = lifespan(app)
     if not isinstance(manager, contextlib.AbstractAsyncContextManager):

@@ -1,4 +1,4 @@
-"""How to call one handler: the plan that `binding.py` compiles from its signature, and the dependencies in it."""
+"""The plan of a handler's call, which `binding.py` compiles from its signature, and the dependencies in it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Resolver = Callable[[Scope], Any]
 
 
 class Plan:
-    """How to call one handler.
+    """A handler and where each of its parameters comes from.
 
     Attributes:
         name: Its name in errors: the URI that it is declared under, or the function's name.

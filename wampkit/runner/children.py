@@ -221,8 +221,8 @@ class Children:
         """Remove one that has ended."""
         self._children.discard(child)
 
-    def serving(self) -> int:
-        """How many of them serve."""
+    def count_serving(self) -> int:
+        """The number of children that serve."""
         return sum(child.server is not None and child.exit_code is None for child in self._children)
 
     def kill(self) -> None:

@@ -20,7 +20,7 @@ from ..telemetry.logs import logger_of, make_safe, set_level
 from .errors import CommandError
 from .stderr import QueuedStderr
 
-__all__ = ["Signals", "first_of", "leave", "loop_factory", "run_loop", "set_up_logging"]
+__all__ = ["Signals", "exit_process", "first_of", "loop_factory", "run_loop", "set_up_logging"]
 
 logger: logging.Logger = logger_of(__name__)
 
@@ -154,7 +154,7 @@ async def first_of(*works: Coroutine[Any, Any, Any] | asyncio.Future[Any]) -> No
             task.result()
 
 
-def leave(code: int) -> NoReturn:
+def exit_process(code: int) -> NoReturn:
     """End the process, even if blocking functions still run, or tasks that refused to be cancelled.
 
     Python would wait for the first and complain about the second.

@@ -112,7 +112,7 @@ class ServerInfo:
 def serve(
     options: RunOptions, announce: Callable[[ServerInfo], None], *, beat: Callable[[], None] | None = None
 ) -> None:
-    """Serve an app in this process until a signal ends it; end the process with `leave` afterwards.
+    """Serve an app in this process until a signal ends it; end the process with `exit_process` afterwards.
 
     Args:
         options: What to serve, and where.

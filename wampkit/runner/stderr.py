@@ -11,7 +11,7 @@ import threading
 import time
 from queue import SimpleQueue
 
-__all__ = ["QueuedStderr", "is_read"]
+__all__ = ["QueuedStderr", "is_writable"]
 
 MAX_LINES = 5000
 """Log lines that wait to be written; further ones are dropped and counted."""
@@ -20,7 +20,7 @@ TIMEOUT = 0.5
 """Seconds to wait for stderr to be read, and for waiting lines to be written when the process ends."""
 
 
-def is_read() -> bool:
+def is_writable() -> bool:
     """Whether a line can be written to stderr at once: it is no full pipe that is not read."""
     for handler in logging.getLogger().handlers:
         handler.flush()

@@ -137,7 +137,7 @@ class _Workers:
                 self._options.workers,
             )
         self._keys = server.keys
-        if not self._announced and self.children.serving() == self._options.workers:
+        if not self._announced and self.children.count_serving() == self._options.workers:
             self._announced = True
             self._announce(server)
 

@@ -15,7 +15,7 @@ from ..auth.credentials import Cra
 from ..dispatch.middleware import Middleware, middlewares_of
 from ..errors import ERROR_URIS, DeclarationError
 from ..handlers.hooks import Lifespan, check_lifespan
-from ..limits import Limits
+from ..limits import Limits, is_positive
 from ..protocol.uris import check_prefixes, check_uri, expand, prefix_problem
 from ..pubsub.broker import Broker, check_broker
 from ..router import as_rules
@@ -140,10 +140,6 @@ def _choice(name: str, *words: str) -> Callable[[Any], Any]:
     return _expect(name, " or ".join(map(repr, words)), lambda value: value in words)
 
 
-def _is_seconds(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
-
-
 def _is_printable(value: Any) -> bool:
     return isinstance(value, str) and value != "" and value.isprintable()
 
@@ -161,10 +157,10 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "ident": _expect("ident", "a text of printable characters", _is_printable),
     "broker": check_broker,
     "keepalive": _expect(
-        "keepalive", "a number of seconds above 0, or None", lambda value: value is None or _is_seconds(value)
+        "keepalive", "a number of seconds above 0, or None", lambda value: value is None or is_positive(value)
     ),
     "limits": _expect("limits", "a wampkit.Limits, such as Limits(calls=100)", lambda value: isinstance(value, Limits)),
-    "close_timeout": _expect("close_timeout", "a number of seconds above 0", _is_seconds),
+    "close_timeout": _expect("close_timeout", "a number of seconds above 0", is_positive),
     "goodbye": _choice("goodbye", "close", "drop"),
     "threads": _expect("threads", "a whole number above 0", lambda value: type(value) is int and value > 0),
     "console": _console,

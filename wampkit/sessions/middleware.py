@@ -180,7 +180,7 @@ def key_fingerprints(middlewares: Iterable[Any]) -> str:
 # ---- behind `Sessions`
 
 
-Reading: TypeAlias = str | Callable[[Session], Any]
+KeyOrFunction: TypeAlias = str | Callable[[Session], Any]
 """A key of the session, or a function of it."""
 
 WRITE_TIMEOUT = 10.0
@@ -201,7 +201,9 @@ class SessionSource:
         watchers: One for each app that runs with these sessions.
     """
 
-    def __init__(self, storage: Storage, user: Reading, roles: Reading | None, id: Reading | None) -> None:
+    def __init__(
+        self, storage: Storage, user: KeyOrFunction, roles: KeyOrFunction | None, id: KeyOrFunction | None
+    ) -> None:
         self.storage = storage
         self.watchers: list[SessionWatcher] = []
         self._user = user
@@ -278,7 +280,7 @@ class SessionSource:
         self._throttle.add(kind, f"sessions: {text}", level=level, error=error)
 
 
-async def _evaluate(reading: Reading | None, session: Session, threads: Threads) -> Any:
+async def _evaluate(reading: KeyOrFunction | None, session: Session, threads: Threads) -> Any:
     """The value that a key or a function of the session gives; None for a missing key."""
     if reading is None:
         return None
