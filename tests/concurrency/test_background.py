@@ -379,7 +379,7 @@ async def test_a_step_of_the_stop_that_fails_skips_no_other(monkeypatch: pytest.
         "_end_periodic",
         "_end_connections",
         "_end_departures",
-        "_wait_closed",
+        "wait_closed",
     ):
         ending = Ending()
 

@@ -32,28 +32,28 @@ class Arguments:
     __slots__ = (
         "_exactly",
         "_named",
-        "_rest",
         "_struct",
+        "_variadic_struct",
         "annotations",
         "defaults",
-        "name",
         "names",
+        "owner",
         "required",
-        "rest",
         "variadic",
+        "variadic_type",
     )
 
     def __init__(self, owner: str) -> None:
-        self.name: str = owner
+        self.owner: str = owner
         self.names: list[str] = []
         self.annotations: list[Any] = []
         self.defaults: list[Any] = []
         self.required: int = 0
         self.variadic: str | None = None
-        self.rest: Any = Any
+        self.variadic_type: Any = Any
         self._struct: type[msgspec.Struct] | None = None
         self._named: type[msgspec.Struct] | None = None
-        self._rest: type[msgspec.Struct] | None = None
+        self._variadic_struct: type[msgspec.Struct] | None = None
         self._exactly = -1  # the number of arguments that are converted in one step
 
     def add(self, name: str, annotation: Any, default: Any) -> None:
@@ -67,7 +67,7 @@ class Arguments:
     def add_variadic(self, name: str, annotation: Any) -> None:
         """Add `*args`, with the annotation of each."""
         self.variadic = name
-        self.rest = annotation
+        self.variadic_type = annotation
 
     def seal(self) -> None:
         """Build the struct types, when all parameters are added."""
@@ -80,8 +80,10 @@ class Arguments:
             ]
             self._named = msgspec.defstruct("NamedArguments", named)
             self._exactly = len(fields)
-        if self.rest is not Any:
-            self._rest = msgspec.defstruct("Rest", [("p0", GenericAlias(list, self.rest))], array_like=True)
+        if self.variadic_type is not Any:
+            self._variadic_struct = msgspec.defstruct(
+                "Rest", [("p0", GenericAlias(list, self.variadic_type))], array_like=True
+            )
 
     def fits(self, count: int) -> bool:
         """Whether `count` arguments can be bound from left to right."""
@@ -98,7 +100,7 @@ class Arguments:
                 values[len(head) :] = self.defaults[len(head) :]
         if len(args) > named:
             rest = args[named:]
-            values.extend(rest if self._rest is None else msgspec.convert([rest], self._rest).p0)  # type: ignore[attr-defined]  # defstruct's fields are not known to mypy
+            values.extend(rest if self._variadic_struct is None else msgspec.convert([rest], self._variadic_struct).p0)  # type: ignore[attr-defined]  # defstruct's fields are not known to mypy
         return values
 
     def convert_named(self, named: dict[str, Any]) -> list[Any]:
@@ -155,16 +157,16 @@ class Arguments:
     def _check_names(self, named: dict[str, Any]) -> None:
         for index, name in enumerate(self.names[: self.required]):
             if name not in named:
-                raise InvalidArgument(f'{self.name}: argument {index + 1} "{name}" is missing')
+                raise InvalidArgument(f'{self.owner}: argument {index + 1} "{name}" is missing')
         for name in named:
             if name not in self.names:
-                raise InvalidArgument(f"{self.name}: there is no argument {quote(name)}")
+                raise InvalidArgument(f"{self.owner}: there is no argument {quote(name)}")
 
     def _explain_count(self, count: int) -> str:
         if count < self.required:
             missing = self.names[count]
-            return f'{self.name}: argument {count + 1} "{missing}" is missing'
-        return f"{self.name}: takes at most {len(self.names)} arguments, {count} were given"
+            return f'{self.owner}: argument {count + 1} "{missing}" is missing'
+        return f"{self.owner}: takes at most {len(self.names)} arguments, {count} were given"
 
     def _explain(self, error: msgspec.ValidationError, args: list[Any] | dict[str, Any]) -> str:
         text, key, rest = _read_path(str(error))
@@ -183,7 +185,7 @@ class Arguments:
         got = _shown(_at(given, rest))
         if got is not None and ", got " in text:
             text = f"{text.split(', got ')[0]}, got {got}"
-        return f'{self.name}: argument {index + 1} "{name}"{rest}: {text}'
+        return f'{self.owner}: argument {index + 1} "{name}"{rest}: {text}'
 
 
 def _fits_all(arguments: Arguments, args: list[Any]) -> bool:

@@ -114,7 +114,7 @@ def _rules(compiled: CompiledProcedure | CompiledTopic) -> dict[str, tuple[Any, 
 def _parameters(wire: Arguments) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The parameters that a message fills, and the definitions that their schemas share."""
     names = [*wire.names, *([wire.variadic] if wire.variadic is not None else [])]
-    annotations = [*wire.annotations, *([wire.rest] if wire.variadic is not None else [])]
+    annotations = [*wire.annotations, *([wire.variadic_type] if wire.variadic is not None else [])]
     schemas, definitions = _schemas(annotations)
     parameters = []
     for index, (name, schema) in enumerate(zip(names, schemas, strict=True)):

@@ -249,9 +249,9 @@ class Runtime:
         self._pending_timeout = 0.0
         self._end_each(self._close_or_drop)
         self._cancel_arrivals()
-        await self._wait_closed(CLOSE_TIMEOUT)
+        await self.wait_closed(CLOSE_TIMEOUT)
         self._end_each(_cut_unless_it_reads)
-        await self._wait_closed(FLUSH_TIMEOUT)
+        await self.wait_closed(FLUSH_TIMEOUT)
 
     def _close_or_drop(self, connection: ServerConnection) -> None:
         leave = connection.close if self.settings.goodbye == "close" else connection.hang_up
@@ -274,7 +274,8 @@ class Runtime:
         if keepalive is not None:
             await keepalive.stop()
 
-    async def _wait_closed(self, timeout: float) -> None:
+    async def wait_closed(self, timeout: float) -> None:
+        """Wait until every connection has ended, at most `timeout` seconds."""
         waits = [asyncio.ensure_future(connection.wait_closed()) for connection in self.connections]
         if waits:
             _, late = await asyncio.wait(waits, timeout=timeout)
@@ -308,7 +309,7 @@ class Runtime:
     async def _end_connections(self) -> None:
         self._end_each(lambda connection: connection.cut(CloseCode.GOING_AWAY, "the server stopped"))
         self._cancel_arrivals()
-        await self._wait_closed(FLUSH_TIMEOUT)
+        await self.wait_closed(FLUSH_TIMEOUT)
 
     async def _end_departures(self) -> None:
         """Wait for the hooks of disconnected clients, and cancel those that take too long."""

@@ -19,7 +19,6 @@ from ..client.options import Headers
 from ..client.state import State
 from ..client.subscriptions import Subscription
 from ..connection.connection import Connection
-from ..connection.server_connection import ServerConnection
 from ..errors import ClientError
 from ..protocol.extensions import RESERVED, SUBSCRIPTION
 from ..telemetry.source_files import PACKAGE, folder_of
@@ -126,23 +125,12 @@ class WampServer:
         if runner is None:
             return
         try:
-            await self._clients_gone()
+            runtime = lifecycle_of(self.app).runtime
+            if runtime is not None:
+                await runtime.wait_closed(TIMEOUT)  # so that it need not drain what its clients left behind
             await runner.cleanup()
         finally:
             lifecycle_of(self.app).hooks.remove_error_hook(self._record)
-
-    async def _clients_gone(self) -> None:
-        """Wait until the server has seen its clients leave, so that it need not drain what they left behind."""
-        if self.app.running:
-            waits = [
-                asyncio.ensure_future(connection.wait_closed())
-                for connection in self.app.connections
-                if isinstance(connection, ServerConnection)
-            ]
-            if waits:
-                _, late = await asyncio.wait(waits, timeout=TIMEOUT)
-                for wait in late:
-                    wait.cancel()
 
     async def connect(
         self,
