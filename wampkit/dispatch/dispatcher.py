@@ -22,15 +22,11 @@ class Dispatcher:
         topic_messages: Runs SUBSCRIBE, UNSUBSCRIBE and PUBLISH.
         limits: How many messages a client may send.
         counters: Counts refused messages in `over_limit`.
-
-    Attributes:
-        calls: As given.
-        topic_messages: As given.
     """
 
     def __init__(self, calls: Calls, topic_messages: TopicMessages, limits: Limits, counters: Counters) -> None:
-        self.calls = calls
-        self.topic_messages = topic_messages
+        self._calls = calls
+        self._topic_messages = topic_messages
         self._limits = limits
         self._counters = counters
         self._draining = False
@@ -47,12 +43,12 @@ class Dispatcher:
         tasks = connection.tasks
         # `isinstance` would take three times as long: it asks the metaclass of msgspec's structs.
         if type(message) is messages.Call:
-            tasks.run_call(self.calls.call(connection, message), text)
+            tasks.run_call(self._calls.call(connection, message), text)
         elif type(message) is messages.Publish or type(message) is messages.Unsubscribe:
             # What was published before the connection closed counts.
-            tasks.run_in_order(self.topic_messages.receive, connection, message, finish_after_close=True, text=text)
+            tasks.run_in_order(self._topic_messages.receive, connection, message, finish_after_close=True, text=text)
         elif type(message) is messages.Subscribe:
-            tasks.run_in_order(self.topic_messages.receive, connection, message, finish_after_close=False, text=text)
+            tasks.run_in_order(self._topic_messages.receive, connection, message, finish_after_close=False, text=text)
 
     def refuse(self, connection: ServerConnection, data: bytes) -> None:
         """Refuse the text of a message beyond the rate, reading only as much of it as the answer to a call needs."""
@@ -61,7 +57,7 @@ class Dispatcher:
         match messages.decode_head(data):
             case [messages.Call.code, str(call_id), str(name)]:
                 call = messages.Call(call_id, connection.protocol.resolve(name), [])
-                connection.tasks.run_call(self.calls.refuse(connection, call, TooManyMessages(self._too_many)))
+                connection.tasks.run_call(self._calls.refuse(connection, call, TooManyMessages(self._too_many)))
             case [int(code), *names]:
                 uri = connection.protocol.resolve(names[0]) if names else ""
                 self._log_dropped(connection, f"{messages.NAMES.get(code, 'a malformed message')} {quote(uri)}")
