@@ -50,7 +50,7 @@ TESTS: dict[str, str] = {
     "access.proxies": "test_networks access/test_gates access/test_proxies",
     "auth.login_limits": "auth/test_authenticator",
     "connection.reader": "connection/test_reader connection/test_connection system/test_faults",
-    "connection.keepalive": "connection/test_keepalive concurrency/test_background system/test_half_open",
+    "connection.sockets": "connection/test_keepalive concurrency/test_background system/test_half_open",
     "client.connection": "client/test_connection client/test_client",
     "client.event_queue": "client/test_subscriptions client/test_client",
     "client.handshake": "client/test_client",
@@ -95,10 +95,10 @@ EQUIVALENT: set[tuple[str, str, str]] = {
     ("handlers.arguments", "index < len(args)", "(index <= len(args))"),
     # client.client: one second after the start of the loop's clock is as long past as its start.
     ("client.client", "0.0", "1.0"),
-    # connection.keepalive: two turns a tick instead of one, where there are few connections.
-    ("connection.keepalive", "batches = max(1, -(-len(waiting) // BATCH))", "2"),
-    # connection.keepalive: a delay of one tick to the last bit.
-    ("connection.keepalive", "now - due > tick", "(now - due >= tick)"),
+    # connection.sockets: two turns a tick instead of one, where there are few connections.
+    ("connection.sockets", "batches = max(1, -(-len(waiting) // PING_BATCH))", "2"),
+    # connection.sockets: a delay of one tick to the last bit.
+    ("connection.sockets", "now - due > tick", "(now - due >= tick)"),
     # auth.authenticator: without a salt, deriving gives the secret itself, only later.
     ("auth.authenticator", "credentials.derived or credentials.salt is None", "(credentials.derived)"),
     # connection.outbox: nothing is written, to those who received an event before.

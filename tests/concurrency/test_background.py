@@ -10,9 +10,9 @@ from aiohttp import web
 
 from wampkit import App, Connection, Sessions
 from wampkit.concurrency.background import BackgroundTask
-from wampkit.connection.keepalive import BATCH, Heartbeat, keep_alive
 from wampkit.connection.outbox import Outbox
 from wampkit.connection.server_connection import ServerConnection
+from wampkit.connection.sockets import PING_BATCH, Heartbeat, keep_alive
 from wampkit.console.console import Console
 from wampkit.sessions.watcher import SessionWatcher
 
@@ -462,5 +462,5 @@ async def test_the_keepalive_of_many_connections_leaves_turns_to_others() -> Non
     await asyncio.wait({task})
     assert set(looks.values()) == {1}
     most = max(turns.count(each) for each in set(turns[:2000]))
-    assert most <= BATCH
+    assert most <= PING_BATCH
     assert set(stalls[:2000]) == {0.0}

@@ -13,7 +13,7 @@ import pytest
 
 from wampkit import App, Limits
 from wampkit.connection.reader import can_read_directly
-from wampkit.connection.sockets import BATCH
+from wampkit.connection.sockets import FRAME_BATCH
 
 from ..interop.demo_app import make_app
 from ..support.loops import on_uvloop
@@ -243,10 +243,12 @@ async def test_what_comes_before_the_welcome_is_kept(reader: str) -> None:
 
     async with serve(app) as server:
         peer = await server.peer()
-        for number in range(5 * BATCH):
+        for number in range(5 * FRAME_BATCH):
             await peer.send(CALL, str(number), "ping")
         gate.set()
-        assert [(await peer.next())[1] for _ in range(5 * BATCH)] == [str(number) for number in range(5 * BATCH)]
+        assert [(await peer.next())[1] for _ in range(5 * FRAME_BATCH)] == [
+            str(number) for number in range(5 * FRAME_BATCH)
+        ]
 
 
 async def test_a_flood_in_one_chunk_leaves_turns_to_others(reader: str) -> None:
@@ -263,7 +265,7 @@ async def test_a_flood_in_one_chunk_leaves_turns_to_others(reader: str) -> None:
         flood.send_now(FLOOD)
         other.send_now(message(CALL, "1", "note", "other"))
         assert await other.read_message() == [3, "1", None]
-        assert ran.index("other") < 8 * BATCH
+        assert ran.index("other") < 8 * FRAME_BATCH
         await eventually(lambda: len(ran) == FLOODING + 1)
 
 
@@ -292,7 +294,7 @@ async def test_a_flood_that_was_kept_leaves_turns_to_others(reader: str) -> None
         other.send_now(message(CALL, "1", "note", "other"))
         gate.set()
         assert await other.read_message() == [3, "1", None]
-        assert ran.index("other") < 8 * BATCH
+        assert ran.index("other") < 8 * FRAME_BATCH
         await opening
         await eventually(lambda: len(ran) == FLOODING + 1)
 

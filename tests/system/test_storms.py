@@ -25,7 +25,7 @@ import threading
 import pytest
 
 from wampkit import App, Limits
-from wampkit.connection.sockets import BATCH
+from wampkit.connection.sockets import FRAME_BATCH
 
 from ..support.wire import CALL, PUBLISH, RESULT, Peer, eventually, message, serve
 
@@ -176,7 +176,7 @@ async def test_a_storm_of_publishes_leaves_turns_to_others(reader: str, monkeypa
                 news.clear()
                 await news.wait()
             waited.append(taken.index(f"mark {number}") - before)
-        assert max(waited) <= 20 * BATCH
+        assert max(waited) <= 20 * FRAME_BATCH
         assert total - 1 not in taken, "the storm was over before the marks came"
         await blowing
         for reader in readers:

@@ -18,7 +18,7 @@ from aiohttp.http_writer import _serialize_headers
 from aiohttp.web_protocol import RequestHandler
 
 from ..protocol.websocket import CloseCode, FrameHeaders
-from .sockets import BATCH, OnFrame, Reader, Socket
+from .sockets import FRAME_BATCH, OnFrame, Reader, Socket
 
 __all__ = ["DirectSocket"]
 
@@ -115,7 +115,7 @@ class _DirectReader(WebSocketDataQueue):
 
     def begin_chunk(self) -> None:
         if self._started and self._may_read and not self._kept:
-            self._batch_left = BATCH
+            self._batch_left = FRAME_BATCH
 
     def end_turn(self) -> None:
         """Read on in the next turn of the loop, also if the chunk held fragments alone, which are not handed on."""
@@ -144,7 +144,7 @@ class _DirectReader(WebSocketDataQueue):
 
     def _hand_on_kept(self) -> None:
         kept = self._kept
-        for _ in range(BATCH):
+        for _ in range(FRAME_BATCH):
             if not kept or not self._may_read or not self._started:
                 break
             frame = kept.popleft()

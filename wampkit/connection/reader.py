@@ -19,7 +19,7 @@ from aiohttp.abc import AbstractStreamWriter
 
 from ..protocol.websocket import CloseCode
 from ..telemetry.logs import logger_of
-from .sockets import BATCH, OnFrame, Reader, Socket, cork, uncork
+from .sockets import FRAME_BATCH, OnFrame, Reader, Socket, cork, uncork
 
 __all__ = ["READER_VARIABLES", "can_read_directly", "explain_broken_frame", "open_socket"]
 
@@ -89,7 +89,7 @@ class _QueuedReader(Reader):
         count = 0
         while True:
             count += 1
-            if count % BATCH == 0:
+            if count % FRAME_BATCH == 0:
                 await asyncio.sleep(0)
             while not self._resumed.is_set() and not self._transport.is_closing():
                 # A socket from which nothing is received does not tell that it is lost.

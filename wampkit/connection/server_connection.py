@@ -1,8 +1,7 @@
-"""One client's socket as the server runs it: frames in, pings, and how it ends. `outbox.py` has the way out.
+"""The server's side of a connection: it takes frames, keeps the peer alive, and closes. `outbox.py` sends.
 
-Everything that comes in is taken by one reader that never awaits a handler. A close has a deadline after which the
-transport is aborted, because a peer that does not read can hold up any gentler way (aiohttp's `ws.close()` waits for
-it without bound).
+Reading never awaits a handler. A close has a deadline after which the transport is aborted, because a peer that does
+not read can delay a closing handshake without bound (aiohttp's `ws.close()` waits for it).
 """
 
 from __future__ import annotations
@@ -23,18 +22,27 @@ from ..protocol.v1 import WampV1
 from ..protocol.websocket import CloseCode, close_frame, is_close_code, ping_frame, pong_frame, text_frame
 from ..telemetry.logs import KIND, PeerLog
 from .connection import Connection
-from .keepalive import Heartbeat
 from .outbox import Outbox
 from .outbox_variants import DeflatingOutbox, make_outbox
 from .reader import explain_broken_frame
 from .registry import ConnectionContext
-from .sockets import Reader, Socket, abort, abort_with_reset, buffered_bytes, has_failed, prepare_socket, uncork
+from .sockets import (
+    Heartbeat,
+    Reader,
+    Socket,
+    abort,
+    abort_with_reset,
+    buffered_bytes,
+    has_failed,
+    prepare_socket,
+    uncork,
+)
 from .tasks import ConnectionTasks
 
 __all__ = ["ServerConnection"]
 
 LONGEST_PAUSE = 1.0
-"""Seconds for which reading is paused at most because a client sends more messages than it may."""
+"""Maximum seconds for which reading is paused because a client exceeds its message rate."""
 
 
 class Handler(Protocol):
@@ -51,16 +59,16 @@ class Handler(Protocol):
 
 
 class ServerConnection(Connection):
-    """A connection with all that serves it.
+    """A connection as the server runs it.
 
     Attributes:
         protocol: The state of its WAMP session.
         outbox: Its outgoing queue.
-        tasks: Its calls and topic messages that run or wait.
-        rights_version: Counts the changes of `user`, `roles` and `permissions`, and each `app.recheck`.
-        subscriptions: The URIs of its topics, and the bytes of each.
-        subscriptions_size: The bytes of all of them.
-        unsubscribed: Whether all subscriptions were ended because it has closed; none may be added then.
+        tasks: Its running and queued calls and topic messages.
+        rights_version: Number of changes of `user`, `roles` and `permissions`, and each `app.recheck`.
+        subscriptions: The URIs of its topics, and the size of each in bytes.
+        subscriptions_size: The sum of these sizes.
+        unsubscribed: Whether its subscriptions were removed because it has closed; none may be added then.
     """
 
     __slots__ = (
@@ -150,9 +158,9 @@ class ServerConnection(Connection):
         """Take over the sending side of an upgraded socket and send WELCOME.
 
         Args:
-            transport: Where the bytes go.
-            head: What goes before them.
-            window: The bits of the window if compression was negotiated, else 0.
+            transport: The transport of the socket.
+            head: Bytes to send before WELCOME, such as the 101 response.
+            window: The window size in bits if compression was negotiated, else 0.
         """
         prepare_socket(transport, self._context.options.keepalive)
         self._transport = transport
@@ -170,31 +178,31 @@ class ServerConnection(Connection):
         return make_outbox(self, self._context.flusher, limits.queue, limits.slow_reader, window)
 
     def too_slow(self, why: str) -> None:
-        """More waits for the peer than may."""
+        """Cut a peer whose queue exceeds its bound."""
         self._context.counters.slow_readers += 1
         self.cut(CloseCode.SLOW_READER, f"{why}: over {self._context.limits.queue} bytes wait for it")
 
     def events_dropped(self, count: int, why: str) -> None:
-        """So many events, which waited for the peer, were dropped."""
+        """Count and log dropped events."""
         self._context.counters.events_dropped += count
         bound = self._context.limits.queue
         self.log.add(("dropped", why), f"{why}: over {bound} bytes wait for it, so the oldest events are dropped")
 
     def write_failed(self, error: Exception) -> None:
-        """Writing to the peer raised what was not expected."""
+        """Report an unexpected error of writing, and cut the peer."""
         self.log.add("write", "writing to the client failed", level=logging.ERROR, error=error)
         self._context.report(error, self)
         self.cut(CloseCode.ABNORMAL, "it could not be written to")
 
     def keepalive_failed(self, error: Exception) -> None:
-        """Looking after the connection raised what was not expected: it is cut, and not looked at again."""
+        """Report an unexpected error of the keepalive, cut the peer and stop its keepalive."""
         self._heartbeat = None
         self.log.add("keepalive", "the keepalive of the client failed", level=logging.ERROR, error=error)
         self._context.report(error, self)
         self.cut(CloseCode.ABNORMAL, "its keepalive failed")
 
     def peer_gone(self) -> None:
-        """Nothing can be written any more; what waits is given a little time to leave."""
+        """Abort within `close_timeout`: the peer has closed its side."""
         self._arm(self._context.options.close_timeout)
 
     # ---- in
@@ -257,12 +265,11 @@ class ServerConnection(Connection):
         return None if rate is None else TokenBucket(rate, limits.burst)
 
     def _may_control(self, what: str) -> bool:
-        """Whether one more PING, or PONG that answers no ping, may pass: they have an allowance of their own."""
+        """Whether the rate allows one more PING, or PONG that answers no ping; they have a bucket of their own."""
         if self._bucket is None or self.outbox.closed:
             return True
-        if self._control_bucket is None:
-            self._control_bucket = self._make_bucket()
-        if self._control_bucket is None or self._control_bucket.take():
+        bucket = self._control_bucket = self._control_bucket or self._make_bucket()
+        if bucket is None or bucket.take():
             return True
         self._handler.refuse_frame(self, what)
         return False
@@ -270,20 +277,21 @@ class ServerConnection(Connection):
     # ---- back-pressure
 
     def pause_reading(self) -> None:
-        """Too much is under way: let the peer wait."""
+        """Stop reading, so that TCP holds the peer back."""
         # Once the socket is lost its end stands behind what has been read, where calls that never end would keep it.
         if self._reader is not None and self._transport is not None and not self._transport.is_closing():
             self._reader.pause()
 
     def resume_reading(self) -> None:
-        """There is room again."""
+        """Read on, unless reading is paused for the message rate."""
         if self._reader is not None and self._pause is None:
             self._reader.resume()
 
     def _slow_down(self) -> None:
-        """Read nothing for a moment where messages may be compressed: they are inflated before they can be counted."""
+        """Pause reading where messages may be compressed, as they are inflated before they can be counted."""
         rate = self._context.limits.messages_per_second
-        if self._pause is None and self._reader is not None and rate is not None and self._compressed:
+        compressed = isinstance(self.outbox, DeflatingOutbox)
+        if self._pause is None and self._reader is not None and rate is not None and compressed:
             self._reader.pause()
             self._pause = asyncio.get_running_loop().call_later(min(LONGEST_PAUSE, 1 / rate), self._go_on)
 
@@ -293,12 +301,7 @@ class ServerConnection(Connection):
             self.resume_reading()
 
     @property
-    def _compressed(self) -> bool:
-        return isinstance(self.outbox, DeflatingOutbox)
-
-    @property
     def _reading_paused(self) -> bool:
-        """Whether reading from the peer is paused."""
         return self.tasks.full or self._pause is not None
 
     def _malformed(self, error: ProtocolError) -> None:
@@ -326,7 +329,7 @@ class ServerConnection(Connection):
             self._set_close(CloseCode.ABNORMAL, "the connection was lost")
 
     def _break_off(self, code: int, what: str) -> None:
-        """Close because of a frame that is none."""
+        """Close because of an invalid frame."""
         self._context.counters.malformed += 1
         self.log.add("malformed", f"broken frame: {what} (close code {code:d})")
         self.close(code, f"broken frame: {what}")
@@ -334,17 +337,17 @@ class ServerConnection(Connection):
     # ---- keepalive
 
     def keep_alive(self, now: float, stalled: float) -> None:
-        """Send the ping that is due, or cut a peer that has not answered the last one.
+        """Send the ping that is due, or cut a peer that has not answered the last one in time.
 
         Args:
             now: The loop's time.
-            stalled: Seconds for which the loop has stood still so far, all together.
+            stalled: Total seconds for which the loop was blocked so far.
         """
         transport, heartbeat = self._transport, self._heartbeat
         if transport is None or heartbeat is None or self._over:
             return
         if self._reading_paused:
-            # Nobody reads its pongs, but a peer that has gone shows in the socket once something was sent.
+            # Its pongs are not read, but a lost peer shows in the socket once something was sent.
             heartbeat.defer(now, stalled)
             if has_failed(transport):
                 self.cut(CloseCode.ABNORMAL, "the connection was lost")
@@ -355,17 +358,12 @@ class ServerConnection(Connection):
             heartbeat.queued(self.outbox.bytes_sent, self.outbox.unsent)
 
     def start_keepalive(self, interval: float) -> None:
-        """Let the first ping be due one interval from now."""
+        """Send the first ping one interval from now."""
         self._heartbeat = Heartbeat(asyncio.get_running_loop().time(), interval)
 
     # ---- the end
 
     def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
-        """Say goodbye with a close code (RFC 6455 section 7.4) and end the connection; does not wait.
-
-        What was sent before still leaves. A peer that does not answer in time is cut. The door refuses one that is
-        still arriving.
-        """
         if self.closed:
             return
         self._set_close(code, reason)
@@ -374,35 +372,33 @@ class ServerConnection(Connection):
         self._arm(self._context.options.close_timeout)
 
     def hang_up(self, code: int, reason: str) -> None:
-        """End the connection without a closing handshake, once what was sent has left; does not wait.
+        """End the connection without a closing handshake once all sent bytes have left; does not wait.
 
         Args:
-            code: What `close_code` will be; the peer does not learn it.
-            reason: Why it ended.
+            code: The `close_code`; the peer does not learn it.
+            reason: The `close_reason`.
         """
         self._set_close(code, reason)
         self.outbox.close()
         self._finish_transport()
 
     def cut(self, code: int, reason: str, *, reset: bool = True) -> None:
-        """End the connection at once, without a word to the peer; what was not sent is lost.
+        """End the connection at once and without a close frame; unsent bytes are lost.
 
         Args:
-            code: What `close_code` will be; the peer does not learn it.
-            reason: Why it ended.
-            reset: Whether what the kernel has not delivered is given up too, so that it keeps no memory for it.
+            code: The `close_code`; the peer does not learn it.
+            reason: The `close_reason`.
+            reset: Whether to reset the TCP connection, so that the kernel drops undelivered bytes too.
         """
         if self.close_code is None:
             self._set_close(code, reason)
             self.log.add("cut", reason)
         self.outbox.closed = True
-        if reset:
-            self._abort()
-        elif self._transport is not None:
-            abort(self._transport)
+        if self._transport is not None:
+            (abort_with_reset if reset else abort)(self._transport)
 
     async def wait_closed(self) -> None:
-        """Wait until the socket is gone."""
+        """Wait until the socket is closed."""
         if self._over:
             return
         if self._ended is None:
@@ -410,7 +406,7 @@ class ServerConnection(Connection):
         await asyncio.shield(self._ended)
 
     def _finish_transport(self) -> None:
-        """Close once what is buffered has left, and by force if it does not leave."""
+        """Close once all buffered bytes have left; abort after `close_timeout`."""
         self.outbox.flush()
         if self._transport is not None:
             self._transport.close()
@@ -426,7 +422,7 @@ class ServerConnection(Connection):
             abort_with_reset(self._transport)
 
     def end(self) -> None:
-        """Nobody reads any more: whatever happens now, the socket is freed."""
+        """Free the socket once reading has ended."""
         self._set_close(CloseCode.ABNORMAL, "the server stopped")
         transport = self._transport
         if transport is not None:
@@ -447,9 +443,8 @@ class ServerConnection(Connection):
             self._ended.set_result(None)
 
     def forget(self) -> None:
-        """Everybody has been told that it ended: let go of what refers back to it.
+        """Drop references back to it once all hooks have run.
 
-        What is left in cycles would wait for the garbage collector, which took a third of the time of connections
-        that come and go.
+        Cycles wait for the garbage collector, which took a third of the time of connections that come and go.
         """
         self.tasks.forget()

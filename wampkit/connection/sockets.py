@@ -1,23 +1,24 @@
-"""The server's socket: its WebSocket response, and what the kernel is asked to do for it.
-
-The functions never raise: a socket may close at any moment, and what a call on a closed one raises differs between
-loops (asyncio: OSError; uvloop: ValueError, RuntimeError and AttributeError as well).
-"""
+"""The server's socket: the WebSocket response, the kernel's options, and the keepalive that detects dead peers."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import select
 import socket
 import struct
-from collections.abc import Awaitable, Callable
-from typing import Any, Literal, Protocol
+from collections.abc import Awaitable, Callable, Iterable
+from itertools import islice
+from typing import Any, Literal, Protocol, TypeVar
 
 from aiohttp import WSMsgType, web
 
+from ..protocol.websocket import PONG_WAIT
+
 __all__ = [
-    "BATCH",
+    "FRAME_BATCH",
+    "Heartbeat",
     "OnFrame",
     "Reader",
     "Socket",
@@ -28,6 +29,7 @@ __all__ = [
     "extra_info",
     "has_failed",
     "is_handshake",
+    "keep_alive",
     "peer_has_closed",
     "prepare_socket",
     "uncork",
@@ -37,10 +39,10 @@ __all__ = [
 
 
 OnFrame = Callable[[WSMsgType, Any, Any], bool]
-"""Takes the type, data and extra of one frame; False if no more frames shall follow."""
+"""Called with the type, data and extra of one frame; returns False to receive no more."""
 
-BATCH = 32
-"""Frames that are read from one socket before others have their turn."""
+FRAME_BATCH = 32
+"""Frames that are read from one socket before other callbacks of the loop have their turn."""
 
 
 class Reader(Protocol):
@@ -53,14 +55,14 @@ class Reader(Protocol):
         """Call `on_frame` no more."""
 
     def pause(self) -> None:
-        """Read no more for now, so that TCP holds the peer back."""
+        """Stop reading, so that TCP holds the peer back, until `resume`."""
 
     def resume(self) -> None:
         """Read on."""
 
 
 class Socket(web.WebSocketResponse[Literal[False]]):
-    """A server's WebSocket, which is closed by its connection alone.
+    """A server's WebSocket, which only its connection closes.
 
     Attributes:
         pending_response: The 101 response if it is still unsent, to be written together with WELCOME.
@@ -86,11 +88,14 @@ def is_handshake(request: web.BaseRequest) -> bool:
 
 
 # ---- the kernel
+#
+# These functions never raise: a socket may close at any moment, and what a call on a closed one raises differs between
+# loops (asyncio: OSError; uvloop: ValueError, RuntimeError and AttributeError as well).
 
 
 NOT_SENT = 64 * 1024
-"""Bytes that the kernel takes beyond those on their way to the peer. Without this bound it takes 2.7 to 3.8 MiB for a
-peer that reads nothing (Linux, loopback) before any of it counts as waiting."""
+"""Unsent bytes that the kernel buffers for one socket. Without this bound it takes 2.7 to 3.8 MiB for a peer that reads
+nothing (Linux, loopback) before any of it counts as unsent."""
 
 KERNEL_TIMEOUT = 1.4
 """Keepalive intervals after which the kernel ends a connection whose peer acknowledges nothing."""
@@ -110,7 +115,7 @@ def extra_info(transport: Any, name: str) -> Any:
 
 
 def prepare_socket(transport: asyncio.Transport, keepalive: float | None) -> None:
-    """Bound the memory and the time that the kernel spends on a peer that stalls.
+    """Bound the memory and the time that the kernel spends on a stalled peer.
 
     Args:
         transport: The connection's transport; one without a TCP socket is not changed.
@@ -193,3 +198,133 @@ def _set_cork(transport: asyncio.Transport, value: int) -> None:
         return
     with contextlib.suppress(Exception):
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, value)
+
+
+# ---- pings and pongs
+
+
+TICKS = 20
+"""Checks an interval. A ping leaves at most one tick late and must be answered within `PONG_WAIT` intervals, so a
+dead peer is gone after 1 + 1/20 + 0.4 + 1/20 = 1.5 intervals at the latest."""
+
+PING_BATCH = 100
+"""Connections that are checked in one turn of the loop: some 30 us. The batches are spread over the tick."""
+
+
+class Heartbeat:
+    """The pings of one connection: when the next is due, and whether the last was answered in time.
+
+    Only the answer to a ping proves that the peer both reads and writes: neither data that it sends on its own nor
+    bytes that the kernel took do.
+
+    Args:
+        now: The loop's time.
+        interval: Seconds between pings.
+    """
+
+    __slots__ = ("_bytes_sent", "_due", "_end", "_interval", "_ping", "_sent", "_stalled")
+
+    def __init__(self, now: float, interval: float) -> None:
+        self._interval = interval
+        self._due = now + interval
+        self._ping: bytes | None = None
+        self._sent = 0.0
+        self._end = 0  # value of `bytes_sent` once the ping has left
+        self._bytes_sent = 0
+        self._stalled = 0.0
+
+    @property
+    def patience(self) -> float:
+        """Seconds in which a ping must be answered."""
+        return self._interval * PONG_WAIT
+
+    def is_due(self, now: float, *, reading_paused: bool) -> bool:
+        """Whether to send a ping now: at most one is unanswered, except while reading is paused."""
+        return now >= self._due and (self._ping is None or reading_paused)
+
+    def ping(self, now: float, stalled: float) -> bytes:
+        """Start a ping and return its payload of 4 bytes."""
+        self._stalled = stalled
+        self._sent, self._due = now, now + self._interval
+        self._ping = os.urandom(4)
+        return self._ping
+
+    def queued(self, bytes_sent: int, unsent: int) -> None:
+        """Note that the ping is queued behind all unsent bytes.
+
+        Args:
+            bytes_sent: Bytes that the kernel has taken so far.
+            unsent: Bytes that the kernel has not taken, including the ping.
+        """
+        self._bytes_sent = bytes_sent
+        self._end = bytes_sent + unsent
+
+    def pong(self, payload: bytes) -> bool:
+        """Take a pong. Returns whether it answers the last ping."""
+        if payload != self._ping:
+            return False
+        self._ping = None
+        return True
+
+    def defer(self, now: float, stalled: float) -> None:
+        """Restart the pong timeout: reading is paused, so that no answer can be seen."""
+        self._sent, self._stalled = now, stalled
+
+    def is_overdue(self, now: float, stalled: float, bytes_sent: int) -> bool:
+        """Whether the last ping has been unanswered for longer than `patience`.
+
+        Args:
+            now: The loop's time.
+            stalled: Total seconds for which the loop was blocked so far and could neither send pings nor read pongs.
+            bytes_sent: Bytes that the kernel has taken so far.
+        """
+        if self._ping is None:
+            return False
+        self._sent += stalled - self._stalled
+        self._stalled = stalled
+        if self._bytes_sent < bytes_sent < self._end:
+            # The ping is still queued behind bytes that a slow peer is reading.
+            self._sent = now
+        self._bytes_sent = bytes_sent
+        return now - self._sent >= self.patience
+
+
+class Pinged(Protocol):
+    """A connection that the keepalive checks."""
+
+    def keep_alive(self, now: float, stalled: float) -> None:
+        """Send the ping that is due, or cut a peer that did not answer in time."""
+
+
+C = TypeVar("C", bound=Pinged)
+
+
+async def keep_alive(connections: Iterable[C], interval: float, failed: Callable[[C, Exception], None]) -> None:
+    """Ping each connection once an interval; runs until it is cancelled.
+
+    Time in which a handler blocked the loop does not count: pongs may have arrived that have not been read, and pings
+    may not have left.
+
+    Args:
+        connections: The live connections.
+        interval: Seconds between two pings of one connection.
+        failed: Called for a connection that raised; the others are checked as usual.
+    """
+    loop = asyncio.get_running_loop()
+    tick = interval / TICKS
+    stalled = 0.0
+    while True:
+        waiting = list(connections)
+        batches = max(1, -(-len(waiting) // PING_BATCH))
+        rest = iter(waiting)
+        for _ in range(batches):
+            due = loop.time() + tick / batches
+            await asyncio.sleep(tick / batches)
+            now = loop.time()
+            if now - due > tick:
+                stalled += now - due
+            for connection in islice(rest, PING_BATCH):
+                try:
+                    connection.keep_alive(now, stalled)
+                except Exception as error:
+                    failed(connection, error)

@@ -15,10 +15,10 @@ from ..limits import Limits
 __all__ = ["ConnectionTasks"]
 
 Job = tuple[Callable[..., Coroutine[Any, Any, None]], tuple[Any, ...], bool, int]
-"""A function, its arguments, whether to finish it after the connection has closed, and its bytes by `memory_of`."""
+"""A function, its arguments, whether to run it even after the connection has closed, and its size by `memory_of`."""
 
 SHORT = 256
-"""Bytes of a message up to which it counts with its length: the bound on the number of calls suffices for those."""
+"""Messages of up to this size in bytes count with their length: `Limits.calls` bounds the memory of those."""
 
 _NOT_STRUCTURE = bytes(set(range(256)) - set(b"[{,:"))
 
@@ -26,14 +26,14 @@ JOBS_A_TURN = 64
 """Queued topic messages that are run before other callbacks of the loop have their turn."""
 
 
-class Owner(Protocol):
-    """The connection whose tasks these are."""
+class Pausable(Protocol):
+    """A connection whose reading can be paused."""
 
     def pause_reading(self) -> None:
-        """As much is running and waiting as `Limits` allow."""
+        """Stop reading: the limits on running and waiting messages are reached."""
 
     def resume_reading(self) -> None:
-        """Less is running and waiting again."""
+        """Read on."""
 
 
 class ConnectionTasks:
@@ -41,11 +41,11 @@ class ConnectionTasks:
 
     Args:
         eager: Starts the coroutines.
-        limits: How many calls and queued messages there may be, and of what size, before it is `full`.
-        owner: The connection, which pauses reading while it is `full`.
+        limits: The number and size of calls and queued messages at which it is `full`.
+        owner: The connection, whose reading is paused while it is `full`.
 
     Attributes:
-        full: Whether as much is running and waiting as the limits allow.
+        full: Whether the limits are reached.
     """
 
     __slots__ = (
@@ -62,10 +62,10 @@ class ConnectionTasks:
         "full",
     )
 
-    def __init__(self, eager: EagerTasks, limits: Limits, owner: Owner) -> None:
+    def __init__(self, eager: EagerTasks, limits: Limits, owner: Pausable) -> None:
         self._eager = eager
         self._limits = limits
-        self._owner: Owner | None = owner
+        self._owner: Pausable | None = owner
         self._bytes = 0
         self._calls: dict[asyncio.Task[None], int] = {}
         self._queue: deque[Job] | None = None
@@ -76,7 +76,7 @@ class ConnectionTasks:
         self.full: bool = False
 
     def enter_context(self) -> None:
-        """Let what starts from now on see the context variables that are set now."""
+        """Run calls and jobs that start from now on with the context variables of this moment."""
         self._context = copy_context()
 
     def run_call(self, call: Coroutine[Any, Any, None], text: bytes = b"") -> None:
@@ -100,7 +100,7 @@ class ConnectionTasks:
         finish_after_close: bool,
         text: bytes = b"",
     ) -> None:
-        """Run a job after those given before it.
+        """Run a job after all earlier ones have ended.
 
         Args:
             function: The function to run.
@@ -191,14 +191,14 @@ class ConnectionTasks:
             await self.wait_for_queued()
 
     async def end(self, pending_timeout: float, cancel_timeout: float) -> int:
-        """Cancel what the end of the connection makes useless, and finish the rest.
+        """Cancel the calls, and finish the jobs that must run even after the connection has closed.
 
         Args:
             pending_timeout: Seconds for the jobs that finish after the close; then they are cancelled too.
-            cancel_timeout: Seconds for the cleanup of what is cancelled.
+            cancel_timeout: Seconds for cancelled handlers to end.
 
         Returns:
-            How many handlers did not end when they were cancelled.
+            The number of handlers that did not end when they were cancelled.
         """
         if not self.busy:
             return 0
@@ -218,12 +218,12 @@ class ConnectionTasks:
         return {*self._calls} if self._running is None else {*self._calls, self._running}
 
     def forget(self) -> None:
-        """Drop the reference to the connection, which refers to this: a cycle would wait for the garbage collector."""
+        """Drop the reference to the connection, which would be a cycle for the garbage collector."""
         self._owner = None
 
 
 def memory_of(message: bytes) -> int:
-    """An estimate of the bytes of memory that the values of a message take: hardly ever more than this, often half."""
+    """Estimated bytes of memory of a message's decoded values: rarely more than this, often half."""
     size = len(message)
     if size <= SHORT:
         return size
@@ -236,7 +236,7 @@ def memory_of(message: bytes) -> int:
 
 
 async def _cancel(tasks: set[asyncio.Task[None]], timeout: float) -> int:
-    """Cancel tasks and wait for their end. How many have not ended in time."""
+    """Cancel tasks and wait for their end. Returns the number of those that have not ended in time."""
     tasks = {task for task in tasks if task.cancel()}
     if not tasks:
         return 0

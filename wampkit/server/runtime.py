@@ -15,9 +15,9 @@ from ..auth.authenticator import Authenticator
 from ..concurrency.background import BackgroundTask
 from ..concurrency.threads import ThreadPools
 from ..connection.connection import Connection
-from ..connection.keepalive import keep_alive
 from ..connection.registry import ConnectionContext, ConnectionRegistry
 from ..connection.server_connection import ServerConnection
+from ..connection.sockets import keep_alive
 from ..dispatch.builtins import publish_procedure, subscription_procedure
 from ..dispatch.calls import Calls
 from ..dispatch.compiler import CompiledProcedure, CompiledTopic, compile_routes
