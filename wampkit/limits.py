@@ -1,4 +1,4 @@
-"""Every bound that the server keeps, and the token bucket that keeps a rate."""
+"""The bounds that the server enforces, and the token bucket that enforces a rate."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def is_positive(value: object) -> bool:
 
 
 class TokenBucket:
-    """Lets `rate` messages pass a second in the long run, and `burst` of them at once.
+    """A rate limit: `rate` messages a second in the long run, `burst` of them at once.
 
     Args:
         rate: Messages a second in the long run.
-        burst: Messages at once after a pause; None for as many as `rate` lets pass in one second, at least one.
+        burst: Messages at once after a pause; None for those of one second, at least one.
     """
 
     __slots__ = ("_burst", "_filled", "_left", "_rate")
@@ -62,20 +62,20 @@ class TokenBuckets:
     Args:
         rate: As in `TokenBucket`.
         burst: As in `TokenBucket`.
-        most: How many names are remembered.
+        max_names: Names that are remembered.
     """
 
-    def __init__(self, rate: float, burst: int, most: int) -> None:
+    def __init__(self, rate: float, burst: int, max_names: int) -> None:
         self._rate = rate
         self._burst = burst
-        self._most = most
+        self._max_names = max_names
         self._by_name: dict[Hashable, TokenBucket] = {}
 
     def take(self, name: Hashable) -> bool:
         """Take a token of this name; False if none is left."""
         bucket = self._by_name.pop(name, None)
         if bucket is None:
-            if len(self._by_name) >= self._most:
+            if len(self._by_name) >= self._max_names:
                 del self._by_name[next(iter(self._by_name))]
             bucket = TokenBucket(self._rate, self._burst)
         self._by_name[name] = bucket
@@ -101,8 +101,8 @@ class Limits:
     """Bounds for one client and for all of them together: `App(limits=Limits(calls=100))`.
 
     Args:
-        message_size: Bytes of the largest message taken; a larger one closes its connection with 1009. The default
-            takes one MiB of arguments and 4 KiB of what stands around them.
+        message_size: Bytes of the largest message; a larger one closes its connection with 1009. The default allows
+            one MiB of arguments and 4 KiB for the rest of the message.
         nesting: How deep lists and objects of one message may nest, the message's own list included; deeper ones
             are malformed (1007).
         uri_length: Bytes of a URI, prefix expanded. A longer one is answered with the error kind `limit_exceeded`;
@@ -116,27 +116,27 @@ class Limits:
         session_ids: Session ids that one PUBLISH may name in `exclude` and `eligible` together; more are refused.
         calls: Calls and topic messages of one connection that may run or wait for their turn. When the bound is
             reached, reading from it pauses until one has ended, so that TCP holds the client back.
-        calls_size: Bytes of memory that the messages take from which those came; reading pauses beyond it as well. It
-            is estimated: a text takes its own length, but lists, objects and numbers many times theirs.
-        messages_per_second: How many messages of one connection are taken in the long run, or None for any number.
+        calls_size: Estimated bytes of memory of their messages; reading pauses beyond it as well. A text takes its own
+            length, but lists, objects and numbers many times theirs.
+        messages_per_second: Messages of one connection a second in the long run, or None for no limit.
             Every message counts, malformed and binary ones too, and is counted before it is decoded; PINGs, and
-            PONGs that answer no ping, have the same rate and burst for themselves.
-        burst: How many messages it may send at once, after a pause that was long enough; None for as many as it
-            may send in one second. Only with `messages_per_second`.
+            PONGs that answer no ping, have a bucket of their own with the same rate and burst.
+        burst: Messages that it may send at once after a pause; None for those of one second. Only with
+            `messages_per_second`.
         flood: The effect of messages beyond that: "refuse" answers calls with the error kind
             `too_many_messages` and drops the rest with a line in the log, PREFIX and PING too; "close" closes the
             connection with 1008. Where compression was negotiated, "refuse" also reads no faster than the rate.
-        threads_per_connection: How many of its blocking functions (written with `def`) run at once; None for a
-            quarter of `App(threads=...)`. The rest of its calls wait while those of others run.
+        threads_per_connection: Blocking functions (written with `def`) of one connection that run at once; None for a
+            quarter of `App(threads=...)`. Its further calls wait while those of others run.
         queue: Bytes that may wait for a client that reads slowly; events that wait for `on_subscribe` to accept a
             subscription count too.
-        slow_reader: The effect on a client for which more waits: "close" cuts it, with `close_code` 4008, "drop"
-            drops the oldest events that wait for it and keeps the connection, unless it is answers that pile up.
-        thread_queue: How many calls of blocking functions may wait for a thread; further ones are refused with the
-            error kind `busy`, unless it is the only one of its connection that waits.
-        connections: How many connections there may be, handshakes included, or None; more are refused with HTTP 503.
-        connections_per_address: How many there may be from one IPv4 address or IPv6 network of /64, or None; more are
-            refused with HTTP 429.
+        slow_reader: The effect of exceeding `queue`: "close" cuts the client with `close_code` 4008, "drop" drops its
+            oldest waiting events and keeps the connection, unless answers alone exceed the bound.
+        thread_queue: Calls of blocking functions that may wait for a thread; further ones are refused with the error
+            kind `busy`, except the first waiting one of a connection.
+        connections: Connections in all, handshakes included, or None; more are refused with HTTP 503.
+        connections_per_address: Connections from one IPv4 address or IPv6 network of /64, or None; more are refused
+            with HTTP 429.
         handshake_timeout: Seconds that the middlewares may take over one handshake; then it is refused with HTTP 503.
 
     Raises:

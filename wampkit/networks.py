@@ -1,8 +1,8 @@
-"""Addresses and networks: read once into what they are and compared as that, never as text.
+"""Addresses and networks: parsed once and compared as such, never as text.
 
 An IPv4 client of a dual-stack socket shows as `::ffff:203.0.113.7`, and a link-local one with the zone that it came
-through, `fe80::1%eth0`. Both are read as the plain address here, in rules and in clients alike, so that no rule can be
-passed by in other clothes. Other ways to wrap an IPv4 address into IPv6 (6to4, NAT64) are addresses of their own.
+through, `fe80::1%eth0`. Both are read as the plain address, in rules and in clients alike, so that another notation
+does not evade a rule. Other ways to wrap an IPv4 address into IPv6 (6to4, NAT64) are addresses of their own.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ MAPPED_BITS = 96
 
 
 def read_address(text: str) -> Address:
-    """An address as it is meant: without zone, and as IPv4 where it is IPv4-mapped IPv6.
+    """Parse an address: without its zone, and as IPv4 if it is IPv4-mapped IPv6.
 
     Raises:
-        ValueError: The text is no address.
+        ValueError: The text is not an address.
     """
     address = ip_address(text)
     if isinstance(address, IPv6Address):
@@ -47,16 +47,16 @@ def read_address(text: str) -> Address:
 
 
 def read_peer(text: str | None) -> Address | None:
-    """The address of a socket's peer as `read_address` reads it; None, for a unix socket, stays None.
+    """Parse the address of a socket's peer; None, for a unix socket, stays None.
 
     Raises:
-        ValueError: The text is no address.
+        ValueError: The text is not an address.
     """
     return None if text is None else read_address(text)
 
 
 def describe_address(address: object) -> str:
-    """A client's address for people to read: "a unix socket" for None."""
+    """A client's address in words: "a unix socket" for None."""
     return "a unix socket" if address is None else str(address)
 
 
@@ -68,7 +68,7 @@ def client_network(remote: str | None) -> str | None:
     """The network by which a client is counted: its IPv4 address, or the /64 network of its IPv6 address.
 
     Limits, failed logins and the log all count by it. It is None for the peers of unix sockets, and the text itself
-    where it is no address.
+    if it is not an address.
     """
     if remote is None:
         return None
@@ -82,7 +82,7 @@ def client_network(remote: str | None) -> str | None:
 
 
 def read_network(text: str) -> Network:
-    """A network, or a single address as the network of itself; bits beyond the mask are ignored.
+    """Parse a network, or a single address as a network of one; bits beyond the mask are ignored.
 
     Raises:
         ValueError: The text is neither.
@@ -98,15 +98,15 @@ def read_network(text: str) -> Network:
 
 
 class Networks:
-    """A set of addresses, networks and the word "unix", which one thread may change while others ask it.
+    """A set of addresses, networks and the word "unix", which one thread may change while others read it.
 
-    Asking costs a look-up for each length of prefix in it, however many networks it holds.
+    A look-up takes time in proportion to the number of different prefix lengths, not of networks.
 
     Args:
         entries: The first entries.
 
     Raises:
-        ValueError: One of them is no address, no network and not "unix".
+        ValueError: One of them is neither an address, a network nor "unix".
     """
 
     def __init__(self, entries: Iterable[str] = ()) -> None:
@@ -116,20 +116,20 @@ class Networks:
         self.add(*entries)
 
     def add(self, *entries: str) -> None:
-        """Hold these too; none of them is added if one is wrong.
+        """Add entries; none is added if one is invalid.
 
         Raises:
-            ValueError: One of them is no address, no network and not "unix".
+            ValueError: One of them is neither an address, a network nor "unix".
         """
         networks, unix = _read(entries)
         self._set(self._networks | networks, self._unix or unix)
 
     def remove(self, *entries: str) -> None:
-        """Hold these no longer; what is not there is ignored.
+        """Remove entries; those that are not in it are ignored.
 
         Raises:
-            ValueError: One of them is no address, no network and not "unix", or a wider network would go on to hold
-                it; nothing is changed then.
+            ValueError: One of them is neither an address, a network nor "unix", or lies in a wider network that stays;
+                nothing is changed then.
         """
         networks, unix = _read(entries)
         rest = self._networks - networks
@@ -140,7 +140,7 @@ class Networks:
         self._set(rest, self._unix and not unix)
 
     def find(self, address: Address | None) -> str | None:
-        """The widest entry that holds an address, or None if there is none; the address None is a unix socket's."""
+        """The widest entry that contains an address, or None; the address None is that of a unix socket."""
         if address is None:
             return UNIX if self._unix else None
         for version, length in self._lengths:

@@ -1,1 +1,1 @@
-"""How functions run: in threads, at once without a task, in the background."""
+"""Running functions: in threads, at once without a task, in the background."""

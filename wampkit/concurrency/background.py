@@ -1,4 +1,4 @@
-"""Tasks that serve all connections and last as long as the app; one that ends early is started again."""
+"""Background tasks that last as long as the app; one that ends early is restarted."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["BackgroundTask", "Report"]
 logger: logging.Logger = logger_of(__name__)
 
 PAUSE = 1.0
-"""Seconds until a task that has ended is started again."""
+"""Seconds until a task that has ended is restarted."""
 
-STOP_PATIENCE = 5.0
-"""Seconds in which it must have ended when it is cancelled at the stop."""
+STOP_TIMEOUT = 5.0
+"""Seconds for a task to end after it was cancelled by `stop`."""
 
 Report = Callable[[BaseException], Awaitable[None]]
 
@@ -26,13 +26,13 @@ Report = Callable[[BaseException], Awaitable[None]]
 class BackgroundTask:
     """A task that runs until it is stopped: `async with BackgroundTask("the clock", tick): ...`.
 
-    When its coroutine raises, returns or is cancelled by others, that is logged, not each time where it happens often,
-    and a second later it runs again.
+    If its coroutine raises, returns or is cancelled by other code, this is logged, with a throttle, and it is restarted
+    a second later.
 
     Args:
         name: Its name in the log.
-        work: Makes its coroutine.
-        report: Called with each exception that it raises, or None.
+        work: Returns its coroutine, once for each start.
+        report: Awaited with each exception that it raises, or None.
     """
 
     def __init__(self, name: str, work: Callable[[], Coroutine[Any, Any, None]], report: Report | None = None) -> None:
@@ -46,14 +46,14 @@ class BackgroundTask:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Begin."""
+        """Start the task."""
         self._running = True
         self._timer = None
         self._task = asyncio.create_task(self._work(), name=f"wampkit: {self._name}")
         self._task.add_done_callback(self._ended)
 
     async def stop(self) -> None:
-        """Cancel it and wait until it has ended, at most `STOP_PATIENCE` seconds."""
+        """Cancel it and wait until it has ended, at most `STOP_TIMEOUT` seconds."""
         self._running = False
         if self._timer is not None:
             self._timer.cancel()
@@ -61,9 +61,9 @@ class BackgroundTask:
         for task in tasks:
             task.cancel()
         if tasks:
-            _, stuck = await asyncio.wait(tasks, timeout=STOP_PATIENCE)
+            _, stuck = await asyncio.wait(tasks, timeout=STOP_TIMEOUT)
             if stuck:
-                logger.warning("%s did not end within %g s of being cancelled", self._name, STOP_PATIENCE)
+                logger.warning("%s did not end within %g s of being cancelled", self._name, STOP_TIMEOUT)
         self._throttle.close()
 
     async def __aenter__(self) -> Self:
@@ -78,7 +78,7 @@ class BackgroundTask:
     def _ended(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
         if self._running:
-            # Not before the pause: a loop that is closed cancels all tasks, and this one need not come back then.
+            # After the pause: a loop that is being closed cancels all tasks, and need not see this one restarted.
             self._timer = task.get_loop().call_later(PAUSE, self._again, task.cancelled(), error)
 
     def _again(self, cancelled: bool, error: BaseException | None) -> None:

@@ -8,7 +8,7 @@ __all__ = ["must_propagate"]
 
 
 def must_propagate(error: BaseException) -> bool:
-    """Whether an exception must propagate: the running task itself was cancelled, or the process shall end.
+    """Whether an exception must propagate: the running task itself was cancelled, or the process is to end.
 
     A CancelledError without a request to cancel, such as that of a cancelled task which a handler awaited, is an
     error like any other; so is the SystemExit of a handler, or one client could stop the server for all.

@@ -33,7 +33,7 @@ else:
 
 
 class EagerTasks:
-    """Starts coroutines at once. One serves all connections of a loop."""
+    """Starts coroutines at once; one instance for all connections of a loop."""
 
     __slots__ = ("_loop", "_references", "_spare")
 
@@ -43,14 +43,14 @@ class EagerTasks:
         self._spare = self._renew()
 
     def start(self, work: Coroutine[Any, Any, None], context: Context) -> asyncio.Task[None] | None:
-        """Run a coroutine as far as it gets without waiting.
+        """Run a coroutine up to its first suspension.
 
         Args:
             work: The coroutine. An exception of its first step is raised here, except its own cancellation.
-            context: Its own context, in which nothing else runs.
+            context: A context that no other code uses.
 
         Returns:
-            The task that goes on with it, or None if it is done.
+            The task that continues it, or None if it has finished.
         """
         loop, spare = self._loop, self._spare
         outer = _current_task(loop)
@@ -83,7 +83,7 @@ class EagerTasks:
 
 
 class _SpareTask(asyncio.Task[None]):
-    """A task that is given its work once that has begun.
+    """A task that gets its coroutine after the first step of that has run.
 
     Attributes:
         touched: Whether a handler changed it, so that it cannot pass for a fresh one any more.
@@ -96,16 +96,16 @@ class _SpareTask(asyncio.Task[None]):
         self._begun = begun
         self._first_step: Callable[[], object] | None = None
         self.touched = False
-        # A spare that is left at the end is no forgotten task.
+        # asyncio must not warn of the spare that is left at the end.
         self._log_destroy_pending = False
         _unregister_task(self)
 
     def catch(self, first_step: Callable[[], object]) -> None:
-        """Keep the step that asyncio would take next turn."""
+        """Keep the step that asyncio would run in the next turn of the loop."""
         self._first_step = first_step
 
     def go_on(self, work: Coroutine[Any, Any, None], context: Context, waits_for: Any) -> None:
-        """Become the task of work that has begun and now waits for something."""
+        """Become the task of a coroutine that has suspended."""
         self._begun.take(work, context, waits_for)
         self._log_destroy_pending = True
         _register_task(self)
@@ -147,12 +147,12 @@ class _StartedCoroutine(Coroutine[Any, Any, None]):
     __slots__ = ("_context", "_coroutine", "_waits_for")
 
     def __init__(self) -> None:
-        self._coroutine: Any = None  # until it is taken, no step is
+        self._coroutine: Any = None  # set by `take`, before any step
         self._context: Any = None
         self._waits_for: Any = DONE
 
     def take(self, coroutine: Coroutine[Any, Any, None], context: Context, waits_for: Any) -> None:
-        """Stand for a coroutine that waits for something."""
+        """Continue a coroutine that has suspended on `waits_for`."""
         self._coroutine, self._context, self._waits_for = coroutine, context, waits_for
 
     def send(self, value: Any) -> Any:
@@ -175,7 +175,7 @@ class _StartedCoroutine(Coroutine[Any, Any, None]):
 
     @property
     def cr_frame(self) -> Any:
-        """Where it stands, for those who print a task's stack."""
+        """Its frame, for the stack of its task."""
         return getattr(self._coroutine, "cr_frame", None)
 
     def __await__(self) -> Generator[Any, Any, None]:

@@ -1,7 +1,7 @@
-"""Blocking functions off the loop: where a handler written with plain `def` runs, and its way back.
+"""Worker threads for blocking functions: handlers written with plain `def`, and `run_on_loop` for them.
 
-Threads are few and a function that blocks cannot be stopped, so they are shared out: one connection holds a part of
-them at most, those that wait take turns by connection, and hooks and logins have threads of their own.
+Threads are few and a function that blocks cannot be stopped, so they are shared fairly: one connection holds a bounded
+share of them, waiting connections take turns, and hooks and logins have threads of their own.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ P = ParamSpec("P")
 
 T = TypeVar("T")
 
-PATIENCE = 1.0
-"""Seconds after which a function that waits for a thread, or whose caller has gone, is worth a log line."""
+LOG_AFTER = 1.0
+"""Seconds after which a function that waits for a thread, or whose caller has left, is logged."""
 
 PAUSE = 5.0
 """Seconds between two such lines."""
@@ -64,7 +64,7 @@ def is_async(function: Callable[..., Any]) -> bool:
 
 
 class _Job:
-    """One function that runs or waits."""
+    """One running or waiting function."""
 
     __slots__ = ("call", "function", "future", "given_up", "loop", "share", "since", "told")
 
@@ -86,20 +86,20 @@ class _Share:
 
     Args:
         owner: The connection, or None for the app itself.
-        most: How many of its functions may run at once.
+        limit: Functions of it that may run at once.
     """
 
-    __slots__ = ("most", "owner", "running", "waiting")
+    __slots__ = ("limit", "owner", "running", "waiting")
 
-    def __init__(self, owner: Hashable, most: int) -> None:
+    def __init__(self, owner: Hashable, limit: int) -> None:
         self.owner = owner
-        self.most = most
+        self.limit = limit
         self.running: int = 0
         self.waiting: OrderedDict[_Job, None] = OrderedDict()
 
 
 class PoolState(Protocol):
-    """How many functions run and wait in a pool of worker threads."""
+    """The number of functions that run and wait in a pool of worker threads."""
 
     @property
     def limit(self) -> int:
@@ -135,13 +135,13 @@ class ThreadsState(Protocol):
 
 
 class Threads:
-    """Worker threads that see the caller's context variables. They are made when they are needed.
+    """Worker threads that run functions with the caller's context variables; started on demand.
 
     Args:
-        limit: How many functions run at once; further ones wait their turn.
-        share: How many of one connection's functions run at once; None for `limit`.
-        queue: How many functions may wait; None for any number. When as many wait, a connection may still have one
-            wait, so that others cannot keep it out.
+        limit: Functions that run at once; further ones wait.
+        share: Functions of one connection that run at once; None for `limit`.
+        queue: Functions that may wait; None for any number. Beyond it, each connection may still have one waiting, so
+            that others cannot block it.
         counters: Count the refused functions.
         what: The kind of functions that run here, for the log.
 
@@ -167,7 +167,7 @@ class Threads:
         self._counters = counters or Counters()
         self._what = what
         self._shares: dict[Hashable, _Share] = {}
-        self._turns: OrderedDict[_Share, None] = OrderedDict()  # those that may begin one when a thread is free
+        self._turns: OrderedDict[_Share, None] = OrderedDict()  # those that may start one when a thread is free
         self._active: set[_Job] = set()
         self._pool: ThreadPoolExecutor | None = None
         self._closed = False
@@ -177,7 +177,7 @@ class Threads:
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a function of the app's own, such as a start-up hook.
 
-        A cancelled wait leaves a function that has begun running to its end.
+        If the wait is cancelled, a function that has started still runs to its end.
 
         Returns:
             What `function` returns; it raises what `function` raises.
@@ -205,9 +205,9 @@ class Threads:
         return await answer if inspect.isawaitable(answer) else answer
 
     async def clean_up_for(self, owner: Hashable, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run what must be run for a connection: it is never refused, and comes before what waits for it.
+        """Run the cleanup of a connection: it is never refused, and runs before its waiting functions.
 
-        A wait that is cancelled goes on until the function has ended, as what comes behind it must not run beside it.
+        A cancelled wait continues until the function has ended: the next cleanup must not run beside it.
         """
         share = self._share_of(owner)
         job = self._enter(share, function, args, kwargs)
@@ -220,7 +220,7 @@ class Threads:
         return result
 
     def close(self) -> None:
-        """Begin nothing more; what runs is left to end by itself."""
+        """Start nothing more; running functions end by themselves."""
         self._closed = True
         if self._look_timer is not None:
             self._look_timer.cancel()
@@ -229,7 +229,7 @@ class Threads:
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
-    # ---- begin, wait, end
+    # ---- start, wait, end
 
     def _share_of(self, owner: Hashable) -> _Share:
         share = self._shares.get(owner)
@@ -240,12 +240,12 @@ class Threads:
             raise RuntimeError("the app has stopped; nothing is begun any more")
         job = _Job(share, function, args, kwargs)
         self._shares[share.owner] = share
-        if self.running < self.limit and share.running < share.most:
+        if self.running < self.limit and share.running < share.limit:
             self._begin(job)
         else:
             share.waiting[job] = None
             self.waiting += 1
-            if share.running < share.most:
+            if share.running < share.limit:
                 self._turns[share] = None
             self._look_soon()
         return job
@@ -264,7 +264,7 @@ class Threads:
         try:
             result = job.call()
         except StopIteration as error:
-            # It cannot travel through a future: it would leave the caller waiting for ever.
+            # A future cannot carry it: the caller would wait without end.
             failure = RuntimeError("the function raised StopIteration")
             failure.__cause__ = error
         except BaseException as error:
@@ -296,7 +296,7 @@ class Threads:
         job = share.waiting.popitem(last=False)[0]
         self.waiting -= 1
         self._begin(job)
-        if share.waiting and share.running < share.most:
+        if share.waiting and share.running < share.limit:
             self._turns[share] = None
 
     async def _done(self, job: _Job) -> Any:
@@ -334,12 +334,12 @@ class Threads:
     def _look_soon(self) -> None:
         if self._look_timer is None and not self._closed:
             loop = asyncio.get_running_loop()
-            self._look_timer = loop.call_at(max(loop.time() + PATIENCE, self._looked + PAUSE), self._look)
+            self._look_timer = loop.call_at(max(loop.time() + LOG_AFTER, self._looked + PAUSE), self._look)
 
     def _look(self) -> None:
         self._look_timer = None
         self._looked = asyncio.get_running_loop().time()
-        patience = PATIENCE - 0.01  # timers may run early by the clock's resolution
+        patience = LOG_AFTER - 0.01  # timers may run early by the clock's resolution
         # The first of each connection has waited longest.
         waits = [self._looked - next(iter(share.waiting)).since for share in self._shares.values() if share.waiting]
         if waits and max(waits) >= patience:
@@ -375,13 +375,13 @@ def _name(function: Any) -> str:
 
 
 class ThreadPools:
-    """The threads of an app: one pool for what clients call, so that it cannot keep hooks and logins waiting.
+    """The threads of an app: handlers, hooks and logins have a pool each, so that none keeps another waiting.
 
     Args:
-        limit: How many functions of each of the three run at once.
+        limit: Functions of each of the three pools that run at once.
         counters: Count the refused functions.
-        share: How many of one connection's; None for a quarter of `limit`.
-        queue: How many of the handlers' may wait for a thread.
+        share: Functions of one connection that run at once in each; None for a quarter of `limit`.
+        queue: Handlers that may wait for a thread.
 
     Attributes:
         handlers: As in `ThreadsState`, and so are `hooks` and `logins`.
@@ -394,6 +394,6 @@ class ThreadPools:
         self.logins: Threads = Threads(limit, share=share, what="def lookups of logins")
 
     def close(self) -> None:
-        """Begin nothing more; what runs is left to end by itself."""
+        """Start nothing more; running functions end by themselves."""
         for threads in (self.handlers, self.hooks, self.logins):
             threads.close()

@@ -1,4 +1,4 @@
-"""A client as an app sees it: what handlers, hooks, middlewares and views get in hand."""
+"""`Connection`: a client, as handlers, hooks, middlewares and views see it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["Connection"]
 
 
 class Connection:
-    """A client, from its handshake until its socket is closed. Made by wampkit alone.
+    """A client, from its handshake until its socket is closed. Only wampkit makes it.
 
     Attributes:
-        id: The session id of WELCOME: unguessable, but an address and no credential, as others learn it.
+        id: The session id of WELCOME: unguessable, but not a credential, since other clients learn it.
         attributes: A dict for the app's own data about this client; middlewares fill it at the handshake.
         request: The aiohttp request of the handshake: headers, cookies, query. Its `remote` may be a proxy's.
         remote: The client's address, taken from a trusted proxy where there is one; None for a unix socket.
@@ -110,7 +110,7 @@ class Connection:
 
     @property
     def unsent(self) -> int:
-        """Bytes that were sent and that the kernel has not taken yet, because the client reads slowly."""
+        """Bytes sent that the kernel has not taken yet, because the client reads slowly."""
         raise NotImplementedError
 
     @property

@@ -36,14 +36,14 @@ for _class, _names in _USED.items():
             raise ImportError(f"aiohttp's {_class.__name__} has no {_name}")
 
 LARGE = 64 * 1024
-"""Bytes of a chunk after which others have their turn: uvloop reads up to 32 chunks of 250 kB at a time."""
+"""Bytes of a chunk after which other callbacks have their turn: uvloop reads up to 32 chunks of 250 kB at a time."""
 
 COMPILED = WebSocketDataQueue.__module__.endswith("_c")
 """Whether aiohttp's parser is the compiled one, whose fields are 0 and None from the start."""
 
 
 class _DirectReader(WebSocketDataQueue):
-    """Stands where aiohttp queues frames, and hands them to the connection instead.
+    """Replaces aiohttp's queue of frames and hands each frame to the connection.
 
     Until `read_into` is called, while it is paused, and where one chunk holds more than a batch, frames are kept and
     the transport is paused.
@@ -135,7 +135,7 @@ class _DirectReader(WebSocketDataQueue):
                 self._event_loop.call_soon(self._hand_on_kept)
 
     def _end(self, last: tuple[WSMsgType, Any, Any]) -> None:
-        # No more frames can come, so that a pause has no use.
+        # No more frames can come: a pause would only delay this one.
         self._batch_left = 0
         self._keep(last)
         self._may_read = True

@@ -1,7 +1,7 @@
 """Opens the WebSocket of a handshake, with the direct reader where aiohttp's version allows it, else the queued one.
 
-With the queued reader aiohttp queues the frames, and a task in `socket.receive()` is woken for each. It uses public
-names of aiohttp alone. Both readers are under the same tests.
+With the queued reader aiohttp queues the frames, and a task in `socket.receive()` is woken for each. It uses only
+public names of aiohttp. Both readers pass the same tests.
 """
 
 from __future__ import annotations
@@ -29,10 +29,7 @@ DIRECT_VERSIONS = ((3, 14, 5), (3, 15))
 """The aiohttp versions, from the first to before the second, whose private names the direct reader knows."""
 
 READER_VARIABLES = ("WAMPKIT_READER", "WAMPKIT_INLET")
-"""The environment variable by which to choose the reader, and its old name.
-
-The value "queued" (once "public") takes the queued reader in any case.
-"""
+"""The environment variable that chooses the reader, and its old name; "queued" (once "public") forces that one."""
 
 
 def can_read_directly() -> bool:
@@ -61,7 +58,7 @@ def _direct_socket(version: str) -> type[Socket] | None:
 
 
 def open_socket(directly: bool, *, compress: bool, **options: Any) -> Socket:
-    """A WebSocket that is not upgraded yet; one that may compress has the queued reader in any case."""
+    """A WebSocket that is not upgraded yet; one that may compress always has the queued reader."""
     options |= {"compress": compress, "autoclose": False, "autoping": False, "decode_text": False}
     direct = _direct_socket(aiohttp.__version__) if directly and not compress else None
     return (direct or QueuedSocket)(**options)
@@ -71,7 +68,7 @@ def open_socket(directly: bool, *, compress: bool, **options: Any) -> Socket:
 
 
 LOST_POLL = 0.1
-"""Seconds between two looks at whether a connection whose reading is paused was lost."""
+"""Seconds between two checks whether a connection was lost while reading is paused."""
 
 
 class _QueuedReader(Reader):
@@ -92,7 +89,7 @@ class _QueuedReader(Reader):
             if count % FRAME_BATCH == 0:
                 await asyncio.sleep(0)
             while not self._resumed.is_set() and not self._transport.is_closing():
-                # A socket from which nothing is received does not tell that it is lost.
+                # aiohttp does not report a lost socket while nothing is received from it.
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._resumed.wait(), LOST_POLL)
             frame = await self._socket.receive()
@@ -146,7 +143,7 @@ _EXPLAINED = {
     "Message size": "a message that is too long",
     "Unmasked frame": "an unmasked frame; clients mask what they send",
 }
-"""aiohttp's messages, by how they begin, in words for the author of the client."""
+"""Explanations for the author of a client, by the beginning of aiohttp's message."""
 
 
 def explain_broken_frame(error: object) -> tuple[int, str] | None:

@@ -1,4 +1,4 @@
-"""The register of live connections, by session id and by user, and what all of them share."""
+"""The register of live connections, by session id and by user, and the context that all of them share."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Connections:
 
     @property
     def arriving(self) -> list[Connection]:
-        """Connections whose handshake is being checked: some middlewares have accepted them, others are still to come.
+        """Connections whose handshake the middlewares are still checking.
 
         To close all connections of a user, close these too; `close` makes the handshake fail.
         """
@@ -55,8 +55,8 @@ class Connections:
             raise TypeError("connections(...) takes either user= or session_id=")
         if user is not None:
             return [*self._by_user.get(user, ()), *(each for each in self._arriving if each.user == user)]
-        everybody = (*self._by_id.values(), *self._arriving)
-        return [each for each in everybody if each.session is not None and each.session.id == session_id]
+        candidates = (*self._by_id.values(), *self._arriving)
+        return [each for each in candidates if each.session is not None and each.session.id == session_id]
 
     def __iter__(self) -> Iterator[Connection]:
         return iter(list(self._by_id.values()))
@@ -129,7 +129,7 @@ class ConnectionContext:
     """Settings and services that all connections of a running app share.
 
     Attributes:
-        report: Tells the app's `on_error` hooks of an exception and its connection; does not wait.
+        report: Calls the app's `on_error` hooks with an exception and its connection; does not wait.
     """
 
     options: ConnectionOptions

@@ -41,7 +41,7 @@ from .tasks import ConnectionTasks
 
 __all__ = ["ServerConnection"]
 
-LONGEST_PAUSE = 1.0
+MAX_PAUSE = 1.0
 """Maximum seconds for which reading is paused because a client exceeds its message rate."""
 
 
@@ -293,7 +293,7 @@ class ServerConnection(Connection):
         compressed = isinstance(self.outbox, DeflatingOutbox)
         if self._pause is None and self._reader is not None and rate is not None and compressed:
             self._reader.pause()
-            self._pause = asyncio.get_running_loop().call_later(min(LONGEST_PAUSE, 1 / rate), self._go_on)
+            self._pause = asyncio.get_running_loop().call_later(min(MAX_PAUSE, 1 / rate), self._go_on)
 
     def _go_on(self) -> None:
         self._pause = None

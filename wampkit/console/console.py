@@ -34,10 +34,10 @@ LIVE = "wampkit:live"
 INTERVAL = 1.0
 """Seconds between two sets of figures."""
 
-MOST_FIGURES = 300
+MAX_FIGURES = 300
 """Sets of figures that are kept."""
 
-MOST_ROWS = 200
+MAX_ROWS = 200
 """Rows in one answer, and rows that are searched without a pause for other clients."""
 
 ROUTES_AT_ONCE = 50
@@ -53,7 +53,7 @@ class Console:
         self.message: Callable[[Incoming, CallNext], Coroutine[Any, Any, Any]] = self._meter.message
         self.counting: Callable[[TopicRegistry], Deliver] = self._meter.counting
         self.page = show_console
-        self._figures: deque[dict[str, Any]] = deque(maxlen=MOST_FIGURES)
+        self._figures: deque[dict[str, Any]] = deque(maxlen=MAX_FIGURES)
 
     def routes(self) -> list[Route]:
         """The console's procedures and topic, all with the same rules."""
@@ -130,7 +130,7 @@ class Console:
         return {"total": len(routes), "rows": routes[max(offset, 0) :][:ROUTES_AT_ONCE]}
 
     async def _connections(
-        self, search: str = "", order: str = "", offset: int = 0, limit: int = MOST_ROWS
+        self, search: str = "", order: str = "", offset: int = 0, limit: int = MAX_ROWS
     ) -> dict[str, Any]:
         """Some live connections that contain a text, ordered by "queued", "subscriptions", "address" or "user"."""
         connections = list(self._runtime.connections)
@@ -149,9 +149,9 @@ class Console:
         connection = self._runtime.connections.get(id)
         if connection is None:
             raise NotFound("this connection has ended")
-        return _row(connection) | {"topics": [uri for uri in connection.topics if not _is_builtin(uri)][:MOST_ROWS]}
+        return _row(connection) | {"topics": [uri for uri in connection.topics if not _is_builtin(uri)][:MAX_ROWS]}
 
-    async def _topics(self, search: str = "", offset: int = 0, limit: int = MOST_ROWS) -> dict[str, Any]:
+    async def _topics(self, search: str = "", offset: int = 0, limit: int = MAX_ROWS) -> dict[str, Any]:
         """Some of the topics that have subscribers, those with the most first."""
         registry = self._runtime.registry
         uris = [uri for uri in registry if not _is_builtin(uri)]
@@ -207,7 +207,7 @@ async def _search(items: list[T], row: Callable[[T], dict[str, Any]], search: st
     wanted = search.lower()
     found = []
     for index, item in enumerate(items):
-        if index % MOST_ROWS == MOST_ROWS - 1:
+        if index % MAX_ROWS == MAX_ROWS - 1:
             await asyncio.sleep(0)
         made = row(item)
         if not wanted or any(wanted in str(value).lower() for value in made.values() if value is not None):
@@ -217,7 +217,7 @@ async def _search(items: list[T], row: Callable[[T], dict[str, Any]], search: st
 
 def _window(rows: list[T], offset: int, limit: int) -> list[T]:
     start = max(offset, 0)
-    return rows[start : start + max(0, min(limit, MOST_ROWS))]
+    return rows[start : start + max(0, min(limit, MAX_ROWS))]
 
 
 def _page(rows: list[dict[str, Any]], found: int, total: int) -> dict[str, Any]:

@@ -17,16 +17,16 @@ from ..pubsub.registry import TopicRegistry
 
 __all__ = ["Failure", "Figures", "Meter", "as_text"]
 
-MOST_SAMPLES = 10_000
+MAX_SAMPLES = 10_000
 """Calls of one interval that are timed; the others are only counted."""
 
-MOST_FAILURES = 100
+MAX_FAILURES = 100
 """Failures that are kept, the newest."""
 
-MOST_CHARACTERS = 500
+MAX_CHARACTERS = 500
 """Characters of a URI or a text that are kept."""
 
-LONGEST_TRACEBACK = 50_000
+MAX_TRACEBACK = 50_000
 """Characters at the end of a traceback that are kept."""
 
 
@@ -97,7 +97,7 @@ class Meter:
     def __init__(self, *, debug: bool) -> None:
         self.failed: int = 0
         self._debug = debug
-        self._failures: deque[Failure] = deque(maxlen=MOST_FAILURES)
+        self._failures: deque[Failure] = deque(maxlen=MAX_FAILURES)
         self._reset()
 
     def _reset(self) -> None:
@@ -116,7 +116,7 @@ class Meter:
         finally:
             if isinstance(message, Call):
                 self._calls += 1
-                if len(self._seconds) < MOST_SAMPLES:
+                if len(self._seconds) < MAX_SAMPLES:
                     self._seconds.append(time.perf_counter() - began)
             elif isinstance(message, Publish):
                 self._publishes += 1
@@ -162,7 +162,7 @@ class Meter:
                 time=time.time(),
                 message=type(message).__name__.lower(),
                 route=message.name,
-                uri=message.uri[:MOST_CHARACTERS],
+                uri=message.uri[:MAX_CHARACTERS],
                 error=as_text(kind),
                 description=as_text(description),
                 user=None if user is None else as_text(user),
@@ -181,13 +181,13 @@ class Meter:
         if not self._debug:
             return name, "", None
         trace = "".join(traceback.format_exception(error))
-        return name, error, _as_utf8(trace[-LONGEST_TRACEBACK:])
+        return name, error, _as_utf8(trace[-MAX_TRACEBACK:])
 
 
 def as_text(value: object) -> str:
     """The beginning of `str(value)`, or the name of its class if that raises."""
     try:
-        return _as_utf8(str(value)[:MOST_CHARACTERS])
+        return _as_utf8(str(value)[:MAX_CHARACTERS])
     except Exception:
         return f"({type(value).__qualname__})"
 

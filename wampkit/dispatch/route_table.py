@@ -20,7 +20,7 @@ Fits: TypeAlias = Callable[[Mapping[str, str]], bool]
 REMEMBERED = 1024
 """URIs whose pattern a table remembers."""
 
-LONGEST_REMEMBERED = 1024
+MAX_CACHED_LENGTH = 1024
 """Characters of the longest of them, where the app names it: it may be made of what a client sent."""
 
 _NO_VARIABLES: Mapping[str, str] = {}
@@ -81,7 +81,7 @@ class RouteTable(Generic[T]):
 
     def has(self, uri: str) -> bool:
         """Whether there is a route for a URI that the app names, of any length."""
-        match = self._match if len(uri) <= LONGEST_REMEMBERED else self._first_match
+        match = self._match if len(uri) <= MAX_CACHED_LENGTH else self._first_match
         return uri in self._exact or match(uri) is not None
 
     def _first_match(self, uri: str) -> tuple[T, Mapping[str, str]] | None:

@@ -54,7 +54,7 @@ STEADY = 10.0
 
 FIRST_DELAY = 0.1
 
-LONGEST_DELAY = 5.0
+MAX_DELAY = 5.0
 """Seconds between the end of a worker and the start of the next; each failure doubles the delay up to this."""
 
 
@@ -143,7 +143,7 @@ class _Workers:
 
 
 def _longer(delay: float) -> float:
-    return min(2 * delay + FIRST_DELAY, LONGEST_DELAY)
+    return min(2 * delay + FIRST_DELAY, MAX_DELAY)
 
 
 # ---- --reload

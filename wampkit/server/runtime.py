@@ -35,7 +35,7 @@ from ..sessions.middleware import reads_sessions
 from ..sessions.session import Session, session_of
 from ..telemetry.counters import Counters
 from ..telemetry.http_logs import quiet_accept_errors
-from ..telemetry.logs import MOST_KINDS, MOST_KINDS_SHOWN, LogThrottle, logger_of
+from ..telemetry.logs import MAX_KINDS, MAX_KINDS_IN_DEBUG, LogThrottle, logger_of
 from .settings import Settings
 
 __all__ = ["Monitor", "Runtime", "compile_app"]
@@ -113,7 +113,7 @@ class Runtime:
         self.hooks: HookRunner = HookRunner(hooks, self.threads.hooks)
         self.connections: ConnectionRegistry = ConnectionRegistry()
         throttle = LogThrottle(
-            logger_of(ServerConnection.__module__), MOST_KINDS_SHOWN if settings.debug else MOST_KINDS
+            logger_of(ServerConnection.__module__), MAX_KINDS_IN_DEBUG if settings.debug else MAX_KINDS
         )
         self.context: ConnectionContext = ConnectionContext(
             settings, limits, self.counters, self.threads, self.connections, self.report, throttle

@@ -15,12 +15,12 @@ class Counters:
         connections: Connections that were welcomed.
         refused: Handshakes that were answered with an HTTP error.
         malformed: Messages and frames that broke WAMP v1 or WebSocket.
-        slow_readers: Connections that were cut because more waited for them than `Limits.queue`.
+        slow_readers: Connections that were cut because their unsent bytes exceeded `Limits.queue`.
         events_dropped: Events that were dropped for slow readers, with `Limits(slow_reader="drop")`.
         over_limit: Messages that were refused because of a bound in `Limits`.
         logins: Logins by WAMP-CRA that succeeded, anonymous ones too.
         failed_logins: Logins that failed: a wrong signature or an unknown authkey.
-        throttled_logins: Logins that were refused unseen, since too many had failed before.
+        throttled_logins: Logins that were refused without a check, since too many had failed before.
     """
 
     connections: int = 0

@@ -1,6 +1,6 @@
 """Filters for the logs of aiohttp and asyncio, for servers that strangers can reach.
 
-aiohttp logs a traceback, and the client's bytes, for each request that is no HTTP: a port scan fills the log. Its
+aiohttp logs a traceback, and the client's bytes, for each request that is not HTTP: a port scan fills the log. Its
 access log holds each request's query, which may be a ticket. asyncio logs hundreds of tracebacks a second while clients
 connect and the process has no file descriptor left.
 """
@@ -26,7 +26,7 @@ logger: logging.Logger = logger_of(__name__)
 
 
 class _InvalidRequestFilter(logging.Filter):
-    """Replaces the records of requests that are no HTTP by throttled lines with their count."""
+    """Replaces the records of requests that are not HTTP by throttled lines with their count."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Log lines that no peer can forge, break or repeat at will.
+"""Log lines that no peer can forge, break or repeat without limit.
 
 Each room of the package has its logger below `wampkit`, such as `wampkit.access`, so that one can be turned down. A
 record stays one line, also with names that clients chose, texts of an app's own errors, and exceptions in it: the
@@ -17,8 +17,8 @@ from ..errors import escape
 
 __all__ = [
     "KIND",
-    "MOST_KINDS",
-    "MOST_KINDS_SHOWN",
+    "MAX_KINDS",
+    "MAX_KINDS_IN_DEBUG",
     "LogThrottle",
     "PeerLog",
     "logger_of",
@@ -26,17 +26,17 @@ __all__ = [
     "set_level",
 ]
 
-LONGEST_LINE = 4096
+MAX_LINE = 4096
 """Characters of one line; a client's message may be a MiB, and an app may repeat it."""
 
-LONGEST_TRACEBACK = 65_536
-"""Characters of a traceback; what is left out is its middle."""
+MAX_TRACEBACK = 65_536
+"""Characters of a traceback; of a longer one the middle is left out."""
 
 _format = logging.Formatter().formatException
 
 
 class _Safe(logging.Filter):
-    """Makes each record safe to be written, and lets all of them pass."""
+    """Makes each record one line; rejects none."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         try:
@@ -52,15 +52,15 @@ class _Safe(logging.Filter):
 
 
 def _line(text: str) -> str:
-    if len(text) > LONGEST_LINE:
-        text = f"{text[:LONGEST_LINE]}… ({len(text)} characters)"
+    if len(text) > MAX_LINE:
+        text = f"{text[:MAX_LINE]}… ({len(text)} characters)"
     return escape(text)
 
 
 def _indented(trace: str) -> str:
     """A traceback whose lines all begin with spaces: none of them can be taken for a line of the log."""
-    if len(trace) > LONGEST_TRACEBACK:
-        half = LONGEST_TRACEBACK // 2
+    if len(trace) > MAX_TRACEBACK:
+        half = MAX_TRACEBACK // 2
         trace = f"{trace[:half]}\n… ({len(trace) - 2 * half} characters left out) …\n{trace[-half:]}"
     return "\n".join(f"  {_line(line)}" for line in trace.split("\n"))
 
@@ -69,13 +69,13 @@ _safe = _Safe()
 
 
 def make_safe(*names: str) -> None:
-    """Let what other loggers write be one line each too."""
+    """Make each record of other loggers one line too."""
     for name in names:
         logging.getLogger(name).addFilter(_safe)
 
 
 def set_level(name: str, level: str) -> None:
-    """Let a logger, and those below it, write nothing below a level such as "WARNING"."""
+    """Set the level of a logger and of those below it, such as "WARNING"."""
     logging.getLogger(name).setLevel(level)
 
 
@@ -95,38 +95,37 @@ def logger_of(module: str) -> logging.Logger:
 PAUSE = 5.0
 """Seconds in which lines of one kind are counted instead of written; it doubles with each line that is written."""
 
-LONGEST_PAUSE = 300.0
+MAX_PAUSE = 300.0
 
 QUIET = 60.0
-"""Seconds after its pause in which nothing came, until a kind is forgotten."""
+"""Seconds without a line after its pause until a kind is forgotten."""
 
-MOST_KINDS = 32
-"""Kinds that one owner may have at a time; the rest are counted together."""
+MAX_KINDS = 32
+"""Kinds of one owner that are counted separately; further ones are counted together."""
 
-MOST_KINDS_SHOWN = 1000
-"""The same for an app with debug=True, whose author wants to see each different mistake."""
+MAX_KINDS_IN_DEBUG = 1000
+"""The same for an app with debug=True, which shows each different mistake."""
 
-MOST_OWNERS = 500
+MAX_OWNERS = 500
 
 _OTHERS = object()
 
 KIND = 200
-"""Characters of a text that tell one kind from another."""
+"""Characters of a text that distinguish its kind."""
 
 
 class LogThrottle:
-    """Writes the first line of each kind at once, and then from time to time the last one with how many there were.
+    """Writes the first line of each kind at once, and later ones at growing intervals with the number left out.
 
-    A client can repeat a mistake thousands of times a second, and come back under a new connection: a log that repeats
-    it too is an attack of its own. So lines are counted for the address that causes them, and what is remembered is
-    bounded.
+    A client can repeat a mistake thousands of times a second, also over new connections, and so fill the log. Lines are
+    therefore counted by the address that causes them, with a bound on the memory for it.
 
     Args:
         logger: Writes the lines.
-        kinds: How many kinds one owner may have at a time.
+        kinds: Kinds of one owner that are counted separately.
     """
 
-    def __init__(self, logger: logging.Logger, kinds: int = MOST_KINDS) -> None:
+    def __init__(self, logger: logging.Logger, kinds: int = MAX_KINDS) -> None:
         self._logger = logger
         self._kinds = kinds
         self._owners: dict[Hashable, dict[Hashable, _Kind]] = {}
@@ -141,12 +140,12 @@ class LogThrottle:
         error: BaseException | None = None,
         logger: logging.Logger | None = None,
     ) -> None:
-        """Write a line, or count it if one of its kind has just been written.
+        """Write a line, or only count it if one of its kind was written recently.
 
         Args:
             kind: A key of short texts: lines with the same kind count as repetitions.
             text: The line.
-            owner: The address that caused it, as `networks.client_network` has it; None for lines counted together.
+            owner: The address that caused it, as `networks.client_network` returns it; None for lines counted together.
             level: The logging level.
             error: An exception whose traceback belongs to the line.
             logger: Writes this kind in place of the throttle's own logger.
@@ -155,7 +154,7 @@ class LogThrottle:
         self._kind(owner, kind, level, now, logger or self._logger).add(text, level, error, now)
 
     def close(self) -> None:
-        """Write what was counted and not written."""
+        """Write the lines that were only counted so far."""
         for kinds in self._owners.values():
             for each in kinds.values():
                 each.write_rest()
@@ -174,7 +173,7 @@ class LogThrottle:
     def _of(self, owner: Hashable, now: float) -> dict[Hashable, _Kind]:
         kinds = self._owners.pop(owner, None)
         if kinds is None:
-            if len(self._owners) >= MOST_OWNERS:
+            if len(self._owners) >= MAX_OWNERS:
                 oldest = next(iter(self._owners))
                 if all(each.is_quiet(now) for each in self._owners[oldest].values()):
                     del self._owners[oldest]
@@ -185,12 +184,12 @@ class LogThrottle:
         return kinds
 
     def __len__(self) -> int:
-        """How many kinds are remembered."""
+        """The number of kinds that are remembered."""
         return sum(map(len, self._owners.values()))
 
 
 class _Kind:
-    """The lines of one kind: when the next may be written, and what has come since the last."""
+    """The lines of one kind: when the next may be written, and the number of those since the last."""
 
     __slots__ = ("_due", "_hidden", "_last", "_logger", "_pause", "_what")
 
@@ -209,17 +208,17 @@ class _Kind:
             hidden, self._hidden = self._hidden, 0
             self._write(text, level, hidden, now, error)
             return
-        self._last = text[:LONGEST_LINE], level
+        self._last = text[:MAX_LINE], level
         self._hidden += 1
         if self._hidden == 1:
             self._write_later(self._due - now)
 
     def is_quiet(self, now: float) -> bool:
-        """Whether nothing has come for long."""
+        """Whether no line has come for `QUIET` seconds after the pause."""
         return not self._hidden and now >= self._due + QUIET
 
     def write_rest(self) -> None:
-        """Write the last line with how many there were, if any was held back."""
+        """Write the last line with the number of those left out, if there are any."""
         if self._hidden:
             hidden, self._hidden = self._hidden, 0
             self._write(*self._last, hidden - 1, time.monotonic(), None)
@@ -228,23 +227,23 @@ class _Kind:
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            return  # the next line of this kind tells of it, or the end
+            return  # written with the next line of this kind, or by `close`
         loop.call_later(seconds, self.write_rest)
 
     def _write(self, text: str, level: int, more: int, now: float, error: BaseException | None) -> None:
         self._due = now + self._pause
-        self._pause = min(self._pause * 2, LONGEST_PAUSE)
+        self._pause = min(self._pause * 2, MAX_PAUSE)
         trace: Any = (type(error), error, error.__traceback__) if error is not None else None
         self._logger.log(level, "%s%s", text, f" ({more} more {self._what})" if more else "", exc_info=trace)
 
 
 class PeerLog:
-    """Writes what is told of one peer through the throttle that all of them share.
+    """The throttled log of one peer.
 
     Args:
-        throttle: Decides how often a line is written.
+        throttle: Shared by all peers; decides how often a line is written.
         subject: The beginning of each line.
-        owner: For whose address the lines are counted, as `networks.client_network` has it.
+        owner: The address by which lines are counted, as `networks.client_network` returns it.
         logger: Writes the lines in place of the throttle's own logger.
     """
 
