@@ -35,7 +35,7 @@ class BoundedQueue(Generic[T]):
         return len(self._items)
 
     def append(self, item: T, size: int) -> int:
-        """Add an item whose message had `size` bytes; gives how many items were dropped for it."""
+        """Add an item whose message had `size` bytes; returns how many items were dropped for it."""
         self._items.append((item, size))
         self._size += size
         dropped = 0

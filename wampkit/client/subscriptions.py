@@ -256,7 +256,7 @@ class Subscriptions:
             self._index(group)
 
     def _remove(self, subscription: Subscription) -> asyncio.Future[None] | None:
-        """Remove a subscription; gives the task of its UNSUBSCRIBE, if there is one and it will end soon.
+        """Remove a subscription; returns the task of its UNSUBSCRIBE, if there is one and it will end soon.
 
         Where it must wait for an answer of the server first, it may take long and is not returned.
         """

@@ -375,7 +375,7 @@ class Runtime:
 
 
 async def _ended(tasks: set[asyncio.Task[None]], timeout: float) -> set[asyncio.Task[None]]:
-    """Wait until a set is empty that tasks leave at their end; gives those that are left after `timeout` seconds."""
+    """Wait until a set is empty that tasks leave at their end; returns those that are left after `timeout` seconds."""
     end = asyncio.get_running_loop().time() + timeout
     while tasks and (rest := end - asyncio.get_running_loop().time()) > 0:
         await asyncio.wait(set(tasks), timeout=rest)

@@ -122,7 +122,7 @@ def _error_uris(value: Any) -> Mapping[str, str]:
 
 
 def _expect(name: str, wanted: str, holds: Callable[[Any], bool]) -> Callable[[Any], Any]:
-    """A check that gives the value back, or raises DeclarationError with what is wanted."""
+    """A check that returns the value, or raises DeclarationError with what is wanted."""
 
     def check(value: Any) -> Any:
         if not holds(value):
