@@ -28,65 +28,153 @@ from queue import SimpleQueue
 ROOT = Path(__file__).parent.parent
 
 TESTS: dict[str, str] = {
-    "handlers.arguments": "handlers/test_binding dispatch/test_dispatch",
+    "handlers.arguments": "handlers/test_binding dispatch/test_calls",
     "concurrency.background": "concurrency/test_background",
-    "handlers.binding": "handlers/test_binding handlers/test_depends handlers/test_transaction dispatch/test_dispatch",
-    "handlers.plan": "handlers/test_binding handlers/test_depends handlers/test_transaction dispatch/test_dispatch",
-    "dispatch.calls": (
-        "dispatch/test_dispatch handlers/test_depends handlers/test_transaction test_declarations test_limits "
-        "system/test_drain"
+    "handlers.binding": (
+        "handlers/test_binding handlers/test_depends handlers/test_transaction "
+        "handlers/test_transaction_events handlers/test_cancelled_transactions dispatch/test_calls"
     ),
-    "client.client": "client/test_client client/test_login dispatch/test_builtins client/test_connection",
+    "handlers.plan": (
+        "handlers/test_binding handlers/test_depends handlers/test_transaction "
+        "handlers/test_transaction_events handlers/test_cancelled_transactions dispatch/test_calls"
+    ),
+    "dispatch.calls": (
+        "dispatch/test_calls dispatch/test_errors dispatch/test_concurrent_calls "
+        "dispatch/test_cancelled_calls dispatch/test_topic_messages handlers/test_depends "
+        "handlers/test_transaction handlers/test_transaction_events handlers/test_cancelled_transactions "
+        "test_declarations test_limits test_limits_rate test_limits_in_flight system/test_drain"
+    ),
+    "client.client": (
+        "client/test_client client/test_handshake client/test_reconnecting client/test_foreign_servers "
+        "client/test_login dispatch/test_builtins client/test_connection"
+    ),
     "connection.connection": (
-        "connection/test_connection system/test_slow_peers connection/test_keepalive system/test_drain "
+        "connection/test_connection connection/test_malformed_messages connection/test_closing "
+        "system/test_slow_peers system/test_queue_bounds connection/test_keepalive system/test_drain "
         "system/test_faults"
     ),
-    "protocol.cra": "protocol/test_cra client/test_login dispatch/test_rights auth/test_authenticator",
-    "handlers.depends": "handlers/test_depends handlers/test_transaction dispatch/test_dispatch",
-    "client.dialer": "client/test_client client/test_login",
-    "dispatch.dispatcher": "dispatch/test_dispatch pubsub/test_topics test_limits",
-    "server.handshake": "server/test_handshake access/test_gates connection/test_connection",
-    "limits": "test_limits connection/test_connection auth/test_authenticator",
-    "access.proxies": "test_networks access/test_gates access/test_proxies",
-    "auth.login_limits": "auth/test_authenticator",
-    "connection.reader": "connection/test_reader connection/test_connection system/test_faults",
+    "protocol.cra": (
+        "protocol/test_cra client/test_login dispatch/test_rights auth/test_authenticator auth/test_unknown_keys"
+    ),
+    "handlers.depends": (
+        "handlers/test_depends handlers/test_transaction handlers/test_transaction_events "
+        "handlers/test_cancelled_transactions dispatch/test_calls dispatch/test_cancelled_calls"
+    ),
+    "client.dialer": (
+        "client/test_client client/test_handshake client/test_reconnecting client/test_foreign_servers "
+        "client/test_login"
+    ),
+    "dispatch.dispatcher": (
+        "dispatch/test_calls dispatch/test_errors dispatch/test_concurrent_calls "
+        "dispatch/test_cancelled_calls dispatch/test_topic_messages pubsub/test_topics pubsub/test_receivers "
+        "pubsub/test_on_unsubscribe pubsub/test_on_subscribe test_limits test_limits_rate "
+        "test_limits_in_flight"
+    ),
+    "server.handshake": (
+        "server/test_handshake server/test_gates access/test_addresses access/test_hosts "
+        "connection/test_connection connection/test_malformed_messages connection/test_closing"
+    ),
+    "limits": (
+        "test_limits test_limits_rate test_limits_in_flight connection/test_connection "
+        "connection/test_malformed_messages connection/test_closing auth/test_login_limits "
+        "auth/test_login_timeout"
+    ),
+    "access.proxies": "test_networks access/test_addresses access/test_proxies",
+    "auth.login_limits": "auth/test_login_limits auth/test_unknown_keys",
+    "connection.server_connection": (
+        "connection/test_connection connection/test_malformed_messages connection/test_closing "
+        "connection/test_keepalive system/test_drain system/test_slow_peers"
+    ),
+    "connection.registry": "connection/test_registry dispatch/test_user_connections",
+    "connection.reader": (
+        "connection/test_reader connection/test_connection connection/test_malformed_messages "
+        "connection/test_closing system/test_faults"
+    ),
     "connection.sockets": "connection/test_keepalive concurrency/test_background system/test_half_open",
-    "client.connection": "client/test_connection client/test_client",
-    "client.event_queue": "client/test_subscriptions client/test_client",
-    "client.handshake": "client/test_client",
-    "auth.authenticator": "client/test_login dispatch/test_rights auth/test_authenticator",
+    "client.connection": (
+        "client/test_connection client/test_client client/test_handshake client/test_reconnecting "
+        "client/test_foreign_servers"
+    ),
+    "client.event_queue": (
+        "client/test_subscriptions client/test_client client/test_handshake client/test_reconnecting "
+        "client/test_foreign_servers"
+    ),
+    "client.handshake": "client/test_handshake client/test_foreign_servers",
+    "auth.authenticator": (
+        "client/test_login dispatch/test_rights auth/test_authenticator auth/test_credentials "
+        "auth/test_login_limits auth/test_unknown_keys auth/test_login_timeout"
+    ),
     "protocol.messages": (
-        "protocol/test_messages protocol/test_v1 handlers/test_transaction connection/test_connection test_limits"
+        "protocol/test_messages protocol/test_v1 handlers/test_unserializable "
+        "connection/test_malformed_messages test_limits test_limits_in_flight"
     ),
     "server.runtime": (
         "handlers/test_hooks server/test_runtime pubsub/test_broker concurrency/test_background "
-        "system/test_drain system/test_slow_peers"
+        "system/test_drain system/test_slow_peers system/test_queue_bounds"
     ),
-    "access.origins": "access/test_origins access/test_gates",
-    "connection.outbox_variants": "connection/test_outbox system/test_slow_peers",
-    "connection.outbox": "connection/test_outbox pubsub/test_topics connection/test_keepalive system/test_slow_peers",
-    "protocol.v1": "protocol/test_v1 protocol/test_messages dispatch/test_dispatch test_limits",
+    "access.origins": "access/test_origins access/test_hosts",
+    "connection.outbox_variants": "connection/test_outbox system/test_slow_peers system/test_queue_bounds",
+    "connection.outbox": (
+        "connection/test_outbox pubsub/test_topics pubsub/test_on_subscribe connection/test_keepalive "
+        "system/test_slow_peers system/test_queue_bounds"
+    ),
+    "protocol.v1": (
+        "protocol/test_v1 protocol/test_messages dispatch/test_calls dispatch/test_errors "
+        "dispatch/test_concurrent_calls dispatch/test_cancelled_calls dispatch/test_topic_messages "
+        "test_limits"
+    ),
     "dispatch.requirements": (
-        "dispatch/test_rights dispatch/test_requirements dispatch/test_dispatch test_declarations "
-        "auth/test_authenticator"
+        "dispatch/test_rights dispatch/test_requirements dispatch/test_refusals "
+        "dispatch/test_user_connections dispatch/test_calls dispatch/test_errors "
+        "dispatch/test_concurrent_calls dispatch/test_cancelled_calls dispatch/test_topic_messages "
+        "test_declarations auth/test_authenticator auth/test_credentials auth/test_login_limits "
+        "auth/test_unknown_keys auth/test_login_timeout"
     ),
-    "sessions.middleware": "sessions/test_middleware sessions/test_redis cli/test_check_sessions",
-    "sessions.storage": "sessions/test_middleware sessions/test_redis",
-    "sessions.session": "sessions/test_middleware sessions/test_redis",
+    "sessions.middleware": (
+        "sessions/test_middleware sessions/test_cookies sessions/test_session sessions/test_storage "
+        "sessions/test_redis sessions/test_redis_changes cli/test_check_sessions"
+    ),
+    "sessions.storage": (
+        "sessions/test_middleware sessions/test_cookies sessions/test_session sessions/test_storage "
+        "sessions/test_redis sessions/test_redis_changes"
+    ),
+    "sessions.session": (
+        "sessions/test_middleware sessions/test_cookies sessions/test_session sessions/test_storage "
+        "sessions/test_redis sessions/test_redis_changes"
+    ),
     "dispatch.topic_messages": (
-        "pubsub/test_topics dispatch/test_middleware dispatch/test_rights dispatch/test_dispatch "
-        "dispatch/test_requirements test_limits server/test_runtime"
+        "pubsub/test_topics pubsub/test_receivers pubsub/test_on_unsubscribe pubsub/test_on_subscribe "
+        "dispatch/test_middleware dispatch/test_rights dispatch/test_calls dispatch/test_errors "
+        "dispatch/test_concurrent_calls dispatch/test_cancelled_calls dispatch/test_topic_messages "
+        "dispatch/test_requirements dispatch/test_refusals dispatch/test_user_connections test_limits "
+        "test_limits_rate test_limits_in_flight server/test_runtime"
     ),
-    "client.subscriptions": "client/test_subscriptions client/test_client",
+    "client.subscriptions": (
+        "client/test_subscriptions client/test_client client/test_handshake client/test_reconnecting "
+        "client/test_foreign_servers"
+    ),
     "concurrency.threads": "concurrency/test_threads",
     "auth.tickets": "auth/test_tickets",
     "pubsub.registry": (
-        "pubsub/test_broker pubsub/test_topics dispatch/test_rights handlers/test_transaction "
-        "dispatch/test_dispatch system/test_faults"
+        "pubsub/test_broker pubsub/test_topics pubsub/test_receivers pubsub/test_on_unsubscribe "
+        "pubsub/test_on_subscribe dispatch/test_rights handlers/test_transaction "
+        "handlers/test_transaction_events handlers/test_cancelled_transactions dispatch/test_calls "
+        "dispatch/test_errors dispatch/test_concurrent_calls dispatch/test_cancelled_calls "
+        "dispatch/test_topic_messages system/test_faults"
     ),
-    "handlers.transaction": "handlers/test_transaction",
-    "sessions.watcher": "sessions/test_middleware sessions/test_redis",
-    "connection.tasks": "dispatch/test_dispatch pubsub/test_topics server/test_runtime test_limits",
+    "handlers.transaction": (
+        "handlers/test_transaction handlers/test_transaction_events handlers/test_cancelled_transactions"
+    ),
+    "sessions.watcher": (
+        "sessions/test_middleware sessions/test_cookies sessions/test_session sessions/test_storage "
+        "sessions/test_redis sessions/test_redis_changes"
+    ),
+    "connection.tasks": (
+        "dispatch/test_calls dispatch/test_errors dispatch/test_concurrent_calls "
+        "dispatch/test_cancelled_calls dispatch/test_topic_messages pubsub/test_topics pubsub/test_receivers "
+        "pubsub/test_on_unsubscribe pubsub/test_on_subscribe server/test_runtime test_limits test_limits_rate "
+        "test_limits_in_flight"
+    ),
 }
 """The modules that decide, and the tests that should notice, the quickest first."""
 
@@ -195,6 +283,14 @@ class Mutant:
 
 def _file(root: Path, module: str) -> Path:
     return root / "wampkit" / f"{module.replace('.', '/')}.py"
+
+
+def missing() -> list[str]:
+    """The modules and test files that are named here and do not exist, in order."""
+    modules = TESTS.keys() | {module for module, _, _ in EQUIVALENT}
+    tests = {name for names in TESTS.values() for name in names.split()}
+    files = {_file(ROOT, module) for module in modules} | {ROOT / "tests" / f"{name}.py" for name in tests}
+    return sorted(str(file.relative_to(ROOT)) for file in files if not file.exists())
 
 
 def mutants_of(module: str) -> list[Mutant]:
@@ -311,7 +407,7 @@ def passes(root: Path, module: str) -> bool:
     Raises:
         RuntimeError: They were ended from outside, or pytest was called wrongly: neither says anything of the code.
     """
-    files = [f"tests/{name}.py" for name in TESTS[module].split() if (root / "tests" / f"{name}.py").exists()]
+    files = [f"tests/{name}.py" for name in TESTS[module].split()]
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-o", "timeout=30", *files]
     environment = os.environ | {"PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
     with subprocess.Popen(
@@ -339,6 +435,8 @@ def main() -> None:
     modules = args.modules or list(TESTS)
     if unknown := set(modules) - TESTS.keys():
         parser.error(f"no such modules: {', '.join(sorted(unknown))}; --list tells them")
+    if absent := missing():
+        parser.error(f"TESTS and EQUIVALENT name what is not there: {', '.join(absent)}")
     if args.list:
         for module in modules:
             print(f"{module}: {len(mutants_of(module))} mutants, {TESTS[module]}")

@@ -12,7 +12,7 @@ from wampkit import AllowAddresses, App, BlockAddresses, DeclarationError, Limit
 from ..support.command import command, wampkit, write
 from ..support.tables import rows
 from ..support.wire import Server, handshake, serve
-from .test_gates import ask_unix, on_unix_socket
+from .test_addresses import ask_unix, on_unix_socket
 
 PROXIES = ["127.0.0.1", "10.0.0.0/8", "2001:db8:ffff::/48"]
 

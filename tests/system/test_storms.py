@@ -3,10 +3,11 @@
 Of the plan of faults these are, with what other files hold of it:
 
 H05 a caller that goes: `test_a_late_answer_of_a_stubborn_handler_is_dropped`,
-    `test_a_late_answer_of_a_thread_is_dropped`; all else in test_dispatch:
+    `test_a_late_answer_of_a_thread_is_dropped`; all else in test_cancelled_calls:
     `test_a_call_whose_connection_goes_is_cancelled_and_cleaned_up`,
     `test_many_calls_of_a_vanished_peer_leave_no_task`
-H06 a bomb of calls: `test_a_bomb_of_calls_is_answered_call_by_call`, test_limits'
+H06 a bomb of calls: `test_a_bomb_of_calls_is_answered_call_by_call`,
+    test_limits_in_flight's
     `test_calls_in_flight_are_bounded_and_none_is_lost`, test_faults'
     `test_a_flood_of_calls_from_one_client_starves_nobody` for calls that end at once
 H07 a storm of publishes: `test_a_storm_of_publishes_leaves_turns_to_others`
