@@ -121,7 +121,7 @@ class Connection:
     def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
         """Close the connection with a close frame (RFC 6455 section 7.4); does not wait.
 
-        What was sent before is still delivered. A peer that does not answer in time is cut. During the handshake it
+        Messages sent before are still delivered. A peer that does not answer in time is cut. During the handshake it
         makes the handshake fail.
         """
         raise NotImplementedError

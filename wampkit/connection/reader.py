@@ -26,7 +26,7 @@ __all__ = ["READER_VARIABLES", "can_read_directly", "explain_broken_frame", "ope
 logger: logging.Logger = logger_of(__name__)
 
 DIRECT_VERSIONS = ((3, 14, 5), (3, 15))
-"""The aiohttp versions, from the first to before the second, whose private names the direct reader knows."""
+"""The aiohttp versions, from the first to before the second, whose private names the direct reader may use."""
 
 READER_VARIABLES = ("WAMPKIT_READER", "WAMPKIT_INLET")
 """The environment variable that chooses the reader, and its old name; "queued" (once "public") forces that one."""

@@ -46,7 +46,7 @@ class Connections:
 
         Args:
             user: A user, as in `Connection.user`.
-            session_id: The id of a web session, as the middleware `Sessions` knows it; not the id of WELCOME.
+            session_id: The id of a web session, `connection.session.id`; not the id of WELCOME.
 
         Raises:
             TypeError: Both are given, or neither.

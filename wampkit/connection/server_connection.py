@@ -278,7 +278,7 @@ class ServerConnection(Connection):
 
     def pause_reading(self) -> None:
         """Stop reading, so that TCP holds the peer back."""
-        # Once the socket is lost its end stands behind what has been read, where calls that never end would keep it.
+        # The end of a lost socket is read after its last frames, so a pause for calls that never end would hide it.
         if self._reader is not None and self._transport is not None and not self._transport.is_closing():
             self._reader.pause()
 

@@ -177,18 +177,18 @@ def abort_with_reset(transport: asyncio.Transport) -> None:
 
 
 def abort(transport: asyncio.Transport) -> None:
-    """Close at once; what was not sent is lost."""
+    """Close at once; unsent bytes are lost."""
     with contextlib.suppress(Exception):
         transport.abort()
 
 
 def cork(transport: asyncio.Transport) -> None:
-    """Have the kernel keep what is written until `uncork`, so that it leaves in one segment (Linux)."""
+    """Have the kernel keep written bytes until `uncork`, so that they leave in one segment (Linux)."""
     _set_cork(transport, 1)
 
 
 def uncork(transport: asyncio.Transport) -> None:
-    """Have the kernel send what it kept."""
+    """Have the kernel send the bytes that it kept."""
     _set_cork(transport, 0)
 
 
