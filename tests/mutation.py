@@ -85,7 +85,7 @@ TESTS: dict[str, str] = {
         "connection/test_connection connection/test_malformed_messages connection/test_closing "
         "connection/test_keepalive system/test_drain system/test_slow_peers"
     ),
-    "connection.registry": "connection/test_registry dispatch/test_user_connections",
+    "connection.registry": "connection/test_registry connection/test_user_connections",
     "connection.reader": (
         "connection/test_reader connection/test_connection connection/test_malformed_messages "
         "connection/test_closing system/test_faults"
@@ -125,7 +125,7 @@ TESTS: dict[str, str] = {
     ),
     "dispatch.requirements": (
         "dispatch/test_rights dispatch/test_requirements dispatch/test_refusals "
-        "dispatch/test_user_connections dispatch/test_calls dispatch/test_errors "
+        "connection/test_user_connections dispatch/test_calls dispatch/test_errors "
         "dispatch/test_concurrent_calls dispatch/test_cancelled_calls dispatch/test_topic_messages "
         "test_declarations auth/test_authenticator auth/test_credentials auth/test_login_limits "
         "auth/test_unknown_keys auth/test_login_timeout"
@@ -146,7 +146,7 @@ TESTS: dict[str, str] = {
         "pubsub/test_topics pubsub/test_receivers pubsub/test_on_unsubscribe pubsub/test_on_subscribe "
         "dispatch/test_middleware dispatch/test_rights dispatch/test_calls dispatch/test_errors "
         "dispatch/test_concurrent_calls dispatch/test_cancelled_calls dispatch/test_topic_messages "
-        "dispatch/test_requirements dispatch/test_refusals dispatch/test_user_connections test_limits "
+        "dispatch/test_requirements dispatch/test_refusals connection/test_user_connections test_limits "
         "test_limits_rate test_limits_in_flight server/test_runtime"
     ),
     "client.subscriptions": (

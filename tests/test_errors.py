@@ -3,7 +3,7 @@
 import pytest
 
 from wampkit import ERROR_URIS, DeclarationError, InvalidArgument, NotAllowed, NotFound, WampError
-from wampkit.errors import CallError, ConnectionLost, HandshakeRefused, ProtocolError, answer_for, quote
+from wampkit.errors import CallError, ConnectionLost, HandshakeRefused, ProtocolError, answer_for, one_line, quote
 
 from .support.tables import rows
 
@@ -69,3 +69,8 @@ def test_a_peers_long_text_is_shortened() -> None:
     """Only the beginning of a long text is shown, with its length."""
     shown = quote("x" * 60_000, 10)
     assert shown == "'xxxxxxxxxx'… (60000 characters)"
+
+
+def test_one_line() -> None:
+    """Whatever the text, it is one line without control characters."""
+    assert one_line("a\n  b\r\n\x1b[31m\u202e\u2028c\x00 Grüße") == "a b \\x1b[31m\\u202e c\\x00 Grüße"

@@ -9,16 +9,7 @@ from wampkit import App, DeclarationError, Limits, connect
 
 from .support.limits import is_well, make
 from .support.tables import rows
-from .support.wire import (
-    CALL,
-    ERROR,
-    PREFIX,
-    RESULT,
-    SUBSCRIBE,
-    eventually,
-    handshake,
-    serve,
-)
+from .support.wire import CALL, ERROR, PREFIX, RESULT, SUBSCRIBE, eventually, handshake, serve
 
 LIMIT = "http://api.wamp.ws/error#limit-exceeded"
 

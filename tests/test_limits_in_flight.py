@@ -13,15 +13,7 @@ from wampkit.protocol.messages import decode
 from .support.limits import is_well, make
 from .support.loops import on_each_loop
 from .support.tables import rows
-from .support.wire import (
-    CALL,
-    PUBLISH,
-    RESULT,
-    eventually,
-    frame,
-    message,
-    serve,
-)
+from .support.wire import CALL, PUBLISH, RESULT, eventually, frame, message, serve
 
 # ---- calls in flight
 

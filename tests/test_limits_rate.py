@@ -7,17 +7,7 @@ import pytest
 from wampkit.limits import TokenBucket
 
 from .support.limits import is_well, make
-from .support.wire import (
-    CALL,
-    ERROR,
-    PATIENCE,
-    PREFIX,
-    PUBLISH,
-    RESULT,
-    eventually,
-    frame,
-    serve,
-)
+from .support.wire import CALL, ERROR, PATIENCE, PREFIX, PUBLISH, RESULT, eventually, frame, serve
 
 FLOOD = "http://api.wamp.ws/error#too-many-messages"
 

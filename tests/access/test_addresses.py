@@ -11,15 +11,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from wampkit import (
-    AllowAddresses,
-    AllowHosts,
-    AllowOrigins,
-    App,
-    BlockAddresses,
-    Connection,
-    DeclarationError,
-)
+from wampkit import AllowAddresses, AllowHosts, AllowOrigins, App, BlockAddresses, Connection, DeclarationError
 
 from ..support.tables import rows, table
 from ..support.wire import Server, eventually, handshake, has_ipv6, serve

@@ -5,11 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from wampkit import (
-    AllowHosts,
-    App,
-    DeclarationError,
-)
+from wampkit import AllowHosts, App, DeclarationError
 
 from ..support.command import command, write
 from ..support.tables import rows

@@ -8,12 +8,7 @@ from typing import Any
 
 import pytest
 
-from wampkit import (
-    App,
-    Connection,
-    Credentials,
-    NotAllowed,
-)
+from wampkit import App, Connection, Credentials, NotAllowed
 
 from ..support.login_app import ADDING, KEYS, NOTHING, SALTED, demo
 from ..support.logins import AUTH, AUTHREQ, ask, code_of, log_in, signature_of

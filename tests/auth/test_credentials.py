@@ -6,14 +6,7 @@ from typing import Any
 
 import pytest
 
-from wampkit import (
-    App,
-    Connection,
-    Cra,
-    Credentials,
-    DeclarationError,
-    Permissions,
-)
+from wampkit import App, Connection, Cra, Credentials, DeclarationError, Permissions
 
 from ..support.login_app import ADDING, NOTHING, demo, lookup
 from ..support.logins import AUTH, AUTHREQ, ask, code_of, log_in

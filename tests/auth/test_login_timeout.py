@@ -3,10 +3,7 @@
 import asyncio
 import weakref
 
-from wampkit import (
-    App,
-    Connection,
-)
+from wampkit import App, Connection
 
 from ..support.login_app import demo
 from ..support.logins import AUTH, AUTHREQ, ask, code_of, log_in

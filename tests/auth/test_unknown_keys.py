@@ -6,9 +6,7 @@ from typing import Any
 
 import pytest
 
-from wampkit import (
-    Credentials,
-)
+from wampkit import Credentials
 
 from ..support.login_app import ADDING, NOTHING, demo
 from ..support.logins import AUTH, AUTHREQ, ask, code_of, log_in

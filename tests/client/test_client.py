@@ -7,13 +7,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from wampkit import (
-    CallError,
-    Client,
-    ConnectionLost,
-    State,
-    connect,
-)
+from wampkit import CallError, Client, ConnectionLost, State, connect
 from wampkit.testing import drop
 
 from ..support.client_app import FAST

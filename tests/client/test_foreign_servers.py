@@ -9,12 +9,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from wampkit import (
-    App,
-    CallError,
-    ConnectionLost,
-    connect,
-)
+from wampkit import App, CallError, ConnectionLost, connect
 
 from ..support.foreign import Foreign, foreign
 from ..support.hostile import EXPECTED, ROWS, misbehave

@@ -7,12 +7,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from wampkit import (
-    ConnectionLost,
-    HandshakeRefused,
-    State,
-    connect,
-)
+from wampkit import ConnectionLost, HandshakeRefused, State, connect
 
 from ..support.foreign import Foreign, foreign
 from ..support.restartable import Restartable

@@ -6,12 +6,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from wampkit import (
-    ConnectionLost,
-    HandshakeRefused,
-    State,
-    connect,
-)
+from wampkit import ConnectionLost, HandshakeRefused, State, connect
 from wampkit.client.dialer import reconnect_delay
 from wampkit.testing import drop, no_event
 

@@ -7,16 +7,7 @@ import pytest
 from wampkit import Limits
 
 from ..support.connection import Ends, T, make
-from ..support.wire import (
-    EVENT,
-    PUBLISH,
-    SUBSCRIBE,
-    close,
-    eventually,
-    fds,
-    message,
-    serve,
-)
+from ..support.wire import EVENT, PUBLISH, SUBSCRIBE, close, eventually, fds, message, serve
 
 
 @pytest.mark.parametrize(("code", "reason"), [(1000, "bye"), (1001, ""), (3000, "ü"), (4999, "x" * 123)])

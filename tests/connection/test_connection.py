@@ -10,15 +10,7 @@ from wampkit.concurrency.threads import PoolState, ThreadsState
 
 from ..support.connection import Ends, T, make
 from ..support.tables import rows
-from ..support.wire import (
-    CALL,
-    RESULT,
-    SUBSCRIBE,
-    eventually,
-    fds,
-    message,
-    serve,
-)
+from ..support.wire import CALL, RESULT, SUBSCRIBE, eventually, fds, message, serve
 
 # ---- WELCOME
 

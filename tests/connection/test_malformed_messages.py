@@ -11,18 +11,7 @@ from wampkit import Limits
 
 from ..support.connection import Ends, T, make
 from ..support.tables import rows
-from ..support.wire import (
-    CALL,
-    ERROR,
-    PUBLISH,
-    RESULT,
-    SUBSCRIBE,
-    UNSUBSCRIBE,
-    eventually,
-    frame,
-    message,
-    serve,
-)
+from ..support.wire import CALL, ERROR, PUBLISH, RESULT, SUBSCRIBE, UNSUBSCRIBE, eventually, frame, message, serve
 
 # ---- malformed messages
 

@@ -1,12 +1,7 @@
 """`app.connections`: finding and walking the live connections, and what each of them costs."""
 
 from ..support.connection import T, make
-from ..support.wire import (
-    ERROR,
-    PREFIX,
-    eventually,
-    serve,
-)
+from ..support.wire import ERROR, PREFIX, eventually, serve
 
 
 async def test_live_connections_can_be_found_and_walked() -> None:

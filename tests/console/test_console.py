@@ -6,18 +6,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from msgspec import Meta, Struct
 
-from wampkit import (
-    App,
-    Connection,
-    Cra,
-    Credentials,
-    DeclarationError,
-    Limits,
-    Topic,
-    anyone,
-    connect,
-    requires,
-)
+from wampkit import App, Connection, Cra, Credentials, DeclarationError, Limits, Topic, anyone, connect, requires
 
 from ..support.tables import rows
 from ..support.wire import ERROR, SUBSCRIBE, Peer, serve

@@ -7,11 +7,7 @@ from typing import Any
 
 import pytest
 
-from wampkit import (
-    App,
-    Connection,
-    WampError,
-)
+from wampkit import App, Connection, WampError
 
 from ..support.tables import rows
 from ..support.wire import ERROR, EVENT, PUBLISH, RESULT, SUBSCRIBE, Peer, eventually, serve

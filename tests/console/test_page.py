@@ -10,13 +10,7 @@ import pytest
 from cryptography.fernet import Fernet
 from yarl import URL
 
-from wampkit import (
-    AllowOrigins,
-    App,
-    BlockAddresses,
-    Connection,
-    Tickets,
-)
+from wampkit import AllowOrigins, App, BlockAddresses, Connection, Tickets
 
 from ..support.command import command, write
 from ..support.wire import SUBSCRIBE, Server, serve

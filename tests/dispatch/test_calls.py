@@ -9,13 +9,7 @@ import pytest
 from wampkit import ERROR_URIS, App, Call
 
 from ..support.tables import rows
-from ..support.wire import (
-    CALL,
-    ERROR,
-    PREFIX,
-    RESULT,
-    serve,
-)
+from ..support.wire import CALL, ERROR, PREFIX, RESULT, serve
 
 API = "http://example.com/api#"
 

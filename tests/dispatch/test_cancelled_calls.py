@@ -10,13 +10,7 @@ import pytest
 
 from wampkit import ERROR_URIS, App, Connection, Depends
 
-from ..support.wire import (
-    CALL,
-    Peer,
-    RawPeer,
-    eventually,
-    serve,
-)
+from ..support.wire import CALL, Peer, RawPeer, eventually, serve
 
 API = "http://example.com/api#"
 

@@ -7,14 +7,7 @@ from typing import Any
 
 from wampkit import App, Connection
 
-from ..support.wire import (
-    CALL,
-    PATIENCE,
-    PUBLISH,
-    RESULT,
-    eventually,
-    serve,
-)
+from ..support.wire import CALL, PATIENCE, PUBLISH, RESULT, eventually, serve
 
 API = "http://example.com/api#"
 

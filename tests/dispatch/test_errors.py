@@ -8,12 +8,7 @@ import pytest
 from wampkit import ERROR_URIS, App, Connection, InvalidArgument, NotAllowed, NotFound, WampError
 
 from ..support.tables import rows
-from ..support.wire import (
-    CALL,
-    ERROR,
-    PREFIX,
-    serve,
-)
+from ..support.wire import CALL, ERROR, PREFIX, serve
 
 API = "http://example.com/api#"
 

@@ -6,31 +6,11 @@ from typing import Annotated, Any
 
 import pytest
 
-from wampkit import (
-    App,
-    Connection,
-    Depends,
-    Incoming,
-    Limits,
-    NotAllowed,
-    Publish,
-    Subscribe,
-    requires,
-)
+from wampkit import App, Connection, Depends, Incoming, Limits, NotAllowed, Publish, Subscribe, requires
 
 from ..support.requirements import NOT_ALLOWED, T, allowed, as_user, do, make, receives
 from ..support.tables import rows
-from ..support.wire import (
-    ERROR,
-    EVENT,
-    PREFIX,
-    PUBLISH,
-    SUBSCRIBE,
-    UNSUBSCRIBE,
-    Peer,
-    eventually,
-    serve,
-)
+from ..support.wire import ERROR, EVENT, PREFIX, PUBLISH, SUBSCRIBE, UNSUBSCRIBE, Peer, eventually, serve
 
 # ---- what does not run, and what is told
 

@@ -6,22 +6,11 @@ from typing import Any
 
 import pytest
 
-from wampkit import (
-    App,
-    DeclarationError,
-    Incoming,
-    Requirement,
-    Router,
-    anyone,
-    requires,
-)
+from wampkit import App, DeclarationError, Incoming, Requirement, Router, anyone, requires
 
 from ..support.requirements import T, allowed, as_user, do, make, receives
 from ..support.tables import rows
-from ..support.wire import (
-    CALL,
-    serve,
-)
+from ..support.wire import CALL, serve
 
 # ---- the matrix: who x what x where
 

@@ -8,15 +8,7 @@ import pytest
 
 from wampkit import App, NotAllowed
 
-from ..support.wire import (
-    CALL,
-    EVENT,
-    PUBLISH,
-    RESULT,
-    SUBSCRIBE,
-    UNSUBSCRIBE,
-    serve,
-)
+from ..support.wire import CALL, EVENT, PUBLISH, RESULT, SUBSCRIBE, UNSUBSCRIBE, serve
 
 API = "http://example.com/api#"
 

@@ -5,14 +5,7 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any
 
-from wampkit import (
-    App,
-    CallNext,
-    Depends,
-    Incoming,
-    WampError,
-    run_on_loop,
-)
+from wampkit import App, CallNext, Depends, Incoming, WampError, run_on_loop
 
 from ..support.transaction import NEWS, events_of, listening
 from ..support.wire import CALL, RESULT, serve

@@ -10,14 +10,7 @@ from typing import Annotated
 
 import pytest
 
-from wampkit import (
-    App,
-    Connection,
-    Depends,
-    MemoryBroker,
-    Publication,
-    WampError,
-)
+from wampkit import App, Connection, Depends, MemoryBroker, Publication, WampError
 
 from ..support.transaction import NEWS, events_of, listening
 from ..support.wire import ERROR, serve

@@ -8,14 +8,7 @@ from typing import Annotated, Any
 
 import pytest
 
-from wampkit import (
-    App,
-    Connection,
-    Depends,
-    NotAllowed,
-    Topic,
-    run_on_loop,
-)
+from wampkit import App, Connection, Depends, NotAllowed, Topic, run_on_loop
 from wampkit.handlers.transaction import Transaction
 
 from ..support.transaction import NEWS, events_of, listening

@@ -7,9 +7,7 @@ from typing import Any
 
 import pytest
 
-from wampkit import (
-    App,
-)
+from wampkit import App
 
 from ..support.wire import PUBLISH, serve
 

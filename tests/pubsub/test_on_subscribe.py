@@ -12,17 +12,7 @@ from wampkit.protocol.messages import Event, encode
 from wampkit.protocol.websocket import text_frame
 
 from ..support.tables import rows
-from ..support.wire import (
-    CALL,
-    PATIENCE,
-    PUBLISH,
-    RESULT,
-    SUBSCRIBE,
-    UNSUBSCRIBE,
-    eventually,
-    message,
-    serve,
-)
+from ..support.wire import CALL, PATIENCE, PUBLISH, RESULT, SUBSCRIBE, UNSUBSCRIBE, eventually, message, serve
 
 T = "http://example.com/topic/"
 

@@ -8,12 +8,7 @@ import pytest
 from wampkit import App, Connection, Topic, WampError
 
 from ..support.tables import rows
-from ..support.wire import (
-    SUBSCRIBE,
-    UNSUBSCRIBE,
-    eventually,
-    serve,
-)
+from ..support.wire import SUBSCRIBE, UNSUBSCRIBE, eventually, serve
 
 T = "http://example.com/topic/"
 

@@ -7,10 +7,7 @@ import pytest
 from wampkit import App
 
 from ..support.tables import rows
-from ..support.wire import (
-    PUBLISH,
-    serve,
-)
+from ..support.wire import PUBLISH, serve
 
 T = "http://example.com/topic/"
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from wampkit import App
-from wampkit.errors import one_line
 from wampkit.runner.errors import CommandError
 from wampkit.runner.loading import load_app
 
@@ -185,8 +184,3 @@ def test_a_module_without_apps(project: Path) -> None:
     """A module without an App says so, with its file."""
     write(project, none="x = 1\n")
     assert str(mistake("none", project)).startswith("there is no App in none (none.py)")
-
-
-def test_one_line() -> None:
-    """Whatever the text, it is one line without control characters."""
-    assert one_line("a\n  b\r\n\x1b[31m\u202e\u2028c\x00 Grüße") == "a b \\x1b[31m\\u202e c\\x00 Grüße"

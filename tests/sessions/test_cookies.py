@@ -9,11 +9,7 @@ from typing import Any
 import pytest
 from aiohttp_session import SimpleCookieStorage
 
-from wampkit import (
-    Connection,
-    NotAllowed,
-    Sessions,
-)
+from wampkit import Connection, NotAllowed, Sessions
 
 from ..support.session_cookies import (
     KEY,

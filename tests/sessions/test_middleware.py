@@ -11,15 +11,7 @@ from aiohttp_session import Session as StoredSession
 from aiohttp_session import SimpleCookieStorage
 from aiohttp_session.cookie_storage import EncryptedCookieStorage
 
-from wampkit import (
-    AllowOrigins,
-    BlockAddresses,
-    DeclarationError,
-    KeyRing,
-    Session,
-    Sessions,
-    Tickets,
-)
+from wampkit import AllowOrigins, BlockAddresses, DeclarationError, KeyRing, Session, Sessions, Tickets
 from wampkit.connection.connection import Connection as Conn
 
 from ..support.session_cookies import (

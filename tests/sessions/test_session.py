@@ -9,16 +9,7 @@ from aiohttp import web
 from aiohttp_session import AbstractStorage
 from aiohttp_session import Session as StoredSession
 
-from wampkit import (
-    App,
-    Connection,
-    DeclarationError,
-    Session,
-    SessionReadOnly,
-    Sessions,
-    Topic,
-    run_on_loop,
-)
+from wampkit import App, Connection, DeclarationError, Session, SessionReadOnly, Sessions, Topic, run_on_loop
 from wampkit.app import lifecycle_of
 
 from ..support.session_cookies import cookie_headers, cookie_storage, session_app, session_cookie

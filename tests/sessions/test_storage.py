@@ -7,10 +7,7 @@ from aiohttp import web
 from aiohttp_session import Session as StoredSession
 from aiohttp_session import SimpleCookieStorage
 
-from wampkit import (
-    Session,
-    Sessions,
-)
+from wampkit import Session, Sessions
 from wampkit.sessions.middleware import key_fingerprints
 
 from ..support.session_cookies import KEY, OLD, cookie_storage, plain_headers, session_app, session_cookie, status_of

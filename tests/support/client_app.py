@@ -3,12 +3,7 @@
 import asyncio
 from typing import Any
 
-from wampkit import (
-    AllowOrigins,
-    App,
-    Connection,
-    WampError,
-)
+from wampkit import AllowOrigins, App, Connection, WampError
 
 FAST = (0.01, 0.05)
 

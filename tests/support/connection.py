@@ -4,9 +4,7 @@ from typing import Any
 
 from wampkit import App, Connection
 
-from .wire import (
-    eventually,
-)
+from .wire import eventually
 
 T = "http://example.com/topic/"
 

@@ -4,9 +4,7 @@ from typing import Any
 
 from wampkit import App, Connection, Limits
 
-from .wire import (
-    Server,
-)
+from .wire import Server
 
 
 def make(**limits: Any) -> App:

@@ -2,18 +2,9 @@
 
 from typing import Any
 
-from wampkit import (
-    App,
-    Connection,
-)
+from wampkit import App, Connection
 
-from .wire import (
-    ERROR,
-    EVENT,
-    PUBLISH,
-    Peer,
-    Server,
-)
+from .wire import ERROR, EVENT, PUBLISH, Peer, Server
 
 T = "http://example.com/t/"
 

@@ -9,12 +9,7 @@ from aiohttp_session import AbstractStorage
 from aiohttp_session.cookie_storage import EncryptedCookieStorage
 from cryptography.fernet import Fernet
 
-from wampkit import (
-    App,
-    Connection,
-    KeyRing,
-    Sessions,
-)
+from wampkit import App, Connection, KeyRing, Sessions
 
 from .wire import Server, handshake
 

@@ -8,13 +8,7 @@ from typing import Any
 from wampkit import App, Connection
 
 from .slow import limits
-from .wire import (
-    EVENT,
-    SUBSCRIBE,
-    RawPeer,
-    Server,
-    eventually,
-)
+from .wire import EVENT, SUBSCRIBE, RawPeer, Server, eventually
 
 T = "news"
 

@@ -4,9 +4,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
-from wampkit import (
-    App,
-)
+from wampkit import App
 
 from .wire import EVENT, Peer, Server, serve
 

@@ -91,8 +91,12 @@ class Peer:
         except BaseException:
             await session.close()
             raise
-        peer.welcome = await peer.next()
-        assert peer.welcome[0] == WELCOME
+        try:
+            peer.welcome = await peer.next()
+            assert peer.welcome[0] == WELCOME
+        except BaseException:
+            await peer._leave()
+            raise
         return peer
 
     @property
@@ -226,6 +230,8 @@ class Peer:
     async def _leave(self) -> None:
         self._reader.cancel()
         await asyncio.gather(self._reader, return_exceptions=True)
+        # The session does not release the connection of a socket that got no close frame.
+        self.socket._response.close()
         await self._session.close()
         # Until the transport has really gone, the loop owes it a call.
         await asyncio.sleep(0)

@@ -9,14 +9,7 @@ from typing import Any
 import pytest
 
 from ..support.stalled import make
-from ..support.wire import (
-    CALL,
-    PUBLISH,
-    RESULT,
-    SUBSCRIBE,
-    eventually,
-    serve,
-)
+from ..support.wire import CALL, PUBLISH, RESULT, SUBSCRIBE, eventually, serve
 
 
 @pytest.mark.parametrize("where", ["publish", "on_subscribe"])

@@ -14,12 +14,7 @@ from wampkit import Connection
 
 from ..support.command import environment
 from ..support.stalled import T, make
-from ..support.wire import (
-    Peer,
-    Server,
-    eventually,
-    serve,
-)
+from ..support.wire import Peer, Server, eventually, serve
 
 CLIENT = """
 import asyncio, json, sys

@@ -12,15 +12,7 @@ from wampkit import App
 from ..support.loops import on_each_loop
 from ..support.slow import limits
 from ..support.stalled import TOO_SLOW, Ends, T, drop, make, size_of, stalled
-from ..support.wire import (
-    CALL,
-    ERROR,
-    EVENT,
-    RESULT,
-    eventually,
-    fds,
-    serve,
-)
+from ..support.wire import CALL, ERROR, EVENT, RESULT, eventually, fds, serve
 
 # ---- S03: the bound
 

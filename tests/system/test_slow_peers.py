@@ -41,17 +41,7 @@ from wampkit import App, Connection
 from ..support.loops import on_each_loop, on_uvloop
 from ..support.slow import MIB, cost, limits
 from ..support.stalled import TOO_SLOW, T, make, size_of, stalled
-from ..support.wire import (
-    CALL,
-    ERROR,
-    EVENT,
-    RESULT,
-    SUBSCRIBE,
-    eventually,
-    fds,
-    serve,
-    sockets_of,
-)
+from ..support.wire import CALL, ERROR, EVENT, RESULT, SUBSCRIBE, eventually, fds, serve, sockets_of
 
 ALLOWED = int(1.2 * MIB)
 """What a client that reads nothing may cost with the queue that apps have by default, the kernel's share included."""

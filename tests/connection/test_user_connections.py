@@ -6,21 +6,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from wampkit import (
-    App,
-    Connection,
-    requires,
-)
+from wampkit import App, Connection, requires
 
 from ..support.requirements import Claims, T, as_user, make
-from ..support.wire import (
-    EVENT,
-    Peer,
-    Server,
-    eventually,
-    handshake,
-    serve,
-)
+from ..support.wire import EVENT, Peer, Server, eventually, handshake, serve
 
 
 @contextlib.asynccontextmanager
