@@ -436,7 +436,7 @@ def main() -> None:
     if unknown := set(modules) - TESTS.keys():
         parser.error(f"no such modules: {', '.join(sorted(unknown))}; --list tells them")
     if absent := missing():
-        parser.error(f"TESTS and EQUIVALENT name what is not there: {', '.join(absent)}")
+        sys.exit(f"tests/mutation.py names files that do not exist: {', '.join(absent)}")
     if args.list:
         for module in modules:
             print(f"{module}: {len(mutants_of(module))} mutants, {TESTS[module]}")

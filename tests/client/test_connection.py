@@ -74,12 +74,6 @@ async def raw(talk: Talk, *, welcome: bool = True) -> AsyncIterator[str]:
         await asyncio.gather(*running, return_exceptions=True)
 
 
-@pytest.fixture
-async def other() -> AsyncIterator[Foreign]:
-    async with foreign() as server:
-        yield server
-
-
 async def lost_in_a_call(client: Client) -> ConnectionLost:
     """What a call in flight learns of the loss."""
     with pytest.raises(ConnectionLost) as lost:

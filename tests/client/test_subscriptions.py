@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -10,14 +9,8 @@ import pytest
 from wampkit import App, Client, ConnectionLost, NotAllowed, State, Subscription, Topic, connect
 from wampkit.testing import drop, no_event
 
-from ..support.foreign import Foreign, foreign
+from ..support.foreign import Foreign
 from ..support.wire import eventually, serve
-
-
-@pytest.fixture
-async def other() -> AsyncIterator[Foreign]:
-    async with foreign() as server:
-        yield server
 
 
 async def test_events_are_iterated_in_order(other: Foreign) -> None:
