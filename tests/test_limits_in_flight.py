@@ -121,7 +121,7 @@ async def test_a_client_that_is_held_back_and_vanishes_is_noticed() -> None:
         assert sorted(cancelled)[:2] == [0, 1]
 
 
-# ---- zz-waiting
+# ---- memory of what waits
 
 
 async def test_large_messages_that_wait_are_bounded_by_their_size() -> None:

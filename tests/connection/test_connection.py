@@ -154,7 +154,7 @@ async def test_a_reader_that_catches_up_is_not_cut() -> None:
         assert not connection.closed
 
 
-# ---- zz-compression
+# ---- compression, and an orderly close
 
 
 async def test_compression_is_not_offered() -> None:

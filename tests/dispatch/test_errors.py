@@ -348,7 +348,7 @@ async def test_on_error_hears_of_what_nobody_expected() -> None:
         assert heard == [("one", peer.id), ("two", peer.id)]
 
 
-# ---- unserializable
+# ---- results that JSON cannot carry
 
 
 @rows(("debug", "told"), [(False, False), (True, True)])

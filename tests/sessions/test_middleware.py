@@ -276,7 +276,7 @@ async def test_thousands_of_sessions_leave_nothing() -> None:
     assert gate._source.watchers == []
 
 
-# ---- zz-gate
+# ---- what the gate says
 
 
 @rows(

@@ -149,7 +149,7 @@ def test_a_session_shows_nothing_of_itself() -> None:
     assert repr(Session(Record())) == "<Session of 2 keys>"  # type: ignore[arg-type]  # enough of one
 
 
-# ---- zz-swapped
+# ---- refresh
 
 
 class Swapped(AbstractStorage):

@@ -74,7 +74,7 @@ async def test_a_function_that_fails_lets_nobody_in(caplog: pytest.LogCaptureFix
     assert "no database" in caplog.text
 
 
-# ---- zz-keys
+# ---- storages with other keys
 
 
 def test_storages_with_other_keys_are_told_apart() -> None:
