@@ -123,18 +123,10 @@ def ticketed() -> tuple[App, list[web.RouteDef]]:
     return app, [web.post("/ticket", issue)]
 
 
-@pytest.fixture
-def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The modules of the pages, importable."""
-    for name, body in MODULES.items():
-        (tmp_path / name).write_text(body)
-    monkeypatch.syspath_prepend(tmp_path)
-
-
 @pytest.mark.asyncio(loop_scope="module")
-@pytest.mark.usefixtures("modules")
+@pytest.mark.usefixtures("page_modules")
 @pytest.mark.parametrize("key", IN_BROWSER)
-async def test_a_page_prints_what_is_shown(key: str, chromium: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_page_prints_what_is_shown(key: str, chromium: Browser) -> None:
     """Each snippet for pages runs in a page beside its app."""
     name, expected = IN_BROWSER[key]
     html = of(key).body
@@ -143,7 +135,6 @@ async def test_a_page_prints_what_is_shown(key: str, chromium: Browser, monkeypa
         app, routes = ticketed()
     else:
         app = import_module(name).app
-        monkeypatch.delitem(__import__("sys").modules, name)
     if "<script" not in html:
         asks = 'console.log(await client.call("whoami"));'
         html = f'<script type="module">import {{ connect }} from "/ws/wampkit.js";\n{html}\n{asks}</script>'

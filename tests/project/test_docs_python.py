@@ -4,7 +4,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from importlib import import_module
 from pathlib import Path
@@ -18,7 +18,7 @@ from wampkit import App, AuthenticationFailed, CallError, Client, HandshakeRefus
 
 from ..support.browser import served
 from ..support.command import command, environment
-from ..support.pages import MODULES, Snippet, snippets
+from ..support.pages import Snippet, snippets
 from ..support.wire import eventually
 
 SECONDS = 60
@@ -47,17 +47,12 @@ Taste = Callable[[Served], Awaitable[None]]
 
 
 @pytest.fixture
-def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A directory with every module of the pages, importable."""
-    for name, body in MODULES.items():
-        (tmp_path / name).write_text(body)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.chdir(tmp_path)
+def written(page_modules: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The directory of the pages' modules as the working directory, with the keys that they read."""
+    monkeypatch.chdir(page_modules)
     for name in ("SESSION_KEYS", "TICKET_KEY"):
         monkeypatch.setenv(name, Fernet.generate_key().decode())
-    yield tmp_path
-    for name in MODULES:
-        sys.modules.pop(Path(name).stem, None)
+    return page_modules
 
 
 # ---- apps
