@@ -288,7 +288,7 @@ class ServerConnection(Connection):
             self._reader.resume()
 
     def _slow_down(self) -> None:
-        """Pause reading where messages may be compressed, as they are inflated before they can be counted."""
+        """Pause reading of compressed messages, which are inflated before they can be counted."""
         rate = self._context.limits.messages_per_second
         compressed = isinstance(self.outbox, DeflatingOutbox)
         if self._pause is None and self._reader is not None and rate is not None and compressed:

@@ -198,7 +198,7 @@ class _CraRule:
     """Allows what WAMP-CRA granted, and all to a user who was known at the handshake."""
 
     async def check(self, message: Incoming) -> None:
-        """Raises NotFound before a login, so that nobody can find out what there is, and NotAllowed after it."""
+        """Raise NotFound before a login, so that it tells nothing of what exists, and NotAllowed after it."""
         connection, permissions = message.connection, message.connection.permissions
         if permissions is None:
             if connection.user is None:
